@@ -1,0 +1,1 @@
+"""The factory: trains, judges and publishes cards."""
