@@ -1,0 +1,223 @@
+"""The envelope: a CloudEvents 1.0 event in JSON structured mode, and its frames on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Generic, TypeVar
+from uuid import UUID, uuid4, uuid5
+
+import msgspec
+
+from schemas.base import Payload, payload_type
+from schemas.errors import InvalidAddress, InvalidData, MalformedEvent
+
+__all__ = [
+    "NAMESPACE",
+    "Event",
+    "Header",
+    "address_of",
+    "decode",
+    "derived_id",
+    "encode",
+    "frames",
+    "from_frames",
+    "header",
+    "now",
+    "stamp",
+]
+
+P = TypeVar("P", bound=Payload)
+
+NAMESPACE = UUID("6a1c2f6e-7f0e-5f38-9d0b-3f6d1a0f6a77")
+"""The UUIDv5 namespace of derived events."""
+
+
+def now() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+def derived_id(source: str, cause: str, kind: str, ordinal: int = 0) -> str:
+    """UUIDv5 of the causing event (its source and id), the derived type and an ordinal.
+
+    The source takes part because an id is unique only within its source.
+    """
+    return str(uuid5(NAMESPACE, "\n".join((source, cause, kind, str(ordinal)))))
+
+
+def address_of(source: str) -> str:
+    """The recipient name of a process: `/encoder/2` is addressed as `encoder-2`."""
+    return source.strip("/").replace("/", "-")
+
+
+class Event(msgspec.Struct, Generic[P], frozen=True, kw_only=True):
+    """One event: typed data, where it comes from, and what it belongs to."""
+
+    data: P
+    source: str
+    id: str = msgspec.field(default_factory=lambda: str(uuid4()))
+    time: datetime = msgspec.field(default_factory=now)
+    to: str | None = None
+    """The recipient of an addressed event; it travels in the topic."""
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    traceparent: str | None = None
+    sequence: int | None = None
+    """The journal's number of a durable event."""
+    previous: int | None = None
+    """The number of the event of the same type before it, 0 for the first."""
+    attachments: tuple[bytes, ...] = ()
+
+    @property
+    def type(self) -> str:
+        """The event's type, as in the catalogue."""
+        return self.data.type
+
+    @property
+    def topic(self) -> str:
+        """The first frame: the type, and `@recipient` where it is addressed."""
+        return self.type if self.to is None else f"{self.type}@{self.to}"
+
+    def derive(
+        self,
+        data: Payload,
+        *,
+        source: str,
+        ordinal: int = 0,
+        to: str | None = None,
+        attachments: Sequence[bytes] = (),
+    ) -> Event[Any]:
+        """An event caused by this one: doing the work twice makes the same id, kept once."""
+        return Event(
+            data=data,
+            source=source,
+            id=derived_id(self.source, self.id, data.type, ordinal),
+            to=to,
+            correlation_id=self.correlation_id or self.id,
+            causation_id=self.id,
+            traceparent=self.traceparent,
+            attachments=tuple(attachments),
+        )
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The JSON object, its data still raw."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    data: msgspec.Raw
+    time: datetime | None = None
+    datacontenttype: str = "application/json"
+    correlationid: str | None = None
+    causationid: str | None = None
+    traceparent: str | None = None
+    sequence: int | None = None
+    previous: int | None = None
+
+
+_header_decoder = msgspec.json.Decoder(Header)
+_attributes_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encoder = msgspec.json.Encoder()
+
+
+@cache
+def _data_decoder(kind: type[Payload]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def encode(event: Event[Any]) -> bytes:
+    """The event's JSON; the recipient and the attachments travel in other frames."""
+    attributes: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "time": event.time,
+        "datacontenttype": "application/json",
+    }
+    optional = {
+        "correlationid": event.correlation_id,
+        "causationid": event.causation_id,
+        "traceparent": event.traceparent,
+        "sequence": event.sequence,
+        "previous": event.previous,
+    }
+    attributes.update({key: value for key, value in optional.items() if value is not None})
+    attributes["data"] = event.data
+    return _encoder.encode(attributes)
+
+
+def header(raw: bytes) -> Header:
+    """The attributes of an encoded event, its data unread; raises `MalformedEvent`."""
+    try:
+        found = _header_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        raise MalformedEvent(f"not a CloudEvents JSON event: {e}", raw) from e
+    if found.specversion != "1.0":
+        raise MalformedEvent(f"specversion is {found.specversion!r}, expected '1.0'", raw)
+    if not found.id or not found.source:
+        raise MalformedEvent("an event needs a non-empty id and source", raw)
+    return found
+
+
+def decode(raw: bytes, *, to: str | None = None, attachments: Sequence[bytes] = ()) -> Event[Any]:
+    """The typed event; raises `MalformedEvent`, `UnknownType` or `InvalidData`."""
+    found = header(raw)
+    kind = payload_type(found.type)
+    try:
+        data = _data_decoder(kind).decode(found.data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        raise InvalidData(f"the data of {found.type} is invalid: {e}", raw) from e
+    return Event(
+        data=data,
+        source=found.source,
+        id=found.id,
+        time=found.time or now(),
+        to=to,
+        correlation_id=found.correlationid,
+        causation_id=found.causationid,
+        traceparent=found.traceparent,
+        sequence=found.sequence,
+        previous=found.previous,
+        attachments=tuple(attachments),
+    )
+
+
+def stamp(raw: bytes, *, sequence: int, previous: int) -> bytes:
+    """The same JSON with the journal's numbers; attributes unknown here are kept."""
+    attributes: dict[str, Any] = dict(_attributes_decoder.decode(raw))
+    attributes["sequence"] = sequence
+    attributes["previous"] = previous
+    return _encoder.encode(attributes)
+
+
+def frames(event: Event[Any]) -> list[bytes]:
+    """The multipart message `[topic, event, attachment…]`; raises `InvalidAddress`."""
+    if event.data.addressed and not event.to:
+        raise InvalidAddress(f"{event.type} is addressed: it needs a recipient")
+    if event.to is not None and not event.data.addressed:
+        raise InvalidAddress(f"{event.type} goes to everybody: it takes no recipient")
+    return [event.topic.encode(), encode(event), *event.attachments]
+
+
+def from_frames(message: Sequence[bytes]) -> Event[Any]:
+    """The event of a multipart message; raises a `SchemaError`."""
+    if len(message) < 2:
+        raise MalformedEvent("a message needs at least two frames: topic and event")
+    try:
+        topic = bytes(message[0]).decode()
+    except UnicodeDecodeError as e:
+        raise MalformedEvent("the topic is not UTF-8", bytes(message[1])) from e
+    kind, at, recipient = topic.partition("@")
+    event = decode(bytes(message[1]), to=recipient if at else None, attachments=message[2:])
+    if event.type != kind:
+        raise MalformedEvent(
+            f"the topic says {kind!r}, the event says {event.type!r}", bytes(message[1])
+        )
+    if event.data.addressed != bool(recipient):
+        raise InvalidAddress(f"the topic {topic!r} does not fit {event.type}", bytes(message[1]))
+    return event
