@@ -220,9 +220,12 @@ class TrainingSet:
         written = table.schema.metadata or {}
         if written.get(_FORMAT_KEY) != FORMAT.encode():
             raise DatasetError(f"{name} is not a dataset of format {FORMAT}")
-        kind = table.schema.field("vector").type if "vector" in table.column_names else None
-        if not pa.types.is_fixed_size_list(kind) or not table.schema.equals(
-            _schema(kind.list_size)
+        named = "vector" in table.column_names
+        kind: Any = table.schema.field("vector").type if named else None
+        if (
+            not named
+            or not pa.types.is_fixed_size_list(kind)
+            or not table.schema.equals(_schema(kind.list_size))
         ):
             raise DatasetError(f"{name} does not have the columns of a dataset")
         try:

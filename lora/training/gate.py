@@ -1,0 +1,239 @@
+"""The gate: a card is published only if it beats what is served now, on folds it never saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lora.training.dataset import TrainingSet
+from lora.training.errors import NothingToLearn, SettingsError
+
+__all__ = ["Arena", "Verdict", "bootstrap", "judge", "masks", "mrr", "recall", "unit"]
+
+CUTOFF = 10
+"""Ranks beyond this count as not found: MRR@10."""
+
+LIKELY_RELEVANT = 0.05
+"""An unlabelled passage whose base similarity lies this near (share of it) to that of a labelled
+positive is left out: it is likely an unlabelled relevant one."""
+
+RESAMPLES = 4000
+CONFIDENCE = 0.975
+_BLOCK = 512
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found; MRR@10 of both sides on the same queries, candidates and mask."""
+
+    accepted: bool
+    reason: str
+    """One sentence."""
+    before: float
+    """MRR@10 of the champion, 0 to 1."""
+    after: float
+    """MRR@10 of the challenger, 0 to 1."""
+    gain: float
+    """`after - before`."""
+    low: float
+    """Lower end of the one-sided 97.5 % paired bootstrap interval of the gain."""
+    high: float
+    """Upper end, 97.5 % on its own side."""
+    groups: int
+    """Query groups judged."""
+    attempts: int
+    """Candidates of this skill judged so far, this one included."""
+    recall_before: float
+    """Recall@1 of the champion, 0 to 1."""
+    recall_after: float
+    """Recall@1 of the challenger, 0 to 1."""
+
+
+def mrr(ranks: npt.ArrayLike, cutoff: int = CUTOFF) -> float:
+    """Mean reciprocal rank; ranks (n,) count from 1, those beyond the cutoff give 0."""
+    return float(_reciprocal(ranks, cutoff).mean())
+
+
+def recall(ranks: npt.ArrayLike, k: int = 1) -> float:
+    """Share of queries with a relevant passage among the first k."""
+    return float((np.asarray(ranks) <= k).mean())
+
+
+def judge(
+    champion_ranks: npt.ArrayLike,
+    challenger_ranks: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    *,
+    attempts: int = 1,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    cutoff: int = CUTOFF,
+) -> Verdict:
+    """Compare two sides by a paired bootstrap over query groups (Efron and Tibshirani, ch. 13).
+
+    `champion_ranks` and `challenger_ranks` (n,): rank, from 1, of the best relevant passage of
+    each real query, among the same candidates with the same mask, by models that have not seen
+    the query's fold. `groups` (n,): near-duplicates are drawn together. Accepted when the lower
+    end of the one-sided interval of the mean gain in MRR is above zero. Raises `NothingToLearn`
+    without queries, `SettingsError` where the lengths differ.
+    """
+    old, new = _reciprocal(champion_ranks, cutoff), _reciprocal(challenger_ranks, cutoff)
+    ids = np.asarray(groups).ravel()
+    if not len(old) == len(new) == len(ids):
+        raise SettingsError(f"{len(old)}, {len(new)} ranks and {len(ids)} groups do not pair up")
+    if not len(ids):
+        raise NothingToLearn("there is no real feedback to judge a card on")
+    low, high, count = bootstrap(new - old, ids, seed, resamples, confidence)
+    before, after = float(old.mean()), float(new.mean())
+    gain = after - before
+    accepted = low > 0.0
+    sides = f"MRR@{cutoff} {before:.3f} → {after:.3f} on {count} query groups"
+    ends = f"gain {gain:+.3f}, interval {low:+.3f} to {high:+.3f}, attempt {attempts}"
+    reason = f"{'beats' if accepted else 'does not beat'} what is served now: {sides} ({ends})"
+    return Verdict(
+        accepted=accepted,
+        reason=reason,
+        before=before,
+        after=after,
+        gain=gain,
+        low=low,
+        high=high,
+        groups=count,
+        attempts=attempts,
+        recall_before=recall(champion_ranks),
+        recall_after=recall(challenger_ranks),
+    )
+
+
+def bootstrap(
+    gains: npt.NDArray[np.float64],
+    groups: npt.NDArray[np.int64],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> tuple[float, float, int]:
+    """Ends of the interval of the mean gain per query, resampling whole groups; and their count."""
+    _, member = np.unique(groups, return_inverse=True)
+    count = int(member.max()) + 1
+    sums = np.bincount(member, weights=gains, minlength=count)
+    sizes = np.bincount(member, minlength=count).astype(np.float64)
+    generator = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    block = max(1, (1 << 22) // count)
+    for start in range(0, resamples, block):
+        drawn = generator.integers(0, count, (min(block, resamples - start), count))
+        means[start : start + len(drawn)] = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.quantile(means, [1.0 - confidence, confidence])
+    return float(low), float(high), count
+
+
+class Arena:
+    """One frozen candidate set and mask, in which champion and challenger are both ranked.
+
+    The candidates of every query are all passages of the dataset, minus those unlabelled for it
+    that are relevant to a near-duplicate, or lie within 5 % of a positive in the base space.
+    """
+
+    def __init__(self, data: TrainingSet, rows: npt.ArrayLike | None = None) -> None:
+        """`rows`: indexes of the queries to judge; by default all real ones of the dataset."""
+        chosen = np.flatnonzero(data.real) if rows is None else np.asarray(rows, np.int64).ravel()
+        self.rows: Ints = chosen.astype(np.int64)
+        """(k,) dataset indexes of the queries judged."""
+        self.groups: Ints = data.groups[self.rows]
+        """(k,) near-duplicate group of each."""
+        self.folds = data.folds[self.rows]
+        """(k,) fold of each."""
+        self._passages = unit(data.passage_vectors)
+        base = unit(data.query_vectors[self.rows])
+        self._masks = [
+            (np.packbits(relevant, axis=1), np.packbits(hidden, axis=1))
+            for relevant, hidden in (
+                masks(data, self.rows[part], base[part] @ self._passages.T)
+                for part in _parts(len(self.rows))
+            )
+        ]
+
+    def ranks(self, vectors: npt.ArrayLike) -> Ints:
+        """Rank, from 1, of the best relevant passage per query; vectors (k, dim), any length.
+
+        A tie counts against the query: a model that cannot tell passages apart gains nothing.
+        """
+        given = unit(np.asarray(vectors, np.float32))
+        expected = (len(self.rows), self._passages.shape[1])
+        if given.shape != expected:
+            raise SettingsError(f"vectors to rank should have shape {expected}, not {given.shape}")
+        found = np.zeros(len(self.rows), np.int64)
+        for part, packed in zip(_parts(len(self.rows)), self._masks, strict=True):
+            relevant, hidden = (
+                np.unpackbits(mask, axis=1, count=len(self._passages)).astype(bool)
+                for mask in packed
+            )
+            scores = given[part] @ self._passages.T
+            best = np.where(relevant, scores, -np.inf).max(axis=1, keepdims=True)
+            found[part] = 1 + ((scores >= best) & ~relevant & ~hidden).sum(axis=1)
+        return found
+
+
+def masks(
+    data: TrainingSet, rows: Ints, similarities: Floats
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which passages are relevant to each query (k, m), and which are no candidates for it (k, m).
+
+    `similarities` (k, m) are base cosines of the queries `rows` to all passages.
+    """
+    shape = (len(rows), len(data.passages))
+    place = np.full(len(data.queries), -1, np.int64)
+    place[rows] = np.arange(len(rows))
+    at, passage = place[data.label_query], data.label_passage
+    positive = data.label_value >= 0.5
+    mine = at >= 0
+    labelled, relevant = np.zeros(shape, bool), np.zeros(shape, bool)
+    labelled[at[mine], passage[mine]] = True
+    relevant[at[mine & positive], passage[mine & positive]] = True
+
+    hidden = np.zeros(shape, bool)
+    wanted = data.groups[rows]
+    names, member = np.unique(wanted, return_inverse=True)
+    label_group = data.groups[data.label_query]
+    slot = np.searchsorted(names, label_group).clip(max=max(len(names) - 1, 0))
+    shared = positive & (names[slot] == label_group) if len(names) else np.zeros(len(at), bool)
+    of_group = np.zeros((len(names), shape[1]), bool)
+    of_group[slot[shared], passage[shared]] = True
+    hidden |= of_group[member]
+
+    which, where = np.nonzero(relevant)
+    low = np.full((len(rows), 1), np.inf, np.float32)
+    high = np.full((len(rows), 1), -np.inf, np.float32)
+    for query, column in zip(which, where, strict=True):
+        score = similarities[query, column]
+        reach = LIKELY_RELEVANT * abs(score)
+        low[query] = min(low[query, 0], score - reach)
+        high[query] = max(high[query, 0], score + reach)
+    hidden |= (similarities >= low) & (similarities <= high)
+    hidden &= ~labelled
+    return relevant, hidden
+
+
+def unit(vectors: npt.NDArray[np.float32]) -> Floats:
+    """Rows scaled to length 1; a zero row stays zero."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled: Floats = (vectors / np.maximum(norms, 1e-12)).astype(np.float32, copy=False)
+    return scaled
+
+
+def _parts(count: int) -> list[slice]:
+    return [slice(start, start + _BLOCK) for start in range(0, count, _BLOCK)]
+
+
+def _reciprocal(ranks: npt.ArrayLike, cutoff: int) -> npt.NDArray[np.float64]:
+    given = np.asarray(ranks).ravel()
+    if len(given) and given.min() < 1:
+        raise SettingsError("ranks count from 1")
+    gains: npt.NDArray[np.float64] = np.where(given <= cutoff, 1.0 / np.maximum(given, 1), 0.0)
+    return gains
