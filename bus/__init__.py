@@ -1,0 +1,1 @@
+"""The transport: one contract, carried in memory or over ZeroMQ."""

@@ -1,0 +1,109 @@
+"""What can go wrong on the bus.
+
+BusError
+├── Refused             the broker said no; `code` is one of wire.md's
+│   ├── StaleLease      the lease had run out: nothing was changed
+│   ├── TooLarge        an event over the limit
+│   ├── DiskFull        the journal's disk is full: nothing was appended
+│   ├── ReadOnly        the journal cannot be written
+│   └── NotPermitted    this key may not do that
+├── Unreachable         no answer from the broker in time
+├── RequestTimeout      nobody answered a request by its deadline
+├── Closed              the bus, or this subscription, is closed
+├── InvalidUrl          a bus URL that cannot be used, and why
+└── InsecureFolder      an ipc folder that others may enter
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BusError",
+    "Closed",
+    "DiskFull",
+    "InsecureFolder",
+    "InvalidUrl",
+    "NotPermitted",
+    "ReadOnly",
+    "Refused",
+    "RequestTimeout",
+    "StaleLease",
+    "TooLarge",
+    "Unreachable",
+    "refusal",
+]
+
+
+class BusError(Exception):
+    """Anything that went wrong on the bus."""
+
+
+class Refused(BusError):
+    """The broker refused; `code` says why in one word."""
+
+    code = "malformed"
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class StaleLease(Refused):
+    """The lease had run out: nothing was changed."""
+
+    code = "stale_lease"
+
+
+class TooLarge(Refused):
+    """An event over the size limit."""
+
+    code = "too_large"
+
+
+class DiskFull(Refused):
+    """The journal's disk is full: nothing was appended."""
+
+    code = "disk_full"
+
+
+class ReadOnly(Refused):
+    """The journal cannot be written."""
+
+    code = "read_only"
+
+
+class NotPermitted(Refused):
+    """This key may not do that."""
+
+    code = "not_permitted"
+
+
+class Unreachable(BusError):
+    """The broker did not answer in time."""
+
+
+class RequestTimeout(BusError):
+    """Nobody answered a request by its deadline."""
+
+
+class Closed(BusError):
+    """The bus, or this subscription, is closed."""
+
+
+class InvalidUrl(BusError):
+    """A bus URL that cannot be used, and why."""
+
+
+class InsecureFolder(BusError):
+    """The folder of an ipc bus may be entered by others than its owner."""
+
+
+_BY_CODE: dict[str, type[Refused]] = {
+    kind.code: kind for kind in (StaleLease, TooLarge, DiskFull, ReadOnly, NotPermitted)
+}
+
+
+def refusal(code: str, message: str) -> Refused:
+    """The error class of a code on the wire."""
+    kind = _BY_CODE.get(code)
+    return kind(message) if kind else Refused(message, code)
