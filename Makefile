@@ -1,0 +1,54 @@
+# Every target makes .venv itself when it is missing or out of date.
+#   make demo | test | check | bench | docs-check | clean
+# PYTHON=python3.12 chooses the interpreter of a new .venv; ARGS goes to pytest or to the demo.
+
+PYTHON ?= python3
+DATA ?= shared/data/banking77
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.made-from
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+
+# The model comes with a package: nothing here may wait for a network.
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test check bench docs-check format clean
+
+demo: $(STAMP)
+	$(PY) -m demo $(ARGS)
+
+test: $(STAMP)
+	@$(PY) -m coverage erase
+	$(PY) -m coverage run -m pytest $(ARGS)
+	@$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report
+
+check: $(STAMP)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench: $(STAMP)
+	@test -d "$(DATA)" || { echo "make bench: the folder $(DATA) does not exist; name that of the data set with DATA=FOLDER." >&2; exit 2; }
+	$(PY) -m benchmarks.learning --data "$(DATA)" --feedback 64,256,1024 --seeds 5 $(ARGS)
+
+docs-check: $(STAMP)
+	$(PY) -m pytest -q -m docs $(ARGS)
+
+format: $(STAMP)
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Consonance needs Python 3.11 or newer, $(PYTHON) is not that; name another with PYTHON=..." >&2; exit 2; }
+	@echo "Making $(VENV) with the pinned dependencies (about 2 minutes; PyTorch alone is some 200 MB or, with CUDA, some GB) ..."
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -c constraints.txt hatchling editables
+	@$(PIP) -c constraints.txt --no-build-isolation -e '.[test,dev,demo]'
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The fleet: starts the processes, watches over them, stops them in order."""
