@@ -1,6 +1,9 @@
 """The errors of the services.
 
     ServiceError
+    ├── AttachmentError         vectors that are none
+    ├── CardDescriptionError    what an event says of a card makes no sense
+    ├── EncodeFailedError       the fleet answered a request with an error
     ├── SettingsError
     └── FleetError
         ├── PreflightError
@@ -9,6 +12,9 @@
 """
 
 __all__ = [
+    "AttachmentError",
+    "CardDescriptionError",
+    "EncodeFailedError",
     "FleetError",
     "FleetRunningError",
     "GaveUpError",
@@ -20,6 +26,23 @@ __all__ = [
 
 class ServiceError(Exception):
     """Anything that a service refuses or fails at; its text is one clear sentence."""
+
+
+class AttachmentError(ServiceError):
+    """An attachment does not hold the vectors that it should."""
+
+
+class CardDescriptionError(ServiceError):
+    """A card cannot be described, or a description makes no card."""
+
+
+class EncodeFailedError(ServiceError):
+    """The fleet answered a request with an error; `code` is one of wire.md's."""
+
+    def __init__(self, code: str, message: str, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_ms = retry_after_ms
 
 
 class SettingsError(ServiceError):

@@ -1,1 +1,1 @@
-"""What every service shares."""
+"""What the processes share: their life, their client, their settings, their store."""

@@ -1,0 +1,61 @@
+"""Between a card file and what events say of it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+import numpy as np
+from lora.card import LoRACard
+from numpy.typing import NDArray
+from schemas import BaseModelRef, SkillCard
+
+from services.errors import CardDescriptionError
+
+__all__ = ["describe", "prototypes_of"]
+
+
+def describe(card: LoRACard) -> SkillCard:
+    """The event's description of a written or opened card (one with a digest)."""
+    if card.digest is None:
+        raise CardDescriptionError(f"card {card.name!r} has no digest: it was never written")
+    rows = b"" if card.prototypes is None else card.prototypes.astype("<f4").tobytes()
+    return SkillCard(
+        name=card.name,
+        version=card.version,
+        digest=card.digest,
+        bytes=card.bytes,
+        rank=card.rank,
+        alpha=card.alpha,
+        target_modules=tuple(card.target_modules),
+        base_model=BaseModelRef(id=card.base_model.id, sha256=card.base_model.sha256),
+        applies_to=tuple(card.applies_to),
+        description=card.description,
+        prototypes=base64.b64encode(rows).decode(),
+        threshold=card.threshold,
+        metrics={
+            key: value
+            for key, value in card.metrics.items()
+            if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        },
+        created=card.created,
+        parents=tuple(card.parents),
+        signer=card.extra.get("signer"),
+        signature=card.extra.get("signature"),
+    )
+
+
+def prototypes_of(card: SkillCard, dim: int) -> NDArray[np.float32] | None:
+    """The routing prototypes (k, dim) of a described card, None where it has none."""
+    if not card.prototypes:
+        return None
+    try:
+        raw = base64.b64decode(card.prototypes, validate=True)
+    except binascii.Error as e:
+        raise CardDescriptionError(f"the prototypes of {card.name!r} are not base64") from e
+    if len(raw) % (4 * dim):
+        raise CardDescriptionError(f"the prototypes of {card.name!r} are not rows of {dim} floats")
+    rows = np.frombuffer(raw, dtype="<f4").reshape(-1, dim).astype(np.float32)
+    if not np.isfinite(rows).all():
+        raise CardDescriptionError(f"the prototypes of {card.name!r} are not finite")
+    return rows

@@ -1,0 +1,178 @@
+"""The life of a process: arguments, bus, readiness, heartbeats, signals, drain."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import structlog
+from bus import Bus, BusError, connect
+from schemas import Event, FleetHeartbeat, FleetStop
+
+from services.errors import ServiceError
+from services.runtime import logs
+from services.runtime.service import Context, Service
+from services.runtime.settings import Settings, load_settings
+from services.runtime.state import StateFolder
+
+__all__ = ["arguments", "run", "serve"]
+
+HEARTBEAT_SECONDS = 2.0
+DRAIN_SECONDS = 10.0
+
+
+def arguments(name: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options that every process of the fleet takes."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m services.{name}",
+        description=f"The {name} process. run_all.py starts the whole fleet; alone it joins one.",
+    )
+    parser.add_argument("--state", type=Path, default=None, help="state folder (.consonance)")
+    parser.add_argument("--bus", default=None, help="bus URL (ipc in the state folder)")
+    parser.add_argument("--config", type=Path, default=None, help="settings file (TOML)")
+    parser.add_argument("--instance", default="1", help="number among its kind (1)")
+    parser.add_argument("--model", default=None, help="model folder or hub id (MiniLM)")
+    parser.add_argument("--log-level", default=None, help="debug, info, warning or error (info)")
+    return parser.parse_args(argv)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings file, overridden by the command line."""
+    given = {
+        "fleet.state": None if options.state is None else str(options.state),
+        "fleet.bus": options.bus,
+        "fleet.model": options.model,
+        "fleet.log_level": options.log_level,
+    }
+    return load_settings(
+        options.config, {key: value for key, value in given.items() if value is not None}
+    )
+
+
+async def serve(kind: type[Service], context: Context) -> None:
+    """Run one process until it is told to stop; raises what its background work raised."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    service = kind(context)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    pulse = _Pulse(service)
+    try:
+        pulse.start()
+        await service.listen(FleetStop, lambda event: _obey(event, service, stop))
+        await _first(asyncio.create_task(service.setup()), service.failure, stop)
+        if not stop.is_set():
+            await pulse.enter("ready")
+            await _first(asyncio.create_task(stop.wait()), service.failure, stop)
+        await pulse.enter("draining")
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await service.drain()
+    finally:
+        await service.aclose()
+        await pulse.aclose()
+
+
+async def _obey(event: Event[FleetStop], service: Service, stop: asyncio.Event) -> None:
+    if event.data.service in (None, service.name):
+        stop.set()
+
+
+async def _first(
+    task: asyncio.Task[object], failure: asyncio.Future[None], stop: asyncio.Event
+) -> None:
+    """Wait for the task, the process's failure or the order to stop, whichever comes first."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, failure, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if failure.done():
+            failure.result()
+        if task.done():
+            task.result()
+    finally:
+        for waiting in (task, stopping):
+            waiting.cancel()
+        await asyncio.gather(task, stopping, return_exceptions=True)
+
+
+class _Pulse:
+    """Says that the process is alive, every 2 s and whenever its state changes."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._state = "starting"
+        self._process = psutil.Process()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            await self._say()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def enter(self, state: str) -> None:
+        self._state = state
+        self._service.log.info(state)
+        await self._say()
+
+    async def _say(self) -> None:
+        service = self._service
+        try:
+            await service.say(
+                FleetHeartbeat(
+                    service=service.name,
+                    instance=service.instance,
+                    pid=os.getpid(),
+                    state=self._state,
+                    queue=service.queue,
+                    rss_bytes=self._process.memory_info().rss,
+                    counters=dict(service.counters),
+                )
+            )
+        except BusError as error:
+            service.log.warning("heartbeat not sent", why=str(error))
+
+    async def aclose(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._state = "stopped"
+        await self._say()
+
+
+async def _join(kind: type[Service], options: argparse.Namespace, settings: Settings) -> None:
+    state = StateFolder(Path(settings.fleet.state).absolute())
+    bus: Bus = await connect(
+        settings.fleet.bus or f"ipc://{state.root / 'bus'}",
+        source=f"/{kind.name}/{options.instance}",
+    )
+    async with bus:
+        await serve(kind, Context(settings, bus, state, options.instance))
+
+
+def run(kind: type[Service], argv: Sequence[str] | None = None) -> None:
+    """The whole of a `__main__`: exits 0 after an orderly stop, 1 on failure, 2 on bad settings."""
+    options = arguments(kind.name, argv)
+    try:
+        settings = settings_of(options)
+    except ServiceError as error:
+        sys.exit(_sentence(kind, error, code=2))
+    logs.configure(kind.name, options.instance, settings.fleet.log_level)
+    try:
+        asyncio.run(_join(kind, options, settings))
+    except (BusError, ServiceError) as error:
+        sys.exit(_sentence(kind, error, code=1))
+    except TimeoutError:
+        structlog.get_logger().warning("not drained in time", seconds=DRAIN_SECONDS)
+
+
+def _sentence(kind: type[Service], error: Exception, *, code: int) -> int:
+    print(f"{kind.name}: {error}", file=sys.stderr)
+    return code

@@ -1,0 +1,173 @@
+"""What every process of the fleet is made of."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import structlog
+from bus import Bus, Closed, Delivery, Kinds, Start, StaleLease, Unreachable
+from schemas import Event, Payload, address_of
+
+from services.runtime.settings import Settings
+from services.runtime.state import StateFolder
+
+__all__ = ["Context", "Service"]
+
+RETRY_DELAYS = (0.5, 2.0, 5.0, 15.0)
+"""Seconds before an event whose handler failed is delivered again, by attempt."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a process stands: its settings, its bus, its folder, its number."""
+
+    settings: Settings
+    bus: Bus
+    state: StateFolder
+    instance: str = "1"
+
+
+class Service(ABC):
+    """One process. A subclass overrides `setup` (required work before it is ready) and `drain`."""
+
+    name: ClassVar[str]
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.bus = context.bus
+        self.settings = context.settings
+        self.state = context.state
+        self.instance = context.instance
+        self.source = f"/{self.name}/{context.instance}"
+        self.address = address_of(self.source)
+        self.log: Any = structlog.get_logger(service=self.name, instance=context.instance)
+        self.counters: dict[str, int | float] = {}
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def queue(self) -> int:
+        """How much work waits here; shown in heartbeats."""
+        return 0
+
+    async def setup(self) -> None:
+        """Open the store, rebuild what is needed, listen; the process is ready on return."""
+
+    async def drain(self) -> None:
+        """Finish what is in hand, within the grace period; nothing new arrives meanwhile."""
+
+    async def aclose(self) -> None:
+        """Cancel what still runs in the background."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self.failure.done():
+            self.failure.cancel()
+
+    def event(
+        self, data: Payload, *, to: str | None = None, correlation_id: str | None = None
+    ) -> Event[Any]:
+        """A new event of this process."""
+        return Event(data=data, source=self.source, to=to, correlation_id=correlation_id)
+
+    async def say(
+        self, data: Payload, *, to: str | None = None, correlation_id: str | None = None
+    ) -> None:
+        """Publish a new event of this process."""
+        await self.bus.publish(self.event(data, to=to, correlation_id=correlation_id))
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run `work` in the background; if it crashes, so does the process, to be restarted."""
+        task = asyncio.create_task(work, name=f"{self.name}:{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None or isinstance(error, Closed):
+            return
+        if not self.failure.done():
+            self.failure.set_exception(error)
+
+    async def listen(
+        self,
+        kinds: Kinds,
+        handler: Callable[[Event[Any]], Awaitable[None]],
+        *,
+        to: str | None = None,
+        after: int | None = None,
+    ) -> None:
+        """Hand every event of `kinds` to `handler`, one after another; returns once live.
+
+        What a handler raises is logged with the event's id; the next event is heard all the same.
+        """
+        live: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def loop() -> None:
+            async with self.bus.watch(kinds, to=to, after=after) as events:
+                live.set_result(None)
+                async for event in events:
+                    try:
+                        await handler(event)
+                    except Closed:
+                        return
+                    except Exception:
+                        self.log.exception("event not handled", type=event.type, id=event.id)
+
+        await self._until_live(self.spawn(loop(), f"listen {handler.__name__}"), live)
+
+    async def work(
+        self,
+        group: str,
+        kinds: Kinds,
+        handler: Callable[[Delivery], Awaitable[None]],
+        *,
+        max_leases: int = 1,
+        visibility: float = 30.0,
+        start: Start = "earliest",
+    ) -> None:
+        """Consume `kinds` as a member of `group`; the handler ends each delivery itself.
+
+        Where a handler raises, the delivery is nacked with a growing delay and the reason.
+        """
+        live: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def loop() -> None:
+            consumer = self.bus.consume(
+                group, kinds, max_leases=max_leases, visibility=visibility, start=start
+            )
+            async with consumer as deliveries:
+                live.set_result(None)
+                async for delivery in deliveries:
+                    await self._handled(delivery, handler)
+
+        await self._until_live(self.spawn(loop(), f"work {handler.__name__}"), live)
+
+    async def _handled(
+        self, delivery: Delivery, handler: Callable[[Delivery], Awaitable[None]]
+    ) -> None:
+        event = delivery.event
+        try:
+            await handler(delivery)
+        except Closed:
+            raise
+        except StaleLease:
+            self.log.warning("lease ran out before the work was done", type=event.type, id=event.id)
+        except Exception as error:
+            self.log.exception("event not handled", type=event.type, id=event.id)
+            delay = RETRY_DELAYS[min(delivery.attempt, len(RETRY_DELAYS)) - 1]
+            try:
+                await delivery.nack(delay=delay, reason=f"{type(error).__name__}: {error}")
+            except (StaleLease, Unreachable) as lost:
+                self.log.warning("event not handed back", id=event.id, why=str(lost))
+
+    async def _until_live(self, task: asyncio.Task[None], live: asyncio.Future[None]) -> None:
+        await asyncio.wait({task, live}, return_when=asyncio.FIRST_COMPLETED)
+        if not live.done():
+            live.cancel()
+            await task
