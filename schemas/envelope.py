@@ -28,7 +28,7 @@ __all__ = [
     "stamp",
 ]
 
-P = TypeVar("P", bound=Payload)
+_P = TypeVar("_P", bound=Payload)
 
 NAMESPACE = UUID("6a1c2f6e-7f0e-5f38-9d0b-3f6d1a0f6a77")
 """The UUIDv5 namespace of derived events."""
@@ -52,10 +52,10 @@ def address_of(source: str) -> str:
     return source.strip("/").replace("/", "-")
 
 
-class Event(msgspec.Struct, Generic[P], frozen=True, kw_only=True):
+class Event(msgspec.Struct, Generic[_P], frozen=True, kw_only=True):
     """One event: typed data, where it comes from, and what it belongs to."""
 
-    data: P
+    data: _P
     source: str
     id: str = msgspec.field(default_factory=lambda: str(uuid4()))
     time: datetime = msgspec.field(default_factory=now)

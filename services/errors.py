@@ -1,14 +1,14 @@
 """The errors of the services.
 
-    ServiceError
-    ├── AttachmentError         vectors that are none
-    ├── CardDescriptionError    what an event says of a card makes no sense
-    ├── EncodeFailedError       the fleet answered a request with an error
-    ├── SettingsError
-    └── FleetError
-        ├── PreflightError
-        │   └── FleetRunningError
-        └── GaveUpError
+ServiceError
+├── AttachmentError         vectors that are none
+├── CardDescriptionError    what an event says of a card makes no sense
+├── EncodeFailedError       the fleet answered a request with an error
+├── SettingsError
+└── FleetError
+    ├── PreflightError
+    │   └── FleetRunningError
+    └── GaveUpError
 """
 
 __all__ = [

@@ -6,10 +6,10 @@ import base64
 import binascii
 
 import numpy as np
-from lora.card import LoRACard
 from numpy.typing import NDArray
-from schemas import BaseModelRef, SkillCard
 
+from lora.card import LoRACard
+from schemas import BaseModelRef, SkillCard
 from services.errors import CardDescriptionError
 
 __all__ = ["describe", "prototypes_of"]
@@ -17,7 +17,7 @@ __all__ = ["describe", "prototypes_of"]
 
 def describe(card: LoRACard) -> SkillCard:
     """The event's description of a written or opened card (one with a digest)."""
-    if card.digest is None:
+    if card.digest is None or card.bytes is None:
         raise CardDescriptionError(f"card {card.name!r} has no digest: it was never written")
     rows = b"" if card.prototypes is None else card.prototypes.astype("<f4").tobytes()
     return SkillCard(

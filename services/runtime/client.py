@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from bus import Bus, RequestTimeout
 from numpy.typing import NDArray
+
+from bus import Bus, RequestTimeout
 from schemas import (
     CompletedRow,
     EncodeCompleted,
@@ -22,7 +23,6 @@ from schemas import (
     SkillListRequested,
     now,
 )
-
 from services.errors import EncodeFailedError
 from services.runtime.vectors import from_stream
 
@@ -97,7 +97,7 @@ class FleetClient:
                 )
             if progress is not None:
                 progress(len(part))
-            return answer.data, from_stream(answer.attachments[0])
+            return answer
 
         parts = [texts[i : i + self.chunk] for i in range(0, len(texts), self.chunk)] or [texts]
         async with asyncio.TaskGroup() as group:
@@ -113,7 +113,7 @@ class FleetClient:
             compute_ms=sum(answer.compute_ms for answer, _ in answers),
         )
 
-    async def _request(self, data: EncodeRequested) -> Event[EncodeCompleted]:
+    async def _request(self, data: EncodeRequested) -> tuple[EncodeCompleted, NDArray[np.float32]]:
         start = now()
         ends = start.timestamp() + data.deadline_ms / 1000
         while True:
@@ -123,14 +123,14 @@ class FleetClient:
                 raise RequestTimeout(f"no answer within {data.deadline_ms} ms")
             answer = await self.bus.request(event, (EncodeCompleted, EncodeFailed), timeout=left)
             failed = answer.data
-            if not isinstance(failed, EncodeFailed):
-                return answer
+            if isinstance(failed, EncodeCompleted):
+                return failed, from_stream(answer.attachments[0])
             pause = (failed.retry_after_ms or 0) / 1000
             if failed.code != "overloaded" or now().timestamp() + pause >= ends:
                 raise EncodeFailedError(failed.code, failed.message, failed.retry_after_ms)
             await asyncio.sleep(pause)
 
-    async def skills(self, *, timeout: float = 10.0) -> tuple[ListedCard, ...]:  # noqa: ASYNC109
+    async def skills(self, *, timeout: float = 10.0) -> tuple[ListedCard, ...]:
         """The cards that the manager knows, with their state."""
         request = Event(data=SkillListRequested(reply_to=self.bus.address), source=self.bus.source)
         answer = await self.bus.request(request, SkillListed, timeout=timeout)

@@ -9,12 +9,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import structlog
+
 from bus import Bus, BusError, connect
 from schemas import Event, FleetHeartbeat, FleetStop
-
 from services.errors import ServiceError
 from services.runtime import logs
 from services.runtime.service import Context, Service
@@ -84,12 +85,13 @@ async def _obey(event: Event[FleetStop], service: Service, stop: asyncio.Event) 
 
 
 async def _first(
-    task: asyncio.Task[object], failure: asyncio.Future[None], stop: asyncio.Event
+    task: asyncio.Task[Any], failure: asyncio.Future[None], stop: asyncio.Event
 ) -> None:
     """Wait for the task, the process's failure or the order to stop, whichever comes first."""
     stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({task, failure, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        waited: set[asyncio.Future[Any]] = {task, failure, stopping}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if failure.done():
             failure.result()
         if task.done():

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import structlog
-from bus import Bus, Closed, Delivery, Kinds, Start, StaleLease, Unreachable
-from schemas import Event, Payload, address_of
 
+from bus import Bus, Closed, Delivery, Kinds, StaleLease, Start, Unreachable
+from schemas import Event, Payload, address_of
 from services.runtime.settings import Settings
 from services.runtime.state import StateFolder
 
@@ -31,7 +30,7 @@ class Context:
     instance: str = "1"
 
 
-class Service(ABC):
+class Service:
     """One process. A subclass overrides `setup` (required work before it is ready) and `drain`."""
 
     name: ClassVar[str]
