@@ -1,14 +1,6 @@
 """What every test may rely on: no network, few threads, short paths."""
 
 import os
-
-# Set before any test module can import a library that reads them.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-for _name in [name for name in os.environ if name.startswith("CONSONANCE_")]:
-    del os.environ[_name]  # a fleet of the developer's own is none of the tests' business
-
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +8,13 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Before any test module imports a library that reads them.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for _name in [name for name in os.environ if name.startswith("CONSONANCE_")]:
+    del os.environ[_name]  # a fleet of the developer's own is none of the tests' business
 
 # A shared machine is slow at times; that alone is no failure.
 settings.register_profile(

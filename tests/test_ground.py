@@ -132,7 +132,9 @@ def test_links_between_documents_lead_somewhere() -> None:
 def test_lines_run_in_a_subprocess_count_even_when_it_is_terminated(tmp_path: Path) -> None:
     """The rule of ninety per cent rests on it: the fleet ends its processes with SIGTERM."""
     settings = (ROOT / "pyproject.toml").read_text("utf-8")
-    body = settings[settings.index("[tool.coverage.run]") : settings.index("[tool.coverage.report]")]
+    body = settings[
+        settings.index("[tool.coverage.run]") : settings.index("[tool.coverage.report]")
+    ]
     (tmp_path / "pyproject.toml").write_text(re.sub(r"source = .*", 'source = ["."]', body))
     (tmp_path / "child.py").write_text(
         "import time\ndef work():\n    print('ready', flush=True); time.sleep(50)\nwork()\n"

@@ -1,0 +1,337 @@
+"""Every setting of the fleet: typed, with unit, default and range; read from TOML.
+
+One frozen section per concern. Durations are seconds, sizes bytes, unless the key says otherwise.
+The documents about them are made from here by `settings_text`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from services.errors import SettingsError
+from services.runtime.settings_fields import fields_of
+
+__all__ = [
+    "BusSettings",
+    "DistillerSettings",
+    "EncoderSettings",
+    "FactorySettings",
+    "FleetSettings",
+    "ManagerSettings",
+    "MonitorSettings",
+    "RouterSettings",
+    "Settings",
+    "load_settings",
+]
+
+
+def doc(text: str, unit: str = "", **limits: Any) -> msgspec.Meta:
+    """What a key means, its unit, and msgspec's own limits (`ge`, `gt`, `le`, `lt`, ...)."""
+    return msgspec.Meta(description=text, extra={"unit": unit}, **limits)
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the settings file."""
+
+
+class FleetSettings(_Section, frozen=True, kw_only=True):
+    """The fleet as a whole: `run_all.py`."""
+
+    state: Annotated[str, doc("Folder of everything that outlives the fleet.", min_length=1)] = (
+        ".consonance"
+    )
+    workers: Annotated[
+        Annotated[int, doc("", "processes", ge=1, le=256)] | None,
+        doc("Encoder processes; not set: two, or one on a machine with one core."),
+    ] = None
+    model: Annotated[
+        str | None,
+        doc(
+            "Folder or hub id of the model; not set: all-MiniLM-L6-v2, which is installed with us."
+        ),
+    ] = None
+    bus: Annotated[
+        str | None,
+        doc(
+            "Where the fleet's broker binds, `ipc:///FOLDER` or `tcp://HOST:PORT`; not set: the "
+            "folder `bus` of the state folder."
+        ),
+    ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], doc("The least that is logged.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"], doc("How the fleet writes its processes' logs to standard error.")
+    ] = "text"
+    start_timeout: Annotated[
+        float, doc("How long a process may take until it says that it is ready.", "s", gt=0)
+    ] = 90.0
+    stop_grace: Annotated[
+        float, doc("How long a process may drain after SIGTERM before it is killed.", "s", ge=0)
+    ] = 10.0
+    max_failures: Annotated[
+        int,
+        doc("So many failures of one process within `failure_window` end the fleet.", ge=1, le=100),
+    ] = 5
+    failure_window: Annotated[float, doc("See `max_failures`.", "s", gt=0)] = 60.0
+    backoff_first: Annotated[
+        float, doc("Wait before the first restart; doubles with each failure.", "s", ge=0)
+    ] = 0.25
+    backoff_max: Annotated[float, doc("The longest wait before a restart.", "s", ge=0)] = 10.0
+    silence: Annotated[
+        float,
+        doc(
+            "A ready process without a heartbeat for so long is killed and restarted; 0: never.",
+            "s",
+            ge=0,
+        ),
+    ] = 60.0
+
+    def __post_init__(self) -> None:
+        if self.backoff_max < self.backoff_first:
+            raise ValueError("backoff_max must not be below backoff_first")
+
+    @property
+    def worker_count(self) -> int:
+        """`workers`, or the default that fits this machine."""
+        return self.workers or min(2, os.cpu_count() or 1)
+
+
+class BusSettings(_Section, frozen=True, kw_only=True):
+    """The broker and its journal."""
+
+    retention_days: Annotated[float, doc("Events older than this are forgotten.", "days", gt=0)] = (
+        30.0
+    )
+    retention_bytes: Annotated[
+        int, doc("The journal never grows beyond this.", "bytes", ge=1 << 20)
+    ] = 1 << 30
+    max_deliveries: Annotated[
+        int, doc("So many failed deliveries send an event to the dead letters.", ge=1, le=1000)
+    ] = 5
+
+
+class EncoderSettings(_Section, frozen=True, kw_only=True):
+    """An encoder process."""
+
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        doc("Where the model runs; `auto`: CUDA where there is one."),
+    ] = "auto"
+    threads: Annotated[
+        Annotated[int, doc("", "threads", ge=1, le=1024)] | None,
+        doc("CPU threads of each worker; not set: the cores divided among the workers."),
+    ] = None
+    batch_tokens: Annotated[
+        int, doc("The most tokens, padding included, in one forward pass.", "tokens", ge=1)
+    ] = 4096
+    card_budget_bytes: Annotated[
+        int, doc("Memory for the weights of mapped cards.", "bytes", ge=1 << 20)
+    ] = 256 << 20
+    cache_entries: Annotated[
+        int, doc("Base vectors that a worker keeps, by text.", "vectors", ge=0)
+    ] = 20_000
+
+    def threads_for(self, workers: int) -> int:
+        """Threads of one of `workers` processes on this machine."""
+        return self.threads or max(1, (os.cpu_count() or 1) // workers)
+
+
+class RouterSettings(_Section, frozen=True, kw_only=True):
+    """The router."""
+
+    max_outstanding_texts: Annotated[
+        int, doc("Beyond so many unanswered texts a request is refused at once.", "texts", ge=1)
+    ] = 8192
+    peer_timeout: Annotated[
+        float, doc("How long a request waits for a skill that only a peer has.", "s", ge=0)
+    ] = 2.0
+    description_threshold: Annotated[
+        float,
+        doc("Cosine from which a card that has only a description is routed to.", ge=-1, le=1),
+    ] = 0.6
+    cache_entries: Annotated[
+        int, doc("Base vectors that the router keeps, by text.", "vectors", ge=0)
+    ] = 20_000
+
+
+class ManagerSettings(_Section, frozen=True, kw_only=True):
+    """The adapter manager."""
+
+    keep_versions: Annotated[
+        int, doc("Versions of a skill that stay installed; older ones are retired.", ge=1, le=100)
+    ] = 3
+
+
+class MonitorSettings(_Section, frozen=True, kw_only=True):
+    """The dissonance monitor: what counts as a clash, and when clashes become a batch."""
+
+    tau: Annotated[float, doc("Temperature of the softmax whose entropy is taken.", gt=0)] = 0.05
+    batch_size: Annotated[int, doc("Clashes of one domain that make a batch.", ge=1, le=4096)] = 16
+    batch_min: Annotated[
+        int, doc("The fewest that do once the oldest is `batch_max_age` old.", ge=1, le=4096)
+    ] = 4
+    batch_max_age: Annotated[
+        float, doc("How long the oldest clash waits for a full batch.", "s", gt=0)
+    ] = 600.0
+    entropy: Annotated[
+        float, doc("A change of entropy beyond this, either way, is a clash.", ge=0, le=1)
+    ] = 0.15
+    novelty: Annotated[
+        float, doc("A query less similar than this to every skill is novel.", ge=-1, le=1)
+    ] = 0.3
+    breakthrough_rouge: Annotated[
+        float, doc("A breakthrough has a ROUGE-L above this ...", ge=0, le=1)
+    ] = 0.7
+    breakthrough_entropy: Annotated[
+        float, doc("... and a change of entropy below this.", ge=-1, le=1)
+    ] = -0.1
+    passage_sample: Annotated[
+        int, doc("Remembered passages of the domain that stand beside those given.", ge=0)
+    ] = 64
+    passage_memory: Annotated[
+        int, doc("Passages that the monitor remembers of each domain.", "passages", ge=0)
+    ] = 10_000
+
+    def __post_init__(self) -> None:
+        if self.batch_min > self.batch_size:
+            raise ValueError("batch_min must not be above batch_size")
+
+
+class DistillerSettings(_Section, frozen=True, kw_only=True):
+    """The distiller: from batches to datasets."""
+
+    teacher: Annotated[
+        Literal["none"], doc("Who adds to the feedback; `none`: feedback alone.")
+    ] = "none"
+    hard_negatives: Annotated[
+        int, doc("Mined hard negatives for each query.", "passages", ge=0, le=1000)
+    ] = 8
+    replay_groups: Annotated[
+        int, doc("Earlier query groups of the domain that join a batch.", "groups", ge=0)
+    ] = 8192
+    near_duplicate: Annotated[
+        float, doc("Queries at least this similar (cosine) share a group.", gt=0, le=1)
+    ] = 0.95
+
+
+class FactorySettings(_Section, frozen=True, kw_only=True):
+    """The factory: training, the gate, versions."""
+
+    body_schedule: Annotated[
+        Literal["quiet", "off"],
+        doc("When bodies are trained; `quiet`: once no training was asked for `quiet_period`."),
+    ] = "quiet"
+    quiet_period: Annotated[float, doc("See `body_schedule`.", "s", ge=0)] = 300.0
+    head_time_budget: Annotated[
+        float, doc("Time for choosing and training a head, its gate included.", "s", gt=0)
+    ] = 15.0
+    body_time_budget: Annotated[
+        float, doc("Time for choosing and training a body, its gate included.", "s", gt=0)
+    ] = 900.0
+    threads: Annotated[
+        Annotated[int, doc("", "threads", ge=1, le=1024)] | None,
+        doc("CPU threads of the training process; not set: half of the cores."),
+    ] = None
+    temperature: Annotated[
+        float, doc("Temperature of the softmax over the passages in training.", gt=0)
+    ] = 0.05
+    shadow_min: Annotated[
+        int, doc("Later feedback needed before a version may be found worse than the last.", ge=1)
+    ] = 50
+    keep_versions: Annotated[
+        int, doc("Versions of a skill whose fold models are kept.", ge=1, le=100)
+    ] = 3
+    anchors: Annotated[
+        str | None,
+        doc("Parquet file of trusted pairs on which no version may lose; not set: none."),
+    ] = None
+    seed: Annotated[int, doc("Seed of everything random in training.", ge=0)] = 0
+
+    @property
+    def thread_count(self) -> int:
+        """`threads`, or the default that fits this machine."""
+        return self.threads or max(1, (os.cpu_count() or 1) // 2)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All sections; `Settings()` is the default of everything."""
+
+    fleet: FleetSettings = FleetSettings()
+    bus: BusSettings = BusSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    router: RouterSettings = RouterSettings()
+    manager: ManagerSettings = ManagerSettings()
+    monitor: MonitorSettings = MonitorSettings()
+    distiller: DistillerSettings = DistillerSettings()
+    factory: FactorySettings = FactorySettings()
+
+
+def load_settings(
+    path: str | os.PathLike[str] | None = None, overrides: Mapping[str, object] | None = None
+) -> Settings:
+    """Read a settings file and lay overrides over it.
+
+    `overrides` maps dotted keys (`"fleet.workers"`) to values; None leaves the key as it is.
+    Raises `SettingsError`: the file cannot be read or is no TOML, a key is unknown (with the
+    nearest known one), a value has the wrong type or is out of range, or two values contradict.
+    """
+    origin = "settings" if path is None else str(path)
+    tables = {} if path is None else _read(Path(path))
+    sections = {info.name: info.type for info in msgspec.structs.fields(Settings)}
+    for name, table in tables.items():
+        _known(origin, name, "section", sections)
+        if not isinstance(table, dict):
+            raise SettingsError(f"{origin}: {name} must be a section, written [{name}].")
+    for key, value in (overrides or {}).items():
+        name, _, field = key.partition(".")
+        _known("override", name, "section", sections)
+        if value is not None:
+            tables.setdefault(name, {})[field] = value
+    return Settings(
+        **{
+            name: _section(origin, name, kind, tables.get(name, {}))
+            for name, kind in sections.items()
+        }
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}.") from error
+
+
+def _section(origin: str, name: str, kind: Any, table: dict[str, Any]) -> Any:
+    fields = {field.name: field for field in fields_of(kind)}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        _known(origin, key, f"key of [{name}]", fields)
+        try:
+            values[key] = msgspec.convert(value, fields[key].kind)
+        except msgspec.ValidationError as error:
+            raise SettingsError(
+                f"{origin}: {name}.{key} must be {fields[key].accepts}, not {value!r}."
+            ) from error
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise SettingsError(f"{origin}: in [{name}], {error}.") from error
+
+
+def _known(origin: str, name: str, what: str, known: Iterable[str]) -> None:
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
+    raise SettingsError(f"{origin}: {name} is no {what}; {hint}")
