@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -171,6 +172,11 @@ class LoRACard:
         """The adapters on the encoder's own layers."""
         return MappingProxyType({name: a for name, a in self.modules.items() if name != HEAD})
 
+    @cached_property
+    def key(self) -> str:
+        """The digest; for a card that was never written, the one its file would have."""
+        return self.digest or layout.digest_of_bytes(LoRAFormat.encode(self))
+
     @property
     def nbytes(self) -> int:
         """Bytes of all matrices as stored."""
@@ -242,10 +248,10 @@ class LoRACard:
             f"threshold must be a cosine from -1 to 1, or None, not {self.threshold!r}",
         )
         _require(len(self.metrics) <= MAX_ENTRIES, f"more than {MAX_ENTRIES} metrics")
-        for key, value in self.metrics.items():
+        for key, value in dict[str, object](self.metrics).items():
+            finite = not isinstance(value, float) or math.isfinite(value)
             _require(
-                isinstance(value, str | bool | int | None)
-                or (isinstance(value, float) and math.isfinite(value)),
+                finite and (value is None or isinstance(value, str | bool | int | float)),
                 f"metric {key!r} must be a finite number, a flag or a text, not {value!r}",
             )
 
