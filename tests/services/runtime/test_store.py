@@ -1,0 +1,42 @@
+"""The state folder and a process's own store."""
+
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from services.runtime.state import StateFolder
+from services.runtime.store import open_store, transaction
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS things (name TEXT PRIMARY KEY)"
+
+
+def test_folders_are_their_owners_alone(tmp_path: Path) -> None:
+    state = StateFolder(tmp_path / "state")
+    for folder in (state.cards, state.datasets, state.keys, state.logs, state.of("factory")):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s.sqlite", SCHEMA)
+    with transaction(store):
+        store.execute("INSERT INTO things VALUES ('kept')")
+
+    def twice() -> None:
+        with transaction(store):
+            store.execute("INSERT INTO things VALUES ('lost')")
+            store.execute("INSERT INTO things VALUES ('kept')")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        twice()
+    store.close()
+    again = open_store(tmp_path / "s.sqlite", SCHEMA)
+    assert [row["name"] for row in again.execute("SELECT name FROM things")] == ["kept"]
+    again.close()
+
+
+def test_a_broken_store_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "s.sqlite").write_bytes(b"this is no database" * 100)
+    with pytest.raises(sqlite3.DatabaseError):
+        open_store(tmp_path / "s.sqlite", SCHEMA)

@@ -1,0 +1,54 @@
+"""Vectors on the wire: exactly what was sent, or a clear error."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from services.errors import AttachmentError
+from services.runtime.vectors import from_stream, to_stream
+
+
+@given(
+    arrays.arrays(
+        np.float32,
+        st.tuples(st.integers(0, 5), st.integers(1, 7)),
+        elements=st.floats(width=32, allow_nan=False),
+    )
+)
+def test_vectors_survive_the_wire(vectors):
+    back = from_stream(to_stream(vectors))
+    assert back.dtype == np.float32
+    assert back.shape == vectors.shape
+    assert np.array_equal(back, vectors)
+
+
+def test_the_stream_is_what_the_wire_document_says():
+    stream = to_stream(np.ones((2, 3), np.float32))
+    with pa.ipc.open_stream(stream) as reader:
+        batches = list(reader)
+    assert len(batches) == 1
+    assert str(batches[0].schema.field("embedding").type).startswith("fixed_size_list<")
+    assert batches[0].schema.field("embedding").type.list_size == 3
+
+
+@pytest.mark.parametrize("stream", [b"", b"nonsense", to_stream(np.ones((2, 3), np.float32))[:60]])
+def test_what_is_no_stream_is_refused(stream):
+    with pytest.raises(AttachmentError):
+        from_stream(stream)
+
+
+def test_another_column_is_refused():
+    batch = pa.record_batch([pa.array([1.0])], names=["embedding"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(AttachmentError, match="fixed_size_list"):
+        from_stream(sink.getvalue().to_pybytes())
+
+
+def test_only_a_matrix_is_written():
+    with pytest.raises(AttachmentError, match="shape"):
+        to_stream(np.ones(3, np.float32))
