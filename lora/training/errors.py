@@ -1,26 +1,17 @@
-"""What can go wrong while learning.
+"""What can go wrong while learning; leaves of the tree in `lora.errors`.
 
-TrainingError
-├── DatasetError      a dataset is missing, altered, malformed, or contradicts itself
-├── SettingsError     a setting of the training is out of its range
-└── NothingToLearn    the data holds nothing that a card could be trained or judged on
+LoRAError
+├── ConfigError         a setting of the training is out of its range
+└── TrainingError       training cannot be done with what was given
+    ├── DatasetError    a dataset is missing, altered, malformed, or contradicts itself
+    └── NothingToLearn  the data holds nothing that a card could be trained or judged on
 """
 
 from __future__ import annotations
 
-__all__ = ["DatasetError", "NothingToLearn", "SettingsError", "TrainingError"]
+from lora.errors import ConfigError, DatasetError, TrainingError
 
-
-class TrainingError(Exception):
-    """Root of all errors of the learning craft."""
-
-
-class DatasetError(TrainingError):
-    """A training dataset is missing, altered, malformed, or contradicts itself."""
-
-
-class SettingsError(TrainingError):
-    """A setting of the training is out of its range."""
+__all__ = ["ConfigError", "DatasetError", "NothingToLearn", "TrainingError"]
 
 
 class NothingToLearn(TrainingError):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora.training.dataset import TrainingSet
-from lora.training.errors import NothingToLearn, SettingsError
+from lora.training.errors import ConfigError, NothingToLearn
 
 __all__ = ["Arena", "Verdict", "bootstrap", "judge", "masks", "mrr", "recall", "unit"]
 
@@ -18,6 +18,9 @@ CUTOFF = 10
 LIKELY_RELEVANT = 0.05
 """An unlabelled passage whose base similarity lies this near (share of it) to that of a labelled
 positive is left out: it is likely an unlabelled relevant one."""
+
+MIN_GROUPS = 8
+"""Fewer query groups are never enough: so few can all be better by chance."""
 
 RESAMPLES = 4000
 CONFIDENCE = 0.975
@@ -81,21 +84,26 @@ def judge(
     each real query, among the same candidates with the same mask, by models that have not seen
     the query's fold. `groups` (n,): near-duplicates are drawn together. Accepted when the lower
     end of the one-sided interval of the mean gain in MRR is above zero. Raises `NothingToLearn`
-    without queries, `SettingsError` where the lengths differ.
+    without queries, `ConfigError` where the lengths differ.
     """
     old, new = _reciprocal(champion_ranks, cutoff), _reciprocal(challenger_ranks, cutoff)
     ids = np.asarray(groups).ravel()
     if not len(old) == len(new) == len(ids):
-        raise SettingsError(f"{len(old)}, {len(new)} ranks and {len(ids)} groups do not pair up")
+        raise ConfigError(f"{len(old)}, {len(new)} ranks and {len(ids)} groups do not pair up")
     if not len(ids):
         raise NothingToLearn("there is no real feedback to judge a card on")
     low, high, count = bootstrap(new - old, ids, seed, resamples, confidence)
     before, after = float(old.mean()), float(new.mean())
     gain = after - before
-    accepted = low > 0.0
+    accepted = low > 0.0 and count >= MIN_GROUPS
+    if accepted:
+        found = "beats what is served now"
+    elif count < MIN_GROUPS:
+        found = f"cannot be judged on fewer than {MIN_GROUPS} query groups"
+    else:
+        found = "does not beat what is served now"
     sides = f"MRR@{cutoff} {before:.3f} → {after:.3f} on {count} query groups"
-    ends = f"gain {gain:+.3f}, interval {low:+.3f} to {high:+.3f}, attempt {attempts}"
-    reason = f"{'beats' if accepted else 'does not beat'} what is served now: {sides} ({ends})"
+    reason = f"{found}: {sides}, gain {gain:+.3f} ({low:+.3f} to {high:+.3f}), attempt {attempts}"
     return Verdict(
         accepted=accepted,
         reason=reason,
@@ -149,35 +157,49 @@ class Arena:
         """(k,) near-duplicate group of each."""
         self.folds = data.folds[self.rows]
         """(k,) fold of each."""
-        self._passages = unit(data.passage_vectors)
+        self.passages: Floats = unit(data.passage_vectors)
+        """(m, dim) unit vectors of the candidates."""
         base = unit(data.query_vectors[self.rows])
-        self._masks = [
-            (np.packbits(relevant, axis=1), np.packbits(hidden, axis=1))
-            for relevant, hidden in (
-                masks(data, self.rows[part], base[part] @ self._passages.T)
-                for part in _parts(len(self.rows))
-            )
-        ]
+        relevant, hidden = [], []
+        for start in range(0, len(self.rows), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            both = masks(data, self.rows[part], base[part] @ self.passages.T)
+            relevant.append(np.packbits(both[0], axis=1))
+            hidden.append(np.packbits(both[1], axis=1))
+        none = np.zeros((0, (len(self.passages) + 7) // 8), np.uint8)
+        self._relevant = np.concatenate([none, *relevant])
+        self._hidden = np.concatenate([none, *hidden])
 
     def ranks(self, vectors: npt.ArrayLike) -> Ints:
-        """Rank, from 1, of the best relevant passage per query; vectors (k, dim), any length.
+        """Rank, from 1, of the best relevant passage per query; vectors (k, dim), any length."""
+        given = unit(np.asarray(vectors, np.float32))
+        expected = (len(self.rows), self.passages.shape[1])
+        if given.shape != expected:
+            raise ConfigError(f"vectors to rank should have shape {expected}, not {given.shape}")
+        found = np.zeros(len(given), np.int64)
+        for start in range(0, len(given), _BLOCK):
+            some = np.arange(start, min(start + _BLOCK, len(given)))
+            found[some] = self.rank_scores(given[some] @ self.passages.T, *self.masks(some))
+        return found
+
+    def masks(self, some: Ints) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Relevant passages, and those that are no candidates, (j, m) each, of the j-th queries."""
+        count = len(self.passages)
+        relevant = np.unpackbits(self._relevant[some], axis=1, count=count).astype(bool)
+        hidden = np.unpackbits(self._hidden[some], axis=1, count=count).astype(bool)
+        return relevant, hidden
+
+    @staticmethod
+    def rank_scores(
+        scores: Floats, relevant: npt.NDArray[np.bool_], hidden: npt.NDArray[np.bool_]
+    ) -> Ints:
+        """Ranks (j,) by scores (j, m) under the masks.
 
         A tie counts against the query: a model that cannot tell passages apart gains nothing.
         """
-        given = unit(np.asarray(vectors, np.float32))
-        expected = (len(self.rows), self._passages.shape[1])
-        if given.shape != expected:
-            raise SettingsError(f"vectors to rank should have shape {expected}, not {given.shape}")
-        found = np.zeros(len(self.rows), np.int64)
-        for part, packed in zip(_parts(len(self.rows)), self._masks, strict=True):
-            relevant, hidden = (
-                np.unpackbits(mask, axis=1, count=len(self._passages)).astype(bool)
-                for mask in packed
-            )
-            scores = given[part] @ self._passages.T
-            best = np.where(relevant, scores, -np.inf).max(axis=1, keepdims=True)
-            found[part] = 1 + ((scores >= best) & ~relevant & ~hidden).sum(axis=1)
-        return found
+        best = np.where(relevant, scores, -np.inf).max(axis=1, keepdims=True)
+        ahead: Ints = ((scores >= best) & ~relevant & ~hidden).sum(axis=1)
+        return ahead + 1
 
 
 def masks(
@@ -207,15 +229,9 @@ def masks(
     of_group[slot[shared], passage[shared]] = True
     hidden |= of_group[member]
 
-    which, where = np.nonzero(relevant)
-    low = np.full((len(rows), 1), np.inf, np.float32)
-    high = np.full((len(rows), 1), -np.inf, np.float32)
-    for query, column in zip(which, where, strict=True):
+    for query, column in zip(*np.nonzero(relevant), strict=True):
         score = similarities[query, column]
-        reach = LIKELY_RELEVANT * abs(score)
-        low[query] = min(low[query, 0], score - reach)
-        high[query] = max(high[query, 0], score + reach)
-    hidden |= (similarities >= low) & (similarities <= high)
+        hidden[query] |= np.abs(similarities[query] - score) <= LIKELY_RELEVANT * abs(score)
     hidden &= ~labelled
     return relevant, hidden
 
@@ -227,13 +243,9 @@ def unit(vectors: npt.NDArray[np.float32]) -> Floats:
     return scaled
 
 
-def _parts(count: int) -> list[slice]:
-    return [slice(start, start + _BLOCK) for start in range(0, count, _BLOCK)]
-
-
 def _reciprocal(ranks: npt.ArrayLike, cutoff: int) -> npt.NDArray[np.float64]:
     given = np.asarray(ranks).ravel()
     if len(given) and given.min() < 1:
-        raise SettingsError("ranks count from 1")
+        raise ConfigError("ranks count from 1")
     gains: npt.NDArray[np.float64] = np.where(given <= cutoff, 1.0 / np.maximum(given, 1), 0.0)
     return gains
