@@ -103,7 +103,8 @@ class LoRALinear(nn.Module):
         self.lora_b: nn.Parameter | None = None
         self._alpha = 0.0
         self._dropout = 0.0
-        self._original: nn.Parameter | None = None
+        # In a tuple, or torch would count the weight as a second parameter.
+        self._original: tuple[Tensor, ...] = ()
         self._merged: set[str] = set()
 
     @property
@@ -203,8 +204,8 @@ class LoRALinear(nn.Module):
             return
         if key not in self.adapters:
             raise UnknownCardError(f"the layer holds no adapter {key!r} to merge")
-        if self._original is None:
-            self._original = self.base.weight
+        if not self._original:
+            self._original = (self.base.weight,)
         self._merged.add(key)
         self._set_merged()
 
@@ -214,14 +215,14 @@ class LoRALinear(nn.Module):
         self._set_merged()
 
     def _set_merged(self) -> None:
-        if self._original is None:
+        if not self._original:
             return
         if not self._merged:
-            self.base.weight = self._original
-            self._original = None
+            (self.base.weight,) = self._original
+            self._original = ()
             return
         with torch.no_grad():
-            weight = self._original.detach().clone()
+            weight = self._original[0].detach().clone()
             for key in sorted(self._merged):
                 adapter = self.adapters[key]
                 weight += (adapter.a @ adapter.b).T * adapter.scale

@@ -1,0 +1,132 @@
+"""The sentence-transformers model behind the engine, run as its own files declare."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
+
+from lora.errors import DeviceError, ModelError, ModelNotFoundError
+
+__all__ = ["SentenceModel", "pick_device"]
+
+log = logging.getLogger(__name__)
+
+# The prompts that sentence-transformers takes for each role, the first that a model has.
+_PROMPTS: Final = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
+_warned: set[str] = set()
+
+
+def pick_device(device: str) -> torch.device:
+    """The torch device of this name; `auto` is CUDA, else the CPU with one warning a process.
+
+    Raises:
+        DeviceError: there is no such device.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if "cpu" not in _warned:
+            _warned.add("cpu")
+            log.warning("no CUDA device is available; the model runs on the CPU")
+        return torch.device("cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, ValueError) as e:
+        raise DeviceError(
+            f"the device {device!r} is not available: {str(e).splitlines()[0]}"
+        ) from e
+
+
+class SentenceModel:
+    """One loaded model: tokens in, pooled (and, where declared, normalised) embeddings out."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        """Load from a folder; nothing is fetched and no code of the model's own is run.
+
+        Raises:
+            ModelNotFoundError: the folder holds no model that sentence-transformers can load.
+        """
+        try:
+            with _quiet():
+                self.model = SentenceTransformer(
+                    str(folder), device=str(device), local_files_only=True
+                )
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as e:
+            reason = (str(e).splitlines() or [type(e).__name__])[0]
+            raise ModelNotFoundError(f"no model could be loaded from {folder}: {reason}") from e
+        self.model.eval()
+        self.device = device
+        width = self.model.get_embedding_dimension()
+        if width is None:
+            raise ModelError(f"the model in {folder} does not declare the width of its embeddings")
+        self.dim = int(width)
+        self.max_tokens = int(self.model.max_seq_length or 512)
+        # A tokenizer of its own, since one that truncates here and pads there cannot be shared.
+        self._counter = copy.deepcopy(self.model.tokenizer)
+        self._counting = threading.Lock()
+        self._prompts = {role: self._prompt(names) for role, names in _PROMPTS.items()}
+
+    @property
+    def root(self) -> nn.Module:
+        """The transformers model within, whose Linear layers cards name; else the whole model."""
+        inner = getattr(self.model[0], "auto_model", None)
+        return inner if isinstance(inner, nn.Module) else self.model
+
+    def token_counts(self, texts: Sequence[str], role: str) -> list[int]:
+        """Tokens of each text with prompt and special tokens, cut to `max_tokens`.
+
+        May be called while another thread runs the model.
+        """
+        if not texts:
+            return []
+        prompt = self._prompts[role] or ""
+        with self._counting:
+            encoded = self._counter(
+                [prompt + text for text in texts], truncation=True, max_length=self.max_tokens
+            )
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    def features(self, texts: Sequence[str], role: str) -> dict[str, Any]:
+        """The padded input of one batch, on the model's device."""
+        features = self.model.preprocess(list(texts), prompt=self._prompts[role], task=role)
+        return {
+            key: value.to(self.device) if isinstance(value, Tensor) else value
+            for key, value in features.items()
+        }
+
+    def forward(self, features: dict[str, Any], role: str) -> Tensor:
+        """(n, dim) embeddings, through the model's own modules."""
+        embeddings: Tensor = self.model(dict(features), task=role)["sentence_embedding"]
+        return embeddings
+
+    def _prompt(self, names: Sequence[str]) -> str | None:
+        prompts = self.model.prompts
+        for name in (*names, self.model.default_prompt_name):
+            if name is not None and name in prompts:
+                return str(prompts[name]) or None
+        return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar while weights are loaded."""
+    progress: Any = transformers_logging  # its functions carry no annotations
+    shown = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            progress.enable_progress_bar()
