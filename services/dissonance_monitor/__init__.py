@@ -1,0 +1,1 @@
+"""The dissonance monitor: judges feedback and gathers clashes into batches."""

@@ -1,0 +1,280 @@
+"""The monitor's process: takes feedback in handfuls, judges it, gathers clashes into batches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from bus import BusError, Closed, Consumer, Delivery, StaleLease, Unreachable
+from schemas import (
+    Event,
+    FeedbackGiven,
+    GenerationObserved,
+    SkillInstalled,
+    SkillRetired,
+    now,
+)
+from services.dissonance_monitor import memory, store
+from services.dissonance_monitor.embedding import Embedder, Served, is_passing
+from services.dissonance_monitor.judge import Piece, judge, scores_of
+from services.dissonance_monitor.memory import Asked, Memory
+from services.dissonance_monitor.skills import Skills
+from services.dissonance_monitor.store import Judgement, MonitorStore, cause_of
+from services.runtime.client import FleetClient
+from services.runtime.service import Context, Service
+from services.runtime.store import open_store
+
+__all__ = ["DissonanceMonitor"]
+
+HANDFUL = 64
+"""Pieces judged together: their texts share requests."""
+
+HANDFUL_BYTES = 4 << 20
+VISIBILITY = 30.0
+ENCODE_DEADLINE_MS = 10_000
+PATIENCE = 2.0
+"""Seconds until a piece is tried again that the fleet could not embed now."""
+
+GENERAL = "general"
+"""The domain of what is given none and lies near no skill."""
+
+_RETRY_DELAYS = (0.5, 2.0, 5.0, 15.0)
+
+
+class DissonanceMonitor(Service):
+    """Says `feedback.judged`, `dissonance.detected` and `learning.batch_queued`."""
+
+    name: ClassVar[str] = "dissonance_monitor"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.counters = {"judged": 0, "clashes": 0, "failures": 0, "batches": 0, "waiting": 0}
+        self._rules = self.settings.monitor
+        self._skills = Skills()
+        self._changed = asyncio.Event()
+        self._client = FleetClient(self.bus, deadline_ms=ENCODE_DEADLINE_MS)
+
+    @property
+    def queue(self) -> int:
+        """Clashes in open batches."""
+        return int(self.counters["waiting"])
+
+    async def setup(self) -> None:
+        """Open the store, say what was left unsaid, learn the skills, take feedback."""
+        path = self.state.of(self.name) / "monitor.sqlite"
+        self._file = open_store(path, memory.SCHEMA + store.SCHEMA)
+        self._store = MonitorStore(self._file, self.source, self._rules)
+        self._memory = Memory(self._file, self._rules.passage_memory)
+        self._embedder = Embedder(self._client, self._memory)
+        self.counters["waiting"] = self._store.waiting()
+        await self.listen((SkillInstalled, SkillRetired), self._learn)
+        self.spawn(self._ask_skills(), "ask skills")
+        self.spawn(self._tend(), "tend batches")
+        live: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        consumer = self.bus.consume(
+            self.name,
+            (FeedbackGiven, GenerationObserved),
+            max_leases=HANDFUL,
+            visibility=VISIBILITY,
+        )
+        self.spawn(self._consume(consumer, live), "judge feedback")
+        await live
+
+    async def aclose(self) -> None:
+        """Stop, and close the store."""
+        await super().aclose()
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    async def _learn(self, event: Event[Any]) -> None:
+        data = event.data
+        if isinstance(data, SkillInstalled):
+            self._skills.learn(data.card)
+        else:
+            self._skills.forget(data.name, data.digest)
+
+    async def _ask_skills(self) -> None:
+        while True:
+            try:
+                cards = await self._client.skills()
+                break
+            except BusError as error:
+                if isinstance(error, Closed):
+                    return
+                self.log.debug("skills not known yet", why=str(error))
+        for card in cards:
+            if card.state in ("installed", "kept"):
+                self._skills.learn(card)
+
+    # -- taking feedback
+
+    async def _consume(self, consumer: Consumer, live: asyncio.Future[None]) -> None:
+        async with consumer as deliveries:
+            live.set_result(None)
+            while True:
+                handful = [await deliveries.get()]
+                size = _bytes(handful[0])
+                with contextlib.suppress(TimeoutError):
+                    while len(handful) < HANDFUL and size < HANDFUL_BYTES:
+                        handful.append(await deliveries.get(timeout=0.01))
+                        size += _bytes(handful[-1])
+                async with self._kept(handful):
+                    await self._take(handful)
+
+    @asynccontextmanager
+    async def _kept(self, deliveries: Sequence[Delivery]) -> AsyncIterator[None]:
+        """Keep the leases while the block runs."""
+
+        async def keep() -> None:
+            while True:
+                await asyncio.sleep(VISIBILITY / 3)
+                with contextlib.suppress(StaleLease, Unreachable):
+                    await asyncio.gather(*(one.extend(VISIBILITY) for one in deliveries))
+
+        keeper = asyncio.create_task(keep())
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+
+    async def _take(self, deliveries: Sequence[Delivery]) -> None:
+        """Judge a handful; where one spoils it for the others, each by itself."""
+        try:
+            await self._judge(deliveries)
+        except Closed:
+            raise
+        except Exception as error:
+            if is_passing(error):
+                self.log.info("the fleet cannot embed now", why=str(error), pieces=len(deliveries))
+                await asyncio.gather(*(self._later(one) for one in deliveries))
+            elif len(deliveries) > 1:
+                for one in deliveries:
+                    await self._take([one])
+            elif isinstance(error, StaleLease):
+                self.log.warning("lease ran out before it was judged", id=deliveries[0].event.id)
+            else:
+                self.log.exception("feedback not judged", id=deliveries[0].event.id)
+                await self._failed(deliveries[0], error)
+
+    async def _later(self, delivery: Delivery) -> None:
+        with contextlib.suppress(StaleLease, Unreachable):
+            await delivery.defer(now() + timedelta(seconds=PATIENCE))
+
+    async def _failed(self, delivery: Delivery, error: Exception) -> None:
+        delay = _RETRY_DELAYS[min(delivery.attempt, len(_RETRY_DELAYS)) - 1]
+        with contextlib.suppress(StaleLease, Unreachable):
+            await delivery.nack(delay=delay, reason=f"{type(error).__name__}: {error}")
+
+    # -- judging
+
+    async def _judge(self, deliveries: Sequence[Delivery]) -> None:
+        causes = [cause_of(delivery.event) for delivery in deliveries]
+        said = {cause: self._store.known(cause) for cause in causes}
+        fresh = [
+            Piece.of(delivery.event)
+            for delivery, cause in zip(deliveries, causes, strict=True)
+            if said[cause] is None
+        ]
+        judged = await self._judged(fresh)
+        self._store.record(judged, time.time())
+        said |= {judgement.cause: judgement.events for judgement in judged}
+        batches = self._store.outbox()
+        await self.bus.ack(
+            deliveries,
+            publish=[event for events in said.values() for event in events or ()] + [*batches],
+        )
+        self._store.settle(causes, [batch.id for batch in batches])
+        self._count(judged, len(batches))
+
+    def _count(self, judged: Sequence[Judgement], batches: int) -> None:
+        clashes = [one.clash.data for one in judged if one.clash is not None]
+        self.counters["judged"] += len(judged)
+        self.counters["clashes"] += len(clashes)
+        self.counters["failures"] += sum(clash.reason == "contradiction" for clash in clashes)
+        self.counters["batches"] += batches
+        self.counters["waiting"] = self._store.waiting()
+        self._changed.set()
+
+    async def _judged(self, pieces: Sequence[Piece]) -> list[Judgement]:
+        if not pieces:
+            return []
+        served, passages = await asyncio.gather(
+            self._embedder.queries([(piece.query, piece.served) for piece in pieces]),
+            self._embedder.passages(text for piece in pieces for text in piece.passages),
+        )
+        by_domain: dict[str, list[tuple[Piece, Served, float | None]]] = {}
+        for piece, one in zip(pieces, served, strict=True):
+            nearest = self._skills.nearest(one.base)
+            domain = piece.domain or nearest.domain or GENERAL
+            by_domain.setdefault(domain, []).append((piece, one, nearest.novelty))
+        judgements: list[Judgement] = []
+        for domain, asked in by_domain.items():
+            self._memory.remember(
+                domain,
+                [Asked(piece.query, one.base, piece.relevant) for piece, one, _ in asked],
+                {text: passages[text] for piece, _, _ in asked for text in piece.passages},
+            )
+            seed = cause_of(asked[0][0].event)
+            sample = self._memory.sample(domain, self._rules.passage_sample, seed)
+            near = self._memory.neighbours(domain)
+
+            def scored(
+                domain: str = domain, asked: Any = asked, sample: Any = sample, near: Any = near
+            ) -> list[Judgement]:
+                return [
+                    judge(
+                        piece,
+                        one,
+                        scores_of(piece, one, passages, sample, near, novelty, self._rules),
+                        domain,
+                        self.source,
+                        self._rules,
+                    )
+                    for piece, one, novelty in asked
+                ]
+
+            judgements += await asyncio.to_thread(scored)
+        return judgements
+
+    # -- batches that come of age
+
+    async def _tend(self) -> None:
+        """Queue batches when their time comes, and say what an interruption left unsaid."""
+        while True:
+            self._changed.clear()
+            self._store.form(time.time())
+            pause = await self._say_batches()
+            due = self._store.due()
+            if pause is None and due is not None:
+                pause = max(0.0, due - time.time())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), pause)
+
+    async def _say_batches(self) -> float | None:
+        """Publish the outbox; seconds until it should be tried again where that failed."""
+        batches = self._store.outbox()
+        if not batches:
+            return None
+        try:
+            await self.bus.publish(*batches)
+        except Closed:
+            raise
+        except BusError as error:
+            self.log.warning("batches not published yet", batches=len(batches), why=str(error))
+            return PATIENCE
+        self._store.settle((), [batch.id for batch in batches])
+        self.counters["batches"] += len(batches)
+        self.counters["waiting"] = self._store.waiting()
+        return None
+
+
+def _bytes(delivery: Delivery) -> int:
+    data = delivery.event.data
+    texts = data.relevant + data.irrelevant if isinstance(data, FeedbackGiven) else ()
+    return sum(map(len, texts))

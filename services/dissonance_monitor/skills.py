@@ -1,0 +1,84 @@
+"""The skills that are installed, as far as the monitor needs them: where their queries lie."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas import SkillCard
+from services.errors import CardDescriptionError
+from services.runtime.cards import prototypes_of
+
+__all__ = ["Nearest", "Skills"]
+
+Vector = npt.NDArray[np.float32]
+
+
+class Nearest(NamedTuple):
+    """How a query lies to the skills there are."""
+
+    novelty: float | None
+    """Best cosine to any prototype of any skill; None where no skill has prototypes."""
+    domain: str | None
+    """The skill whose prototype is nearest among those above their thresholds, if any is."""
+
+
+class Skills:
+    """The newest installed version of each skill; torch-free, some thousands at most."""
+
+    def __init__(self) -> None:
+        self._cards: dict[str, dict[str, SkillCard]] = {}  # name: digest: card
+        self._index: tuple[Vector, list[SkillCard]] | None = None
+
+    def learn(self, card: SkillCard) -> None:
+        """A version was installed."""
+        self._cards.setdefault(card.name, {})[card.digest] = card
+        self._index = None
+
+    def forget(self, name: str, digest: str) -> None:
+        """A version was retired; the one before it counts again."""
+        versions = self._cards.get(name, {})
+        versions.pop(digest, None)
+        if not versions:
+            self._cards.pop(name, None)
+        self._index = None
+
+    def nearest(self, vector: Vector) -> Nearest:
+        """Where a base vector (dim,) of a query lies."""
+        if self._index is None:
+            self._index = self._indexed(len(vector))
+        prototypes, owners = self._index
+        if not owners:
+            return Nearest(None, None)
+        cosines = prototypes @ (vector / max(float(np.linalg.norm(vector)), 1e-12))
+        best = int(cosines.argmax())
+        allowed = np.array(
+            [_reached(card, score) for card, score in zip(owners, cosines, strict=True)]
+        )
+        domain = None
+        if allowed.any():
+            domain = owners[int(np.where(allowed, cosines, -np.inf).argmax())].name
+        return Nearest(float(cosines[best]), domain)
+
+    def _indexed(self, dim: int) -> tuple[Vector, list[SkillCard]]:
+        rows: list[Vector] = []
+        owners: list[SkillCard] = []
+        for name in sorted(self._cards):
+            card = max(self._cards[name].values(), key=lambda card: (card.version, card.digest))
+            try:
+                prototypes = prototypes_of(card, dim)
+            except CardDescriptionError:  # made for another model: no query lies near it
+                continue
+            if prototypes is None:
+                continue
+            norms = np.linalg.norm(prototypes, axis=1, keepdims=True)
+            rows.append(prototypes / np.maximum(norms, 1e-12))
+            owners += [card] * len(prototypes)
+        stacked = np.concatenate(rows) if rows else np.zeros((0, dim), np.float32)
+        return stacked.astype(np.float32), owners
+
+
+def _reached(card: SkillCard, score: float) -> bool:
+    return card.threshold is not None and score >= card.threshold
