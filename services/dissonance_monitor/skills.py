@@ -54,9 +54,8 @@ class Skills:
             return Nearest(None, None)
         cosines = prototypes @ (vector / max(float(np.linalg.norm(vector)), 1e-12))
         best = int(cosines.argmax())
-        allowed = np.array(
-            [_reached(card, score) for card, score in zip(owners, cosines, strict=True)]
-        )
+        scored = zip(owners, cosines.tolist(), strict=True)
+        allowed = np.array([_reached(card, score) for card, score in scored])
         domain = None
         if allowed.any():
             domain = owners[int(np.where(allowed, cosines, -np.inf).argmax())].name
