@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from services.runtime.store import transaction
 
-__all__ = ["NEAR_DUPLICATE", "SCHEMA", "Asked", "Memory", "Neighbours", "key_of"]
+__all__ = ["NEAR_DUPLICATE", "SCHEMA", "Asked", "Memory", "Neighbours", "Vector", "key_of"]
 
 NEAR_DUPLICATE = 0.95
 """Cosine of base vectors from which two queries count as one question asked twice."""
@@ -72,7 +72,7 @@ class Neighbours:
             return set()
         cosines = self._vectors @ (vector / max(float(np.linalg.norm(vector)), 1e-12))
         found: set[bytes] = set()
-        for row in np.flatnonzero(cosines >= NEAR_DUPLICATE):
+        for row in np.flatnonzero(cosines >= NEAR_DUPLICATE).tolist():
             found.update(_split(self._relevant[row]))
         return found
 
@@ -83,9 +83,13 @@ class Memory:
     def __init__(self, store: sqlite3.Connection, passages: int) -> None:
         self._store = store
         self._limit = passages
+        self._model: str | None = None  # until the fleet has answered once, no vector is trusted
 
     def serves(self, model: str) -> None:
         """The vectors from now on are this model's: those of another are forgotten."""
+        if model == self._model:
+            return
+        self._model = model
         row = self._store.execute("SELECT id FROM model").fetchone()
         if row is not None and row["id"] == model:
             return
@@ -97,7 +101,7 @@ class Memory:
     def vectors(self, texts: Iterable[str]) -> dict[str, Vector]:
         """Base vectors (dim,) of the passages among `texts` that are remembered."""
         found: dict[str, Vector] = {}
-        for text in texts:
+        for text in texts if self._model is not None else ():
             row = self._store.execute(
                 "SELECT vector FROM passages WHERE key = ? LIMIT 1", (key_of(text),)
             ).fetchone()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from schemas import (
 from services.dissonance_monitor import memory, store
 from services.dissonance_monitor.embedding import Embedder, Served, is_passing
 from services.dissonance_monitor.judge import Piece, judge, scores_of
-from services.dissonance_monitor.memory import Asked, Memory
+from services.dissonance_monitor.memory import Asked, Memory, Neighbours, Vector
 from services.dissonance_monitor.skills import Skills
 from services.dissonance_monitor.store import Judgement, MonitorStore, cause_of
 from services.runtime.client import FleetClient
@@ -223,23 +223,23 @@ class DissonanceMonitor(Service):
             seed = cause_of(asked[0][0].event)
             sample = self._memory.sample(domain, self._rules.passage_sample, seed)
             near = self._memory.neighbours(domain)
+            judgements += await asyncio.to_thread(
+                self._scored, domain, asked, passages, sample, near
+            )
+        return judgements
 
-            def scored(
-                domain: str = domain, asked: Any = asked, sample: Any = sample, near: Any = near
-            ) -> list[Judgement]:
-                return [
-                    judge(
-                        piece,
-                        one,
-                        scores_of(piece, one, passages, sample, near, novelty, self._rules),
-                        domain,
-                        self.source,
-                        self._rules,
-                    )
-                    for piece, one, novelty in asked
-                ]
-
-            judgements += await asyncio.to_thread(scored)
+    def _scored(
+        self,
+        domain: str,
+        asked: Sequence[tuple[Piece, Served, float | None]],
+        passages: Mapping[str, Vector],
+        sample: Mapping[str, Vector],
+        near: Neighbours,
+    ) -> list[Judgement]:
+        judgements = []
+        for piece, served, novelty in asked:
+            scores = scores_of(piece, served, passages, sample, near, novelty, self._rules)
+            judgements.append(judge(piece, served, scores, domain, self.source, self._rules))
         return judgements
 
     # -- batches that come of age
