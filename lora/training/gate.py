@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -191,7 +192,9 @@ class Arena:
 
     @staticmethod
     def rank_scores(
-        scores: Floats, relevant: npt.NDArray[np.bool_], hidden: npt.NDArray[np.bool_]
+        scores: npt.NDArray[np.floating[Any]],
+        relevant: npt.NDArray[np.bool_],
+        hidden: npt.NDArray[np.bool_],
     ) -> Ints:
         """Ranks (j,) by scores (j, m) under the masks.
 
@@ -236,8 +239,8 @@ def masks(
     return relevant, hidden
 
 
-def unit(vectors: npt.NDArray[np.float32]) -> Floats:
-    """Rows scaled to length 1; a zero row stays zero."""
+def unit(vectors: npt.NDArray[np.floating[Any]]) -> Floats:
+    """Rows scaled to length 1, float32; a zero row stays zero."""
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     scaled: Floats = (vectors / np.maximum(norms, 1e-12)).astype(np.float32, copy=False)
     return scaled

@@ -29,6 +29,9 @@ Ints = npt.NDArray[np.int64]
 MAX_QUERIES = 20_000
 """Queries beyond this are left out of training (a seeded sample is kept): memory stays bounded."""
 
+MAX_PASSAGES = 6_000
+"""Passages in a softmax, however many are relevant to some query."""
+
 _BLOCK = 1024
 _AVERAGE = 0.9
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
@@ -117,7 +120,7 @@ class HeadProblem:
         """(k,) dataset indexes of the queries trained on."""
         self.folds = data.folds[rows]
         """(k,) fold of each."""
-        self.vectors: Floats = unit(np.asarray(given, dtype=np.float32)[rows])
+        self.vectors: Floats = unit(np.asarray(given)[rows])
         """(k, dim) unit vectors."""
         self.weights: Floats = data.weights[rows]
         """(k,) weights."""
@@ -296,6 +299,8 @@ class _Batches:
 def _passages(data: TrainingSet, most: int, generator: np.random.Generator) -> Ints:
     """Passages to train over: relevant ones first, then irrelevant by frequency, then any."""
     count = len(data.passages)
+    wanted = len(np.unique(data.label_passage[data.label_value > 0]))
+    most = max(most, min(wanted + most // 3, MAX_PASSAGES))
     if count <= most:
         return np.arange(count)
     order = generator.random(count)
