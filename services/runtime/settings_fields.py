@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -33,6 +34,7 @@ class Field:
     """The type and the range, in words."""
 
 
+@functools.cache
 def fields_of(section: type[msgspec.Struct]) -> tuple[Field, ...]:
     """The keys of a section, in the order in which they are declared."""
     return tuple(_field(info) for info in msgspec.structs.fields(section))

@@ -78,7 +78,8 @@ def _toml(value: Any) -> str:
     """A scalar as TOML writes it; large whole numbers with separators."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000:
         return f"{value:_}"
-    return json.dumps(value)
+    # A JSON string is a TOML string, but for surrogate pairs and DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 if __name__ == "__main__":

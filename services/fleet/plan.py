@@ -1,0 +1,65 @@
+"""Which processes make a fleet, in the order in which they start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.runtime import lifeline
+from services.runtime.settings import FleetSettings
+
+__all__ = ["SERVICES", "Part", "Role", "plan"]
+
+
+def _one(_settings: FleetSettings) -> int:
+    return 1
+
+
+@dataclass(frozen=True)
+class Role:
+    """A service and how many processes of it a fleet has."""
+
+    service: str
+    copies: Callable[[FleetSettings], int] = _one
+
+
+SERVICES: tuple[Role, ...] = (
+    Role("adapter_manager"),
+    Role("router"),
+    Role("encoder", lambda settings: settings.worker_count),
+    Role("dissonance_monitor"),
+    Role("distiller"),
+    Role("factory"),
+)
+"""All but the broker, which stands under them; stopped in reverse order, the broker last."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the fleet."""
+
+    service: str
+    instance: str
+    command: tuple[str, ...]
+    """The words that start it; see `services.runtime.lifeline`."""
+
+    @property
+    def name(self) -> str:
+        """For people and for log files: `encoder-2`."""
+        return f"{self.service}-{self.instance}"
+
+
+def plan(settings: FleetSettings, *, state: Path, bus: str, config: Path) -> tuple[Part, ...]:
+    """The broker first, then every service; `config` holds the settings in force."""
+    broker = lifeline.command("bus", "--url", bus, "--state", str(state))
+    parts = [Part("broker", "1", broker)]
+    for role in SERVICES:
+        for number in range(1, role.copies(settings) + 1):
+            command = lifeline.command(
+                f"services.{role.service}",
+                *("--state", str(state), "--bus", bus),
+                *("--instance", str(number), "--config", str(config)),
+            )
+            parts.append(Part(role.service, str(number), command))
+    return tuple(parts)

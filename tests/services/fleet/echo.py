@@ -1,0 +1,5 @@
+"""Prints what it was given."""
+
+import sys
+
+print(sys.argv[1:], sys.stdin.read() == "")

@@ -1,0 +1,99 @@
+"""What people and programs read of a fleet."""
+
+import io
+import json
+from pathlib import Path
+
+from services.fleet.output import LogFile, Output, in_words
+from services.fleet.plan import Part, plan
+from services.runtime.settings import FleetSettings
+
+PART = Part("encoder", "2", ())
+LINE = json.dumps(
+    {
+        "service": "encoder",
+        "instance": "2",
+        "card": "banking",
+        "event": "loaded",
+        "level": "warning",
+        "timestamp": "2026-01-02T03:04:05.678901Z",
+    }
+)
+
+
+def test_a_structured_line_is_put_in_words() -> None:
+    assert in_words(LINE) == ("warning", "03:04:05 warning loaded  card=banking")
+
+
+def test_a_traceback_keeps_its_lines() -> None:
+    line = json.dumps({"event": "broke", "level": "error", "exception": "Traceback\n  boom"})
+    assert in_words(line) == ("error", "error   broke\nTraceback\n  boom")
+
+
+def test_a_line_that_is_no_json_is_what_it_is() -> None:
+    for line in ("hello", "{broken", '{"no": "event"}', ""):
+        assert in_words(line) == ("info", line)
+
+
+def test_lines_bear_the_name_of_their_process(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    output = Output(tmp_path, stream=stream)
+
+    output.line(PART, LINE)
+    output.line(PART, "[plain] text")
+    output.say("Starting.")
+    output.close()
+
+    shown = [line.split(maxsplit=1) for line in stream.getvalue().splitlines()]
+    assert shown == [
+        ["encoder-2", "03:04:05 warning loaded  card=banking"],
+        ["encoder-2", "[plain] text"],
+        ["fleet", "Starting."],
+    ]
+    assert (tmp_path / "encoder-2.log").read_text() == f"{LINE}\n[plain] text\n"
+    assert (tmp_path / "fleet.log").read_text() == "Starting.\n"
+
+
+def test_programs_get_json_whatever_a_process_wrote(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    output = Output(tmp_path, "json", stream)
+
+    output.line(PART, LINE)
+    output.line(PART, "plain")
+    output.say("Careful.", "warning")
+    output.close()
+
+    first, second, third = map(json.loads, stream.getvalue().splitlines())
+    assert first["card"] == "banking"
+    assert (second["service"], second["instance"], second["event"]) == ("encoder", "2", "plain")
+    assert (third["service"], third["level"]) == ("fleet", "warning")
+
+
+def test_a_log_file_does_not_grow_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "one.log"
+    file = LogFile(path, limit=100)
+    for number in range(50):
+        file.write(f"line {number:04}")
+    file.close()
+
+    kept = (tmp_path / "one.log.1").read_text() + path.read_text()
+    assert kept.endswith("line 0049\n")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["one.log", "one.log.1"]
+    assert path.stat().st_size <= 120
+
+
+def test_the_plan_begins_with_the_broker_and_numbers_the_encoders(tmp_path: Path) -> None:
+    settings = FleetSettings(workers=3)
+
+    parts = plan(settings, state=tmp_path, bus="ipc:///b", config=tmp_path / "s.toml")
+
+    assert parts[0].service == "broker"
+    names = [part.name for part in parts]
+    assert [name for name in names if name.startswith("enc")] == [f"encoder-{i}" for i in (1, 2, 3)]
+    assert len(set(names)) == len(names)
+    for part in parts[1:]:
+        words = part.command[part.command.index(f"services.{part.service}") :]
+        assert words[1:] == (
+            *("--state", str(tmp_path), "--bus", "ipc:///b"),
+            *("--instance", part.instance, "--config", str(tmp_path / "s.toml")),
+        )
