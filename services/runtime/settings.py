@@ -150,6 +150,10 @@ class RouterSettings(_Section, frozen=True, kw_only=True):
     max_outstanding_texts: Annotated[
         int, doc("Beyond so many unanswered texts a request is refused at once.", "texts", ge=1)
     ] = 8192
+    max_texts: Annotated[int, doc("The most texts of one request.", "texts", ge=1)] = 1024
+    max_text_bytes: Annotated[
+        int, doc("The longest text, or intent, in UTF-8.", "bytes", ge=1, le=1 << 20)
+    ] = 65_536
     peer_timeout: Annotated[
         float, doc("How long a request waits for a skill that only a peer has.", "s", ge=0)
     ] = 2.0

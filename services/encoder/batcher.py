@@ -1,0 +1,153 @@
+"""Requests in hand, and which of their rows make the next batch; no clock, no thread, no torch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lora.card import LoRACard
+from schemas import EncodeAssigned, Event
+
+__all__ = ["Batch", "Batcher", "Job", "Row"]
+
+
+@dataclass(eq=False)
+class Job:
+    """One assigned request: what it needs, and what of it is there already."""
+
+    event: Event[EncodeAssigned]
+    stacks: tuple[tuple[LoRACard, ...], ...]
+    """The cards of each row, in the order in which they stack."""
+    lengths: tuple[int, ...]
+    """Tokens of each text, estimated; the exact ones come with the vectors."""
+    received: float
+    """Seconds, monotonic."""
+    vectors: list[NDArray[np.float32] | None] = field(init=False)
+    pending: deque[int] = field(init=False)
+    """Rows not yet in a batch, the longest first, so that rows of one length lie together."""
+    left: int = field(init=False)
+    """Rows without a vector."""
+    started: float | None = None
+    compute: float = 0.0
+    """Seconds of the batches that took part in it."""
+    tokens: int = 0
+    """Tokens of the texts whose vectors are there."""
+
+    def __post_init__(self) -> None:
+        self.vectors = [None] * len(self.lengths)
+        self.left = len(self.lengths)
+        self.pending = deque(sorted(range(self.left), key=lambda row: -self.lengths[row]))
+
+    @property
+    def data(self) -> EncodeAssigned:
+        """What was assigned."""
+        return self.event.data
+
+    def put(self, row: int, vector: NDArray[np.float32], tokens: int) -> None:
+        """The vector (dim,) of one row, and the tokens of its text."""
+        if self.vectors[row] is None:
+            self.left -= 1
+            self.tokens += tokens
+        self.vectors[row] = vector
+
+
+class Row(NamedTuple):
+    """One text of one request."""
+
+    job: Job
+    place: int
+
+    @property
+    def text(self) -> str:
+        """What is to be encoded."""
+        return self.job.data.texts[self.place]
+
+    @property
+    def role(self) -> str:
+        """`query` or `document`."""
+        return self.job.data.role
+
+    @property
+    def length(self) -> int:
+        """Estimated tokens."""
+        return self.job.lengths[self.place]
+
+    @property
+    def stack(self) -> tuple[LoRACard, ...]:
+        """Its cards."""
+        return self.job.stacks[self.place]
+
+    @property
+    def cards(self) -> tuple[str, ...]:
+        """The digests of its cards: rows with equal ones can share a segment."""
+        return tuple(card.digest or "" for card in self.stack)
+
+
+class Batch(NamedTuple):
+    """What to compute now, and which requests are too late for it."""
+
+    rows: tuple[Row, ...]
+    expired: tuple[Job, ...]
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The requests that have a row in it, in order of arrival."""
+        return tuple(dict.fromkeys(row.job for row in self.rows))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether rows with different cards meet in it."""
+        return len({row.cards for row in self.rows}) > 1
+
+
+class Batcher:
+    """First in, first out, by token budget; a batch is ready whenever anything waits.
+
+    There is no timer: while one batch is computed the next one gathers by itself.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._jobs: deque[Job] = deque()
+
+    def __len__(self) -> int:
+        return sum(len(job.pending) for job in self._jobs)
+
+    def add(self, job: Job) -> None:
+        """Let a request wait for its turn."""
+        self._jobs.append(job)
+
+    def remove(self, jobs: Sequence[Job]) -> None:
+        """Forget requests that need no more rows."""
+        gone = set(map(id, jobs))
+        self._jobs = deque(job for job in self._jobs if id(job) not in gone)
+
+    def take(self, now: datetime) -> Batch:
+        """Rows of waiting requests, as many as the budget of tokens allows, at least one.
+
+        Requests whose deadline has passed are dropped and named. The rows are sorted by their
+        cards, then by length. Padding is not counted: the engine packs rows of one length together.
+        """
+        expired = tuple(job for job in self._jobs if job.data.deadline <= now)
+        self.remove(expired)
+        rows: list[Row] = []
+        tokens = 0
+        while self._jobs:
+            job = self._jobs[0]
+            if not job.pending:
+                self._jobs.popleft()
+                continue
+            row = Row(job, job.pending[0])
+            if rows and tokens + row.length > self._budget:
+                break
+            tokens += row.length
+            rows.append(row)
+            job.pending.popleft()
+        rows.sort(key=lambda row: (row.cards, row.length))
+        return Batch(tuple(rows), expired)

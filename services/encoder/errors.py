@@ -1,0 +1,27 @@
+"""What the encoder refuses.
+
+ServiceError
+└── EncoderError
+    └── SkillFileError
+"""
+
+from __future__ import annotations
+
+from services.errors import ServiceError
+
+__all__ = ["EncoderError", "SkillFileError"]
+
+
+class EncoderError(ServiceError):
+    """An encoder cannot do what it was asked to."""
+
+
+class SkillFileError(EncoderError):
+    """A card cannot be had from the store, or does not fit the model.
+
+    `missing` tells the two apart: a card that is not there is unknown, any other is broken.
+    """
+
+    def __init__(self, message: str, *, missing: bool) -> None:
+        super().__init__(message)
+        self.missing = missing

@@ -1,0 +1,344 @@
+"""The encoder: takes assignments, batches their rows, answers with vectors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+
+from bus import BusError
+from lora.card import LoRACard
+from lora.errors import LoRAError
+from lora.store import CardStore
+from schemas import (
+    AdapterFailed,
+    AdapterLoad,
+    AdapterLoaded,
+    AdapterUnload,
+    AdapterUnloaded,
+    EncodeAssigned,
+    Event,
+    now,
+)
+from services.encoder import answers
+from services.encoder.batcher import Batch, Batcher, Job, Row
+from services.encoder.cache import RecentAnswers, VectorCache
+from services.encoder.errors import EncoderError, SkillFileError
+from services.encoder.passes import Outcome, compute
+from services.encoder.shelf import Placed, Shelf
+from services.runtime.service import Context, Service
+
+if TYPE_CHECKING:
+    from lora.engine import ArrowEngine
+
+__all__ = ["EncoderService"]
+
+ANSWER_SECONDS: Final = 30.0
+"""How long an answer is kept for a client that asks again."""
+
+ANSWER_BYTES: Final = 16 << 20
+
+Key = tuple[str, str]
+"""Who is to be answered, and the id of the request: two clients may use the same id."""
+
+T = TypeVar("T")
+
+
+def _key(data: EncodeAssigned) -> Key:
+    return data.reply_to, data.request_id
+
+
+class EncoderService(Service):
+    """One model, one thread that computes, an event loop that stays free."""
+
+    name: ClassVar[str] = "encoder"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        own = self.settings.encoder
+        self.batcher = Batcher(own.batch_tokens)
+        self.cache = VectorCache(own.cache_entries)
+        self.recent: RecentAnswers[Key] = RecentAnswers(ANSWER_SECONDS, ANSWER_BYTES)
+        self.engine: ArrowEngine
+        self.shelf: Shelf
+        self._hand: dict[Key, Event[EncodeAssigned]] = {}
+        self._waiting = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._side: set[asyncio.Task[None]] = set()
+        # Torch runs in one thread only; files are opened and verified in others.
+        self._torch = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._files = ThreadPoolExecutor(2, thread_name_prefix="cards")
+        self.counters = dict.fromkeys(
+            ("batches", "mixed_batches", "tokens", "texts", "cache_hits", "cards"), 0
+        )
+
+    @property
+    def queue(self) -> int:
+        """Texts that wait for a batch."""
+        return len(self.batcher)
+
+    async def setup(self) -> None:
+        """Load the model, then listen."""
+        try:
+            self.engine = await self._in(self._torch, self._load)
+        except LoRAError as error:
+            raise EncoderError(f"the model cannot be used: {error}") from error
+        self.shelf = Shelf(
+            CardStore(self.state.cards),
+            self.engine,
+            self.settings.encoder.card_budget_bytes,
+            self._files,
+            self._placed,
+        )
+        self.spawn(self._compute(), "compute")
+        await self.listen(EncodeAssigned, self._assigned, to=self.address)
+        await self.listen((AdapterLoad, AdapterUnload), self._hinted, to=self.address)
+
+    async def drain(self) -> None:
+        """Answer what is in hand."""
+        await self._empty.wait()
+
+    async def aclose(self) -> None:
+        """Stop the threads; a batch under way ends first."""
+        for task in self._side:
+            task.cancel()
+        await asyncio.gather(*self._side, return_exceptions=True)
+        await super().aclose()
+        self._files.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._torch.shutdown, wait=True, cancel_futures=True)
+
+    def _load(self) -> ArrowEngine:
+        from lora.engine import ArrowEngine  # the only place where the fleet serves with torch
+
+        own = self.settings.encoder
+        engine = ArrowEngine(
+            self.settings.fleet.model,
+            device=own.device,
+            card_budget_bytes=own.card_budget_bytes,
+            batch_tokens=own.batch_tokens,
+            threads=own.threads_for(self.settings.fleet.worker_count),
+        )
+        engine.encode(["warm"])  # the first pass is slow: not at the cost of the first request
+        return engine
+
+    # Assignments ------------------------------------------------------------------------------
+
+    async def _assigned(self, event: Event[EncodeAssigned]) -> None:
+        key = _key(event.data)
+        if key in self._hand:
+            return
+        answered = self.recent.get(key, time.monotonic())
+        if answered is not None:
+            await self.bus.publish(*answered)
+            return
+        self._hand[key] = event
+        self._empty.clear()
+        received = time.monotonic()
+        if all(skill.digest in self.shelf for skill in event.data.skills):
+            await self._admit(event, received)
+        else:
+            self._aside(self._admit(event, received))
+
+    async def _admit(self, event: Event[EncodeAssigned], received: float) -> None:
+        """Get the cards, then let the request wait for its batch."""
+        data = event.data
+        try:
+            cards = [await self.shelf.get(skill.digest) for skill in data.skills]
+            stacks = tuple(tuple(cards[i] for i, _ in row.skills) for row in data.rows)
+            if len(stacks) != len(data.texts):
+                raise EncoderError(f"{len(data.texts)} texts were assigned {len(stacks)} rows")
+        except SkillFileError as error:
+            code = "unknown_skill" if error.missing else "internal"
+            await self._fail(event, code, f"{self.address} cannot apply the skill: {error}")
+        except (EncoderError, IndexError) as error:
+            await self._fail(event, "internal", f"the assignment makes no sense: {error}")
+        else:
+            self.batcher.add(Job(event, stacks, self._lengths(data), received))
+            self._waiting.set()
+
+    def _lengths(self, data: EncodeAssigned) -> tuple[int, ...]:
+        """Estimated tokens; what is known already is nearly free."""
+        longest = self.engine.max_tokens
+        return tuple(
+            1 if (data.role, text) in self.cache else min(2 + len(text) // 4, longest)
+            for text in data.texts
+        )
+
+    # Batches ----------------------------------------------------------------------------------
+
+    async def _compute(self) -> None:
+        """One batch after another, as long as there are any; no timer."""
+        answering: set[asyncio.Task[None]] = set()
+        while True:
+            await self._waiting.wait()
+            batch = self.batcher.take(now())
+            for job in batch.expired:
+                await self._fail(job.event, "deadline", "the deadline passed in the queue")
+            if not batch.rows:
+                self._waiting.clear()
+                continue
+            for job in batch.jobs:
+                job.started = job.started or time.monotonic()
+            whole = await self._computed(batch)
+            # Answers go out while the next batch is computed.
+            task = asyncio.create_task(self._answer(whole))
+            answering.add(task)
+            task.add_done_callback(answering.discard)
+
+    async def _computed(self, batch: Batch) -> list[Job]:
+        """Compute a batch; the requests that are whole now. One that fails spoils no other."""
+        broken: list[Job] = []
+        try:
+            await self._pass(batch.rows)
+        except Exception as error:
+            if len(batch.jobs) == 1:
+                broken.append(await self._spoiled(batch.jobs[0], error))
+            else:
+                self.log.warning("a batch failed; its requests are computed alone", why=str(error))
+                for job in batch.jobs:
+                    try:
+                        await self._pass(tuple(row for row in batch.rows if row.job is job))
+                    except Exception as alone:
+                        broken.append(await self._spoiled(job, alone))
+        self.counters["batches"] += 1
+        self.counters["mixed_batches"] += batch.mixed
+        self.counters["cache_hits"] = self.cache.hits
+        return [job for job in batch.jobs if job.left == 0 and job not in broken]
+
+    async def _pass(self, rows: tuple[Row, ...]) -> None:
+        started = time.monotonic()
+        outcome: Outcome = await self._in(
+            self._torch, lambda: compute(self.engine, self.cache, rows)
+        )
+        took = time.monotonic() - started
+        for row, known in zip(rows, outcome.rows, strict=True):
+            row.job.put(row.place, known.vector, known.tokens)
+        for job in {id(row.job): row.job for row in rows}.values():
+            job.compute += took
+        self.counters["tokens"] += outcome.tokens
+        self.counters["texts"] += len(rows)
+
+    async def _spoiled(self, job: Job, error: Exception) -> Job:
+        self.batcher.remove([job])
+        if not isinstance(error, LoRAError):
+            self.log.error("a request failed", id=job.data.request_id, exc_info=error)
+        await self._fail(job.event, "internal", f"{type(error).__name__}: {error}")
+        return job
+
+    # Answers ----------------------------------------------------------------------------------
+
+    async def _answer(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            events = answers.completed(
+                job,
+                source=self.source,
+                worker=self.address,
+                model=self.engine.base_model.id,
+                dim=self.engine.dim,
+            )
+            self.recent.keep(_key(job.data), events, time.monotonic())
+            await self._send(job.event, events)
+
+    async def _fail(self, event: Event[EncodeAssigned], code: str, message: str) -> None:
+        await self._send(
+            event,
+            answers.failed(event, code, message, source=self.source, worker=self.address),
+        )
+
+    async def _send(self, event: Event[EncodeAssigned], events: tuple[Event[Any], ...]) -> None:
+        try:
+            await self.bus.publish(*events)
+        except BusError as error:
+            # The client asks again, and is answered from what is kept.
+            self.log.warning("answer not sent", id=event.data.request_id, why=str(error))
+        finally:
+            self._hand.pop(_key(event.data), None)
+            if not self._hand:
+                self._empty.set()
+
+    # Cards ------------------------------------------------------------------------------------
+
+    async def _hinted(self, event: Event[Any]) -> None:
+        loads = isinstance(event.data, AdapterLoad)
+        self._aside(self._load_card(event) if loads else self._unload_card(event))
+
+    async def _load_card(self, event: Event[AdapterLoad]) -> None:
+        digest, started = event.data.digest, time.monotonic()
+        try:
+            card = await self.shelf.get(digest)
+            if event.data.pin is not None:
+                await self.shelf.pin(digest, event.data.pin)
+        except (SkillFileError, LoRAError) as error:
+            self.log.warning("card not loaded", digest=digest, why=str(error))
+            report = AdapterFailed(
+                worker=self.address,
+                digest=digest,
+                milliseconds=(time.monotonic() - started) * 1000,
+                bytes=0,
+                message=str(error),
+            )
+            await self.bus.publish(event.derive(report, source=self.source))
+            return
+        loaded = AdapterLoaded(
+            worker=self.address,
+            digest=digest,
+            milliseconds=(time.monotonic() - started) * 1000,
+            bytes=card.bytes or 0,
+        )
+        await self.bus.publish(event.derive(loaded, source=self.source))
+
+    async def _unload_card(self, event: Event[AdapterUnload]) -> None:
+        started = time.monotonic()
+        card = await self.shelf.put_back(event.data.digest)
+        self.counters["cards"] = len(self.shelf)
+        if card is not None:
+            await self._let_go(card, (time.monotonic() - started) * 1000)
+
+    async def _placed(self, placed: Placed) -> None:
+        """A card came onto the shelf, by a hint or because a request needed it."""
+        self.counters["cards"] = len(self.shelf)
+        self.log.info("card mapped", skill=placed.card.name, version=placed.card.version)
+        loaded = AdapterLoaded(
+            worker=self.address,
+            digest=placed.card.key,
+            milliseconds=placed.milliseconds,
+            bytes=placed.card.bytes or 0,
+        )
+        with contextlib.suppress(BusError):  # told again with the next hint
+            await self.say(loaded)
+        for card in placed.left:
+            await self._let_go(card, 0.0)
+
+    async def _let_go(self, card: LoRACard, milliseconds: float) -> None:
+        unloaded = AdapterUnloaded(
+            worker=self.address,
+            digest=card.key,
+            milliseconds=milliseconds,
+            bytes=card.bytes or 0,
+        )
+        with contextlib.suppress(BusError):
+            await self.say(unloaded)
+
+    # Threads and tasks ------------------------------------------------------------------------
+
+    async def _in(self, executor: Executor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(executor, work)
+
+    def _aside(self, work: Any) -> None:
+        """Run beside the loop that listens; what it raises is logged, never fatal."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except BusError as error:
+                self.log.warning("not told", why=str(error))
+            except Exception:
+                self.log.exception("not handled")
+
+        task = asyncio.create_task(guarded())
+        self._side.add(task)
+        task.add_done_callback(self._side.discard)

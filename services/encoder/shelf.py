@@ -1,0 +1,131 @@
+"""The cards an encoder has mapped: opened and verified off the loop, the least used put back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import NamedTuple, Protocol
+
+from lora.card import LoRACard
+from lora.errors import CardNotFoundError, LoRAError
+from lora.residency import Residency
+from lora.store import CardStore
+from services.encoder.errors import SkillFileError
+
+__all__ = ["Holder", "Placed", "Shelf"]
+
+
+class Holder(Protocol):
+    """What is needed of `lora.engine.ArrowEngine`."""
+
+    def pin(self, card: LoRACard) -> None:
+        """Put a card into the model and keep it there; refuses one that does not fit."""
+        ...
+
+    def unpin(self, card: LoRACard) -> None:
+        """Let it be evicted again."""
+        ...
+
+    def evict(self, card: LoRACard) -> None:
+        """Take it out of the model."""
+        ...
+
+
+class Placed(NamedTuple):
+    """A card that came onto the shelf, and what had to leave for it."""
+
+    card: LoRACard
+    milliseconds: float
+    left: tuple[LoRACard, ...]
+
+
+class Shelf:
+    """Cards by digest, within a budget of bytes; used from one event loop.
+
+    `told` hears of every card that was mapped (with those that left), whoever asked for it.
+    """
+
+    def __init__(
+        self,
+        store: CardStore,
+        holder: Holder,
+        budget: int,
+        executor: Executor,
+        told: Callable[[Placed], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._holder = holder
+        self._residency = Residency(budget)
+        self._executor = executor
+        self._told = told
+        self._cards: dict[str, LoRACard] = {}
+        self._opening: dict[str, asyncio.Task[LoRACard]] = {}
+
+    def __len__(self) -> int:
+        return len(self._cards)
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._cards
+
+    async def get(self, digest: str) -> LoRACard:
+        """The mapped card, from the store if need be; raises `SkillFileError`."""
+        card = self._cards.get(digest)
+        if card is not None:
+            self._residency.admit({digest: card.nbytes})
+            return card
+        opening = self._opening.get(digest)
+        if opening is None:
+            opening = asyncio.create_task(self._place(digest), name=f"open {digest[:19]}")
+            self._opening[digest] = opening
+            opening.add_done_callback(lambda _: self._opening.pop(digest, None))
+        # Shielded: one request that is given up must not take the card away from the others.
+        return await asyncio.shield(opening)
+
+    async def pin(self, digest: str, pinned: bool) -> None:
+        """Keep a mapped card, or let it be put back again; the card must be on the shelf."""
+        card = await self.get(digest)
+        if pinned:
+            self._residency.pin(digest)
+        else:
+            self._residency.unpin(digest)
+        change = self._holder.pin if pinned else self._holder.unpin
+        await self._thread(change, card)
+
+    async def put_back(self, digest: str) -> LoRACard | None:
+        """Let a card go, pinned or not; the card, if it was here."""
+        card = self._cards.pop(digest, None)
+        self._residency.forget(digest)
+        if card is not None:
+            await self._thread(self._holder.evict, card)
+        return card
+
+    async def _place(self, digest: str) -> LoRACard:
+        started = time.monotonic()
+        try:
+            card = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._open, digest
+            )
+            gone = self._residency.admit({digest: card.nbytes})
+        except CardNotFoundError as error:
+            raise SkillFileError(str(error), missing=True) from error
+        except LoRAError as error:
+            raise SkillFileError(str(error), missing=False) from error
+        self._cards[digest] = card
+        milliseconds = (time.monotonic() - started) * 1000
+        left = tuple(self._cards.pop(key) for key in gone)
+        for other in left:
+            await self._thread(self._holder.evict, other)
+        await self._told(Placed(card, milliseconds, left))
+        return card
+
+    def _open(self, digest: str) -> LoRACard:
+        card = self._store.open(digest)
+        # Into the model and free to leave it: what does not fit is refused now, not in a batch.
+        self._holder.pin(card)
+        self._holder.unpin(card)
+        return card
+
+    async def _thread(self, work: Callable[[LoRACard], None], card: LoRACard) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._executor, work, card)

@@ -1,0 +1,151 @@
+"""Which worker serves a request: the one that will be done first, with low churn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from hashlib import blake2b
+from typing import Final
+
+__all__ = ["Change", "Work", "Worker", "Workers", "estimate"]
+
+SILENCE: Final = 6.0
+"""Seconds without a heartbeat after which a worker is taken for gone."""
+
+CARD_COST: Final = 512
+"""What mapping a card that a worker does not hold is worth, in tokens."""
+
+_MAX_TOKENS: Final = 512
+
+
+def estimate(text: str) -> int:
+    """Roughly the tokens of a text; the model, which knows better, is elsewhere."""
+    return min(2 + len(text) // 4, _MAX_TOKENS)
+
+
+class Change(Enum):
+    """What a heartbeat says that was not known before."""
+
+    NONE = "none"
+    JOINED = "joined"
+    """A worker takes work from now on."""
+    LOST = "lost"
+    """A worker takes none any more, or is another process now: what it had in hand is gone."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a request asks of whoever serves it."""
+
+    tokens: int
+    """Estimated, as if nothing were cached."""
+    cards: tuple[str, ...] = ()
+    """The digests that it needs."""
+    saved: Mapping[str, int] = field(default_factory=dict)
+    """Tokens that a worker need not compute, since it holds the base vectors."""
+    tie: str = ""
+    """What decides between equals where no card does."""
+
+    def cost(self, worker: Worker) -> int:
+        """Tokens until `worker` would be done with it."""
+        missing = sum(digest not in worker.cards for digest in self.cards)
+        own = max(self.tokens - self.saved.get(worker.address, 0), 0)
+        return worker.load + own + CARD_COST * missing
+
+
+@dataclass(eq=False)
+class Worker:
+    """An encoder as its heartbeats tell."""
+
+    address: str
+    pid: int
+    ready: bool
+    seen: float
+    """Seconds, monotonic."""
+    load: int = 0
+    """Estimated tokens in its hands."""
+    cards: set[str] = field(default_factory=set)
+
+
+class Workers:
+    """The encoders that live."""
+
+    def __init__(self, silence: float = SILENCE) -> None:
+        self._silence = silence
+        self._workers: dict[str, Worker] = {}
+
+    def __len__(self) -> int:
+        return sum(worker.ready for worker in self._workers.values())
+
+    def __contains__(self, address: object) -> bool:
+        worker = self._workers.get(str(address))
+        return worker is not None and worker.ready
+
+    def get(self, address: str) -> Worker | None:
+        """The worker of this address, ready or not."""
+        return self._workers.get(address)
+
+    def beat(self, address: str, pid: int, state: str, now: float) -> Change:
+        """Take note of a heartbeat."""
+        ready = state in ("ready", "degraded")
+        worker = self._workers.get(address)
+        if worker is not None and worker.pid == pid and state != "stopped":
+            worker.seen = now
+            joined = ready and not worker.ready
+            # One that drains finishes what it has: nothing is lost, it only takes nothing new.
+            worker.ready = ready
+            return Change.JOINED if joined else Change.NONE
+        if worker is not None:
+            del self._workers[address]
+        if state != "stopped":
+            self._workers[address] = Worker(address, pid, ready, now)
+        if worker is not None:
+            return Change.LOST
+        return Change.JOINED if ready else Change.NONE
+
+    def expire(self, now: float) -> tuple[str, ...]:
+        """Forget the workers that have been silent too long; their addresses."""
+        gone = tuple(
+            address
+            for address, worker in self._workers.items()
+            if now - worker.seen > self._silence
+        )
+        for address in gone:
+            del self._workers[address]
+        return gone
+
+    def loaded(self, address: str, digest: str) -> None:
+        """A worker holds a card."""
+        worker = self._workers.get(address)
+        if worker is not None:
+            worker.cards.add(digest)
+
+    def unloaded(self, address: str, digest: str) -> None:
+        """A worker holds a card no more."""
+        worker = self._workers.get(address)
+        if worker is not None:
+            worker.cards.discard(digest)
+
+    def take(self, address: str, tokens: int) -> None:
+        """A worker was given so much, or (negative) is rid of it."""
+        worker = self._workers.get(address)
+        if worker is not None:
+            worker.load = max(worker.load + tokens, 0)
+
+    def choose(self, work: Work) -> str | None:
+        """The worker that should serve it, None where none is ready.
+
+        The least cost wins; equals are told apart by rendezvous hashing over the cards, so that
+        each set of cards has its own favourite and keeps it when others come and go.
+        """
+        candidates = [worker for worker in self._workers.values() if worker.ready]
+        if not candidates:
+            return None
+        topic = "\n".join(sorted(work.cards)) or work.tie
+        best = min(candidates, key=lambda worker: (work.cost(worker), _weight(topic, worker)))
+        return best.address
+
+
+def _weight(topic: str, worker: Worker) -> bytes:
+    return blake2b(f"{worker.address}\n{topic}".encode(), digest_size=8).digest()

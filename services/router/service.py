@@ -1,0 +1,356 @@
+"""The router: decides which skills apply and which worker serves, and owes every request a word."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Coroutine
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, ClassVar, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bus import BusError
+from schemas import (
+    AdapterLoaded,
+    AdapterUnloaded,
+    EncodeAssigned,
+    EncodeCompleted,
+    EncodeFailed,
+    EncodeFinished,
+    EncodeRequested,
+    Event,
+    FleetHeartbeat,
+    PeerLeft,
+    SkillCard,
+    SkillDiscovered,
+    SkillInstalled,
+    SkillListed,
+    SkillListRequested,
+    SkillRetired,
+    SkillUnavailable,
+    SkillWanted,
+    address_of,
+    now,
+)
+from services.errors import AttachmentError
+from services.router.base_vectors import BaseVectors
+from services.router.dispatch import Dispatcher
+from services.router.errors import Refused
+from services.router.outstanding import Answer, Entry
+from services.router.peers import Peers
+from services.router.placement import Change
+from services.router.planning import Plan, Planner, work_of
+from services.router.skills import Skills
+from services.router.validation import check
+from services.runtime.service import Context, Service
+from services.runtime.vectors import from_stream
+
+__all__ = ["RouterService"]
+
+TICK: Final = 0.25
+"""Seconds between two looks at deadlines and silent workers."""
+
+LIST_PATIENCE: Final = 10.0
+"""Seconds after the start for which requests that need skills wait for the manager's list."""
+
+SETUP_PATIENCE: Final = 2.0
+"""Seconds for which being ready waits for it."""
+
+SERVING: Final = ("installed", "kept")
+
+
+class RouterService(Service):
+    """One decision per request; what must be waited for waits in a task of its own."""
+
+    name: ClassVar[str] = "router"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        own = self.settings.router
+        self.dispatcher = Dispatcher(source=self.source, address=self.address, send=self._send)
+        self.vectors = BaseVectors(own.cache_entries)
+        self.peers = Peers(self._want, own.peer_timeout)
+        self.skills = Skills(
+            description_threshold=own.description_threshold, embed=self._embed, log=self.log
+        )
+        self.planner = Planner(
+            directory=self.skills.directory,
+            vectors=self.vectors,
+            ask=self.dispatcher.ask,
+            fetcher=self.peers,
+            index=self.skills.index,
+            routable=self.skills.routable,
+        )
+        self.counters = dict.fromkeys(
+            ("requests", "texts", "finished", "refused", "reassigned", "skills", "workers"), 0
+        )
+        self._listed = asyncio.Event()
+        self._started = time.monotonic()
+        self._manager: int | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+
+    @property
+    def queue(self) -> int:
+        """Texts of clients that are not answered yet."""
+        return self.dispatcher.books.texts
+
+    async def setup(self) -> None:
+        """Listen, then learn from the manager which skills there are."""
+        heads = await self.bus.heads()
+        await self.listen(FleetHeartbeat, self._beat)
+        await self.listen((EncodeCompleted, EncodeFailed), self._own_answer, to=self.address)
+        await self.listen(EncodeFinished, self._finished, to=self.address)
+        await self.listen((AdapterLoaded, AdapterUnloaded), self._adapter)
+        await self.listen(SkillListed, self._list, to=self.address)
+        await self.listen((SkillDiscovered, SkillUnavailable, PeerLeft), self._peer)
+        # What was installed before now the manager lists; what is after, the journal tells.
+        kinds = (SkillInstalled, SkillRetired)
+        head = max((heads.get(kind.type, 0) for kind in kinds), default=0)
+        await self.listen(kinds, self._skill, after=head)
+        self.spawn(self._ask_for_list(), "list")
+        self.spawn(self._tick(), "tick")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._listed.wait(), SETUP_PATIENCE)
+        await self.listen(EncodeRequested, self._requested)
+
+    async def aclose(self) -> None:
+        """Requests that are not decided are forgotten: their clients ask again."""
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        await super().aclose()
+
+    # Requests ---------------------------------------------------------------------------------
+
+    async def _requested(self, event: Event[EncodeRequested]) -> None:
+        data, books = event.data, self.dispatcher.books
+        key = (event.source, event.id)
+        known = books.get(key)
+        if known is not None:
+            await self.dispatcher.repeat(known)
+            return
+        own = self.settings.router
+        deadline = event.time + timedelta(milliseconds=data.deadline_ms)
+        try:
+            check(data, max_texts=own.max_texts, max_text_bytes=own.max_text_bytes)
+            if deadline <= now():
+                raise Refused("deadline", f"the deadline of {data.deadline_ms} ms has passed")
+            texts = len(data.texts)
+            if books.texts and books.texts + texts > own.max_outstanding_texts:
+                raise Refused(
+                    "overloaded",
+                    f"{books.texts} texts are unanswered, {own.max_outstanding_texts} may be",
+                    retry_after_ms=self.dispatcher.retry_after(texts),
+                )
+        except Refused as refusal:
+            await self._refuse(event, refusal)
+            return
+        self.counters["requests"] += 1
+        self.counters["texts"] += texts
+        entry = Entry(key=key, deadline=deadline, texts=texts, request=event)
+        books.open(entry)
+        self._aside(self._serve(event, entry))
+
+    async def _serve(self, event: Event[EncodeRequested], entry: Entry) -> None:
+        data = event.data
+        try:
+            async with asyncio.timeout((entry.deadline - now()).total_seconds()):
+                if data.route != "base":
+                    await self._until_listed()
+                plan = await self.planner.plan(data, entry.deadline)
+            work = work_of(data, plan, self.vectors, tie=event.id)
+            before = self.dispatcher.books.served_by(entry.key)
+            if before is not None:  # it may still hold the answer
+                work = replace(work, saved={**work.saved, before: work.tokens})
+            await self.dispatcher.place(entry, self._assignment(event, entry, plan), work)
+        except TimeoutError:
+            pass  # the tick tells the client
+        except Refused as refusal:
+            if self.dispatcher.drop(entry):
+                await self._refuse(event, refusal)
+        except Exception:
+            self.log.exception("request not routed", id=event.id)
+            if self.dispatcher.drop(entry):
+                await self._refuse(event, Refused("internal", "the router failed; see its log"))
+
+    def _assignment(
+        self, event: Event[EncodeRequested], entry: Entry, plan: Plan
+    ) -> Event[EncodeAssigned]:
+        data = event.data
+        assigned = EncodeAssigned(
+            request_id=event.id,
+            texts=data.texts,
+            role=data.role,
+            deadline=entry.deadline,
+            skills=plan.skills,
+            rows=plan.rows,
+            reply_to=data.reply_to,
+            router=self.address,
+        )
+        return event.derive(assigned, source=self.source)
+
+    async def _refuse(self, event: Event[EncodeRequested], refusal: Refused) -> None:
+        self.counters["refused"] += 1
+        if not event.data.reply_to:
+            return
+        failed = EncodeFailed(
+            request_id=event.id,
+            code=refusal.code,
+            message=str(refusal),
+            retry_after_ms=refusal.retry_after_ms,
+        )
+        answer = event.derive(failed, source=self.source, to=event.data.reply_to)
+        await self._send(msgspec.structs.replace(answer, correlation_id=event.id))
+
+    async def _finished(self, event: Event[EncodeFinished]) -> None:
+        self.dispatcher.finished(event)
+
+    async def _own_answer(self, event: Event[Any]) -> None:
+        """Base vectors that the router asked for."""
+        data = event.data
+        id = event.causation_id or ""
+        if isinstance(data, EncodeFailed):
+            self.dispatcher.refused(id, data)
+            return
+        try:
+            vectors = from_stream(event.attachments[0])
+        except (AttachmentError, IndexError) as error:
+            self.dispatcher.refused(
+                id,
+                EncodeFailed(request_id=data.request_id, code="internal", message=str(error)),
+            )
+            return
+        self.dispatcher.answered(id, Answer(vectors, address_of(event.source)))
+
+    async def _tick(self) -> None:
+        """Deadlines, silent workers, and how fast texts are finished."""
+        ticks, finished = 0, 0
+        while True:
+            await asyncio.sleep(TICK)
+            for entry in await self.dispatcher.tick():
+                waited = "a worker" if entry.worker is None else "its worker"
+                if entry.request is not None:
+                    await self._refuse(
+                        entry.request,
+                        Refused("deadline", f"the deadline passed while it waited for {waited}"),
+                    )
+            self._count()
+            ticks += 1
+            if ticks % 8 == 0:
+                done = self.dispatcher.finished_texts
+                if done > finished:
+                    self.dispatcher.measure(done - finished, 8 * TICK)
+                finished = done
+
+    def _count(self) -> None:
+        self.counters["reassigned"] = self.dispatcher.reassigned
+        self.counters["finished"] = self.dispatcher.finished_texts
+        self.counters["skills"] = len(self.skills.directory)
+        self.counters["workers"] = len(self.dispatcher.workers)
+
+    # Workers ----------------------------------------------------------------------------------
+
+    async def _beat(self, event: Event[FleetHeartbeat]) -> None:
+        data = event.data
+        if data.service == "encoder":
+            address = address_of(event.source)
+            change = await self.dispatcher.beat(address, data.pid, data.state)
+            if change is not Change.NONE:
+                self.log.info("worker", address=address, change=change.value, pid=data.pid)
+        elif data.service == "adapter_manager" and data.state == "ready":
+            if self._manager not in (None, data.pid):
+                # It reconciled its store with its cards: what it tells now may differ.
+                await self.say(SkillListRequested(reply_to=self.address))
+            self._manager = data.pid
+
+    async def _adapter(self, event: Event[Any]) -> None:
+        workers = self.dispatcher.workers
+        note = workers.loaded if isinstance(event.data, AdapterLoaded) else workers.unloaded
+        note(event.data.worker, event.data.digest)
+
+    # Skills -----------------------------------------------------------------------------------
+
+    async def _until_listed(self) -> None:
+        left = self._started + LIST_PATIENCE - time.monotonic()
+        if not self._listed.is_set() and left > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._listed.wait(), left)
+
+    async def _ask_for_list(self) -> None:
+        pause = 0.25
+        while not self._listed.is_set():
+            await self._send(self.event(SkillListRequested(reply_to=self.address)))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._listed.wait(), pause)
+            pause = min(pause * 2, 4.0)
+
+    async def _list(self, event: Event[SkillListed]) -> None:
+        for listed in event.data.cards:
+            if listed.state in SERVING:
+                if listed.digest not in self.skills.directory:
+                    self._install(listed)
+            elif listed.digest in self.skills.directory:
+                self.skills.retire(listed.digest)
+        self._listed.set()
+
+    async def _skill(self, event: Event[Any]) -> None:
+        if isinstance(event.data, SkillInstalled):
+            self._install(event.data.card)
+        else:
+            self.skills.retire(event.data.digest)
+            self.log.info("skill retired", skill=event.data.name, version=event.data.version)
+
+    def _install(self, card: SkillCard) -> None:
+        if self.skills.install(card):
+            self._aside(self.skills.describe(card))
+        self.peers.installed(card.digest)
+        self.log.info("skill routed", skill=card.name, version=card.version)
+
+    async def _peer(self, event: Event[Any]) -> None:
+        data = event.data
+        if isinstance(data, SkillDiscovered):
+            self.skills.offer(data.card, data.peer)
+        elif isinstance(data, PeerLeft):
+            self.skills.withdraw(data.peer)
+        else:
+            self.peers.unavailable(data.digest)
+
+    async def _want(self, data: SkillWanted) -> None:
+        await self._send(self.event(data))
+
+    async def _embed(self, text: str) -> NDArray[np.float32]:
+        """The base vector (dim,) of a skill's description, as a query."""
+        held = self.vectors.get("query", text)
+        if held is None:
+            answer = await self.dispatcher.ask("query", (text,), now() + timedelta(seconds=60))
+            self.vectors.put("query", text, answer.vectors[0], answer.worker)
+            vector: NDArray[np.float32] = answer.vectors[0]
+            return vector
+        return held.vector
+
+    # Sending and tasks ------------------------------------------------------------------------
+
+    async def _send(self, event: Event[Any]) -> None:
+        try:
+            await self.bus.publish(event)
+        except BusError as error:
+            # Whoever waits for it asks again.
+            self.log.warning("not sent", type=event.type, id=event.id, why=str(error))
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run beside the loops that listen; what it raises is logged, never fatal."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception:
+                self.log.exception("not handled")
+
+        task = asyncio.create_task(guarded())
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)

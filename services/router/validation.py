@@ -1,0 +1,56 @@
+"""What a request must be before it is routed."""
+
+from __future__ import annotations
+
+from schemas import EncodeRequested
+from services.router.errors import Refused
+
+__all__ = ["MAX_STACKED", "check"]
+
+MAX_STACKED = 3
+
+
+def check(data: EncodeRequested, *, max_texts: int, max_text_bytes: int) -> None:
+    """Raise `Refused` (`invalid` or `too_large`) with the first thing that is wrong."""
+    wrong = _contradiction(data)
+    if wrong is not None:
+        raise Refused("invalid", wrong)
+    if len(data.texts) > max_texts:
+        raise Refused(
+            "too_large", f"a request may have {max_texts} texts, not {len(data.texts)}: split it"
+        )
+    for number, text in enumerate((*data.texts, data.intent or "")):
+        # A quarter of the limit in characters can never be too many bytes.
+        if len(text) * 4 > max_text_bytes and (size := _bytes(text)) > max_text_bytes:
+            which = "the intent" if number == len(data.texts) else f"text {number}"
+            raise Refused(
+                "too_large", f"{which} has {size} bytes, {max_text_bytes} are allowed: shorten it"
+            )
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _contradiction(data: EncodeRequested) -> str | None:
+    if not data.texts:
+        return "texts is empty: a request needs at least one text"
+    if not data.reply_to:
+        return "reply_to is empty: it must name who is answered"
+    if data.route == "named":
+        if not data.skills:
+            return "route 'named' needs skills: it names none"
+        if len(data.skills) > MAX_STACKED:
+            return f"skills names {len(data.skills)}: at most {MAX_STACKED} may stack"
+    elif data.skills:
+        return f"skills goes with route 'named', not with {data.route!r}"
+    if not 1 <= data.top_k <= MAX_STACKED:
+        return f"top_k is {data.top_k}: it must be from 1 to {MAX_STACKED}"
+    if data.route != "auto":
+        if data.intent is not None:
+            return f"intent goes with route 'auto', not with {data.route!r}"
+        if data.top_k != 1:
+            return f"top_k goes with route 'auto', not with {data.route!r}"
+    elif data.intent == "":
+        return "intent is empty: leave it out, or say what the texts are about"
+    return None
