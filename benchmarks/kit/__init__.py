@@ -1,0 +1,1 @@
+"""What the benchmarks and the demo share: a fleet to speak to, the loop watched, figures."""
