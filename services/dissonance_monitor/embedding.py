@@ -9,17 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bus import RequestTimeout, Unreachable
 from schemas import AppliedSkill, Role
 from services.dissonance_monitor.memory import Memory
 from services.errors import EncodeFailedError
 from services.runtime.client import Encoded, FleetClient, Route
 
-__all__ = ["Embedder", "Served", "is_passing"]
+__all__ = ["Embedder", "Served"]
 
 Vector = npt.NDArray[np.float32]
-
-_PASSING = frozenset({"overloaded", "deadline", "internal"})
 
 
 @dataclass(frozen=True)
@@ -31,13 +28,6 @@ class Served:
     vector: Vector
     """(dim,) as it was served; the base vector itself where no card was applied."""
     skills: tuple[AppliedSkill, ...]
-
-
-def is_passing(error: BaseException) -> bool:
-    """The fleet did not answer now; it may later."""
-    if isinstance(error, EncodeFailedError):
-        return error.code in _PASSING
-    return isinstance(error, RequestTimeout | Unreachable)
 
 
 class Embedder:

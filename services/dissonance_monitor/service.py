@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from bus import BusError, Closed, Consumer, Delivery, StaleLease, Unreachable
+from bus import BusError, Closed, Delivery
 from schemas import (
     Event,
     FeedbackGiven,
     GenerationObserved,
     SkillInstalled,
     SkillRetired,
-    now,
 )
 from services.dissonance_monitor import memory, store
-from services.dissonance_monitor.embedding import Embedder, Served, is_passing
+from services.dissonance_monitor.embedding import Embedder, Served
+from services.dissonance_monitor.handful import Handfuls
 from services.dissonance_monitor.judge import Piece, judge, scores_of
 from services.dissonance_monitor.memory import Asked, Memory, Neighbours, Vector
 from services.dissonance_monitor.skills import Skills
@@ -34,16 +32,12 @@ __all__ = ["DissonanceMonitor"]
 HANDFUL = 64
 """Pieces judged together: their texts share requests."""
 
-HANDFUL_BYTES = 4 << 20
-VISIBILITY = 30.0
 ENCODE_DEADLINE_MS = 10_000
 PATIENCE = 2.0
-"""Seconds until a piece is tried again that the fleet could not embed now."""
+"""Seconds until batches are said again that the broker did not take."""
 
 GENERAL = "general"
 """The domain of what is given none and lies near no skill."""
-
-_RETRY_DELAYS = (0.5, 2.0, 5.0, 15.0)
 
 
 class DissonanceMonitor(Service):
@@ -75,15 +69,8 @@ class DissonanceMonitor(Service):
         await self.listen((SkillInstalled, SkillRetired), self._learn)
         self.spawn(self._ask_skills(), "ask skills")
         self.spawn(self._tend(), "tend batches")
-        live: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        consumer = self.bus.consume(
-            self.name,
-            (FeedbackGiven, GenerationObserved),
-            max_leases=HANDFUL,
-            visibility=VISIBILITY,
-        )
-        self.spawn(self._consume(consumer, live), "judge feedback")
-        await live
+        kinds = (FeedbackGiven, GenerationObserved)
+        await Handfuls(self, kinds, self._judge, most=HANDFUL, bytes_of=_bytes).start()
 
     async def aclose(self) -> None:
         """Stop, and close the store."""
@@ -110,66 +97,6 @@ class DissonanceMonitor(Service):
         for card in cards:
             if card.state in ("installed", "kept"):
                 self._skills.learn(card)
-
-    # -- taking feedback
-
-    async def _consume(self, consumer: Consumer, live: asyncio.Future[None]) -> None:
-        async with consumer as deliveries:
-            live.set_result(None)
-            while True:
-                handful = [await deliveries.get()]
-                size = _bytes(handful[0])
-                with contextlib.suppress(TimeoutError):
-                    while len(handful) < HANDFUL and size < HANDFUL_BYTES:
-                        handful.append(await deliveries.get(timeout=0.01))
-                        size += _bytes(handful[-1])
-                async with self._kept(handful):
-                    await self._take(handful)
-
-    @asynccontextmanager
-    async def _kept(self, deliveries: Sequence[Delivery]) -> AsyncIterator[None]:
-        """Keep the leases while the block runs."""
-
-        async def keep() -> None:
-            while True:
-                await asyncio.sleep(VISIBILITY / 3)
-                with contextlib.suppress(StaleLease, Unreachable):
-                    await asyncio.gather(*(one.extend(VISIBILITY) for one in deliveries))
-
-        keeper = asyncio.create_task(keep())
-        try:
-            yield
-        finally:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
-
-    async def _take(self, deliveries: Sequence[Delivery]) -> None:
-        """Judge a handful; where one spoils it for the others, each by itself."""
-        try:
-            await self._judge(deliveries)
-        except Closed:
-            raise
-        except Exception as error:
-            if is_passing(error):
-                self.log.info("the fleet cannot embed now", why=str(error), pieces=len(deliveries))
-                await asyncio.gather(*(self._later(one) for one in deliveries))
-            elif len(deliveries) > 1:
-                for one in deliveries:
-                    await self._take([one])
-            elif isinstance(error, StaleLease):
-                self.log.warning("lease ran out before it was judged", id=deliveries[0].event.id)
-            else:
-                self.log.exception("feedback not judged", id=deliveries[0].event.id)
-                await self._failed(deliveries[0], error)
-
-    async def _later(self, delivery: Delivery) -> None:
-        with contextlib.suppress(StaleLease, Unreachable):
-            await delivery.defer(now() + timedelta(seconds=PATIENCE))
-
-    async def _failed(self, delivery: Delivery, error: Exception) -> None:
-        delay = _RETRY_DELAYS[min(delivery.attempt, len(_RETRY_DELAYS)) - 1]
-        with contextlib.suppress(StaleLease, Unreachable):
-            await delivery.nack(delay=delay, reason=f"{type(error).__name__}: {error}")
 
     # -- judging
 

@@ -1,0 +1,1 @@
+"""The distiller: keeps all feedback, and makes datasets of batches."""
