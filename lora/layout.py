@@ -92,10 +92,10 @@ def mapped(path: Path, max_bytes: int) -> Iterator[pa.Buffer]:
 
     The mapping lives as long as anything refers to the buffer, beyond the block too.
     """
+    if path.exists() and not path.is_file():
+        raise CardNotFoundError(f"{path} is not a regular file")
     try:
         size = path.stat().st_size
-        if not path.is_file():
-            raise CardNotFoundError(f"{path} is not a regular file")
         if size > max_bytes:
             raise CardTooLargeError(f"{path} has {size} bytes; at most {max_bytes} are believed")
         if size < 2 * len(_MAGIC):
@@ -278,6 +278,8 @@ def _view(whole: pa.Buffer, data: pa.Buffer, dtype: str, rows: int, cols: int) -
     start = data.address - whole.address
     if start % ALIGNMENT or not 0 <= start <= whole.size - data.size:
         raise CardSchemaError(f"a matrix does not lie on a {ALIGNMENT}-byte boundary of the file")
+    if any(memoryview(data)[size:]):
+        raise CardInvalidError("a matrix is followed by something else than zeros")
     return np.frombuffer(data, DTYPES[dtype], rows * cols).reshape(rows, cols)
 
 
