@@ -15,7 +15,7 @@ import msgspec
 from cyclopts import App, CycloptsError, Parameter
 
 from services.errors import FleetError, GaveUpError, PreflightError, SettingsError
-from services.fleet.output import Output
+from services.fleet.output import Output, in_words
 from services.fleet.plan import plan
 from services.fleet.preflight import bus_url, check_free, check_model, locked, state_folder
 from services.fleet.supervisor import Supervisor
@@ -174,8 +174,9 @@ async def _supervise(settings: Settings, config: Path, output: Output, *, json: 
             _announce(fleet, url, root)
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` has its reasons
+            loop.add_signal_handler(number, on_signal)
     output.say(f"Starting {len(parts)} processes on {url}.")
     await fleet.run(on_ready)
     output.say("The fleet has stopped.")
@@ -206,7 +207,7 @@ def main(words: Iterable[str] | None = None) -> None:
         code = _tell(error, REFUSED)
     except GaveUpError as error:
         for line in error.last_lines:
-            print(f"  | {line}", file=sys.stderr)
+            print(f"  | {in_words(line)[1]}", file=sys.stderr)
         code = _tell(error, FAILED)
     except FleetError as error:
         code = _tell(error, FAILED)

@@ -25,6 +25,13 @@ _IN_PREFIX = {"timestamp", "level", "event", "service", "instance", "exception"}
 _FLEET = Part("fleet", "", ())
 
 
+class _Terminal(Console):
+    """A console that outlives whoever read it: the files remain."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class LogFile:
     """A file of one process's lines; when it is full it becomes `.1`, and a new one begins."""
 
@@ -57,7 +64,7 @@ class Output:
         self, folder: Path, form: Literal["text", "json"] = "text", stream: TextIO | None = None
     ) -> None:
         """`folder` exists and gets a file for each part."""
-        self._console = Console(
+        self._console = _Terminal(
             file=stream, stderr=stream is None, highlight=False, soft_wrap=True, emoji=False
         )
         self._folder = folder
@@ -111,11 +118,12 @@ class Output:
         self._print(Text.assemble((f"{name:<20} ", colour), (words, _LEVELS.get(level, ""))))
 
     def _print(self, what: Text | Table | str) -> None:
-        with suppress(OSError):  # whoever read standard error has gone; the files remain
-            if isinstance(what, str):
-                self._console.file.write(f"{what}\n")
-            else:
-                self._console.print(what)
+        if not isinstance(what, str):
+            self._console.print(what)
+            return
+        with suppress(OSError):  # nobody reads standard error any more
+            self._console.file.write(f"{what}\n")
+            self._console.file.flush()
 
 
 def in_words(line: str) -> tuple[str, str]:

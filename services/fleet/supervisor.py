@@ -109,7 +109,8 @@ class Supervisor:
                     async for said in beats:
                         self._take(said)
             except OSError as error:
-                self._reporter.say(f"The bus does not answer: {error}.", "warning")
+                if self.keepers[0].ready.is_set():  # before, it is only on its way
+                    self._reporter.say(f"The bus does not answer: {error}.", "warning")
             await asyncio.sleep(_LISTEN_AGAIN)
 
     def _take(self, said: Beat | StopOrder) -> None:

@@ -146,3 +146,20 @@ def test_defaults_fit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         assert EncoderSettings().threads_for(workers) == threads
         assert FactorySettings().thread_count == max(1, cores // 2)
     assert EncoderSettings(threads=3).threads_for(8) == 3
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_key_is_read_by_somebody(section: str) -> None:
+    """A setting that nothing reads is a promise that nothing keeps."""
+    code = "\n".join(
+        path.read_text("utf-8")
+        for path in [*(ROOT / "services").rglob("*.py"), *(ROOT / "bus").rglob("*.py")]
+        if not path.name.startswith("settings")
+    )
+    properties = {"workers": "worker_count", "threads": "(threads_for|thread_count)"}
+    unread = [
+        field.name
+        for field in fields_of(SECTIONS[section])
+        if not re.search(rf"\.{properties.get(field.name, field.name)}\b", code)
+    ]
+    assert not unread

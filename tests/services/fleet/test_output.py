@@ -2,10 +2,16 @@
 
 import io
 import json
+import os
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
+
+import pytest
 
 from services.fleet.output import LogFile, Output, in_words
 from services.fleet.plan import Part, plan
+from services.fleet.supervisor import Supervisor
 from services.runtime.settings import FleetSettings
 
 PART = Part("encoder", "2", ())
@@ -97,3 +103,34 @@ def test_the_plan_begins_with_the_broker_and_numbers_the_encoders(tmp_path: Path
             *("--state", str(tmp_path), "--bus", "ipc:///b"),
             *("--instance", part.instance, "--config", str(tmp_path / "s.toml")),
         )
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_reader_that_goes_away_stops_nothing(
+    tmp_path: Path, form: Literal["text", "json"]
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", encoding="utf-8", closefd=True) as stream:
+        output = Output(tmp_path, form, stream)
+        for number in range(3):
+            output.line(PART, f"line {number}")
+        output.say("Still here.")
+        output.close()
+        os.dup2(devnull := os.open(os.devnull, os.O_WRONLY), write)  # what is left goes there
+        os.close(devnull)
+
+    assert (tmp_path / "encoder-2.log").read_text() == "line 0\nline 1\nline 2\n"
+
+
+def test_the_table_shows_every_process(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    output = Output(tmp_path, stream=stream)
+    parts = plan(FleetSettings(workers=2), state=tmp_path, bus="b", config=tmp_path)
+    fleet = Supervisor(parts, FleetSettings(), listen=nullcontext, reporter=output)
+
+    output.status(fleet.keepers, "ipc:///b", tmp_path)
+    output.close()
+
+    assert stream.getvalue().count("encoder") == 2
+    assert "ipc:///b" in stream.getvalue()

@@ -3,12 +3,14 @@
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
 
 from services.errors import GaveUpError
-from services.fleet.beats import StopOrder
+from services.fleet.beats import Beat, StopOrder
 from services.fleet.plan import Part
 from tests.services.fleet.harness import QUICK, DummyFleet, alive, part, running, until
 
@@ -191,3 +193,26 @@ async def test_a_kill_does_not_wait() -> None:
 
         await asyncio.wait_for(task, 3)
         assert not alive(pid)
+
+
+async def test_a_lost_connection_to_the_bus_is_made_again() -> None:
+    class Unsteady(DummyFleet):
+        connections = 0
+
+        @asynccontextmanager
+        async def _listen(self) -> AsyncIterator[AsyncIterator[Beat | StopOrder]]:
+            self.connections += 1
+            yield self._one_beat()
+
+        async def _one_beat(self) -> AsyncIterator[Beat | StopOrder]:
+            yield await self.queue.get()
+            raise ConnectionError("gone")
+
+    fleet = Unsteady([part("base"), part("one")])
+    with running(fleet) as task:
+        await asyncio.wait_for(fleet.ready.wait(), 20)
+        fleet.supervisor.stop()
+        await asyncio.wait_for(task, 20)
+
+    assert fleet.connections >= 2
+    assert "The bus does not answer: gone." in fleet.said
