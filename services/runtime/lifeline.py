@@ -1,6 +1,6 @@
 """Runs a module in a process that does not outlive the one that started it.
 
-    python -m services.runtime.lifeline PARENT-PID MODULE ARGUMENT...
+    python -P services/runtime/lifeline.py PARENT-PID MODULE ARGUMENT...
 
 The parent starts it in a session of its own, with a pipe as standard input, and never writes
 there. Linux kills the process when its parent dies (PR_SET_PDEATHSIG); everywhere, the end of the
@@ -17,10 +17,12 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 __all__ = ["command", "hold"]
 
 _PR_SET_PDEATHSIG = 1
+_ROOT = str(Path(__file__).resolve().parents[2])
 
 
 def command(module: str, *arguments: str) -> tuple[str, ...]:
@@ -29,7 +31,8 @@ def command(module: str, *arguments: str) -> tuple[str, ...]:
     To be used with `stdin=PIPE` and `start_new_session=True`. In a training child that the pipe
     alone shall guard, `start_new_session` may be left out: then it dies with its parent's group.
     """
-    return (sys.executable, "-m", __name__, str(os.getpid()), module, *arguments)
+    # -P: a folder named `bus` or `lora` where the user happens to stand is none of ours.
+    return (sys.executable, "-P", __file__, str(os.getpid()), module, *arguments)
 
 
 def hold(parent: int) -> None:
@@ -66,6 +69,8 @@ def _end() -> None:
 def _main(words: Sequence[str]) -> None:
     parent, module, *arguments = words
     hold(int(parent))
+    if _ROOT not in sys.path:  # the code of the parent, installed or not
+        sys.path.insert(0, _ROOT)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

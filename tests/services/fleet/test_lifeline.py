@@ -7,6 +7,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from services.fleet.child import Child
 from services.fleet.plan import Part
 from services.runtime import lifeline
@@ -99,3 +101,19 @@ async def test_lines_arrive_whole_and_endless_ones_are_broken() -> None:
     assert lines[-2:] == ["bä", "last"]
     assert max(map(len, lines)) <= 2 * 64 * 1024
     assert list(child.last_lines)[-1] == "last"
+
+
+async def test_our_code_runs_wherever_the_user_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of the same name in the working directory must not be taken for ours."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "__init__.py").write_text("raise RuntimeError('not ours')")
+    monkeypatch.chdir(tmp_path)
+    lines: list[str] = []
+    part = Part("one", "1", lifeline.command("tests.services.fleet.echo", "x"))
+
+    child = await Child.start(part, lambda _, line: lines.append(line))
+
+    assert await asyncio.wait_for(child.wait(), 20) == 0
+    assert lines == ["['x'] True"]
