@@ -1,0 +1,1 @@
+"""The adapter manager: which cards are installed, verified before and loaded once."""

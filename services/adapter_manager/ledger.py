@@ -1,0 +1,144 @@
+"""The manager's own table: every card it has judged, and how."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from schemas import SkillCard
+from services.adapter_manager.versions import State, Version
+from services.runtime.store import open_store, transaction
+
+__all__ = ["Ledger", "Record"]
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS cards (
+    digest TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    cause TEXT NOT NULL DEFAULT '',
+    card BLOB
+) STRICT;
+CREATE INDEX IF NOT EXISTS cards_by_name ON cards (name, version);
+CREATE INDEX IF NOT EXISTS cards_by_cause ON cards (cause);
+"""
+
+
+class Record(NamedTuple):
+    """One card."""
+
+    digest: str
+    name: str
+    version: int
+    state: State
+    reason: str
+    """Why it is retired or rejected."""
+    cause: str
+    """The event that put it into this state: told again if that event is delivered again."""
+    card: SkillCard | None
+    """None of a card that was retired before it was ever seen."""
+
+    @property
+    def among(self) -> Version:
+        """What the rules of versions need."""
+        return Version(self.digest, self.version, self.state)
+
+
+class Ledger:
+    """Records in SQLite; used from one thread. Every change is on disk when it returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._store = open_store(path, SCHEMA)
+        self._card = msgspec.json.Decoder(SkillCard)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._store.close()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Changes within the block become true together, or not at all."""
+        with transaction(self._store):
+            yield
+
+    def get(self, digest: str) -> Record | None:
+        """The record of a card."""
+        row = self._store.execute("SELECT * FROM cards WHERE digest = ?", (digest,)).fetchone()
+        return None if row is None else self._record(row)
+
+    def of(self, name: str) -> list[Record]:
+        """The records of one skill, the oldest version first."""
+        query = "SELECT * FROM cards WHERE name = ? ORDER BY version, digest"
+        return [self._record(row) for row in self._store.execute(query, (name,))]
+
+    def caused_by(self, cause: str) -> list[Record]:
+        """The records that this event put into their state."""
+        query = "SELECT * FROM cards WHERE cause = ? ORDER BY name, version, digest"
+        return [self._record(row) for row in self._store.execute(query, (cause,))]
+
+    def all(self) -> list[Record]:
+        """Every record, by name, the newest version first."""
+        query = "SELECT * FROM cards ORDER BY name, version DESC, digest"
+        return [self._record(row) for row in self._store.execute(query)]
+
+    def put(
+        self,
+        card: SkillCard,
+        state: State,
+        *,
+        reason: str = "",
+        cause: str = "",
+    ) -> None:
+        """Write what is known of a card, in place of what was."""
+        self._store.execute(
+            "INSERT OR REPLACE INTO cards VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                card.digest,
+                card.name,
+                card.version,
+                state,
+                reason,
+                cause,
+                msgspec.json.encode(card),
+            ),
+        )
+
+    def retire(self, digest: str, name: str, version: int, *, reason: str, cause: str) -> None:
+        """Take a card out of service for good, whether it was ever here or not."""
+        self._store.execute(
+            "INSERT INTO cards (digest, name, version, state, reason, cause)"
+            " VALUES (?, ?, ?, 'retired', ?, ?) ON CONFLICT (digest) DO UPDATE SET"
+            " state = 'retired', reason = excluded.reason, cause = excluded.cause",
+            (digest, name, version, reason, cause),
+        )
+
+    def rank(self, states: dict[str, State]) -> None:
+        """Set the states of serving cards; their cause stays."""
+        self._store.executemany(
+            "UPDATE cards SET state = ? WHERE digest = ? AND state != ?",
+            [(state, digest, state) for digest, state in states.items()],
+        )
+
+    def counts(self) -> dict[str, int]:
+        """How many cards are in each state."""
+        query = "SELECT state, count(*) FROM cards GROUP BY state"
+        return {state: count for state, count in self._store.execute(query)}
+
+    def _record(self, row: sqlite3.Row) -> Record:
+        card = None if row["card"] is None else self._card.decode(row["card"])
+        return Record(
+            row["digest"],
+            row["name"],
+            row["version"],
+            row["state"],
+            row["reason"],
+            row["cause"],
+            card,
+        )

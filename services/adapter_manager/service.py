@@ -1,0 +1,348 @@
+"""The adapter manager: judges every card that is published, fetched or to be retired."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from bus import BusError, Delivery
+from lora.errors import LoRAError, ModelError
+from lora.model import find_model
+from lora.store import CardStore
+from schemas import (
+    AdapterFailed,
+    AdapterLoad,
+    AdapterLoaded,
+    AdapterUnload,
+    Event,
+    FleetHeartbeat,
+    ListedCard,
+    Payload,
+    SkillCard,
+    SkillFetched,
+    SkillInstalled,
+    SkillListed,
+    SkillListRequested,
+    SkillPublished,
+    SkillRejected,
+    SkillRetire,
+    SkillRetired,
+    now,
+)
+from services.adapter_manager import versions
+from services.adapter_manager.errors import ManagerError, Rejected
+from services.adapter_manager.ledger import Ledger, Record
+from services.adapter_manager.loading import Loader, Verdict
+from services.adapter_manager.verification import verified
+from services.adapter_manager.versions import SERVING, Version
+from services.runtime.service import Context, Service
+
+__all__ = ["AdapterManagerService"]
+
+VISIBILITY: Final = 60.0
+"""Seconds for which a delivery is the manager's; longer than it ever waits for an encoder."""
+
+RETRY: Final = 1.0
+"""Seconds until a card is tried again that no encoder was there to load."""
+
+GRACE: Final = 60.0
+"""Seconds for which the file of a surplus version stays: requests under way may need it."""
+
+WARM: Final = 64
+"""Installed cards that an encoder which has just started is told to map."""
+
+PART: Final = 512 << 10
+"""Bytes of one answer to a list request; a longer list comes in several."""
+
+
+class AdapterManagerService(Service):
+    """One card at a time, in the order in which they were journaled."""
+
+    name: ClassVar[str] = "adapter_manager"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.store = CardStore(self.state.cards)
+        self.ledger = Ledger(self.state.of(self.name) / "cards.sqlite")
+        self.loader = Loader(self.source, self._send)
+        self._keep = self.settings.manager.keep_versions
+        self._deleting: set[asyncio.Task[None]] = set()
+        self._missing: set[str] = set()
+
+    async def setup(self) -> None:
+        """Learn which model the fleet serves, put table and folder in order, then listen."""
+        try:
+            found = await asyncio.to_thread(find_model, self.settings.fleet.model)
+        except ModelError as error:
+            raise ManagerError(f"the model cannot be used: {error}") from error
+        self.model = found.base_model
+        self._reconcile()
+        self._count()
+        await self.listen((AdapterLoaded, AdapterFailed), self._heard)
+        await self.listen(FleetHeartbeat, self._beat)
+        await self.listen(SkillListRequested, self._list)
+        await self.work(
+            self.name,
+            (SkillPublished, SkillFetched, SkillRetire),
+            self._delivered,
+            visibility=VISIBILITY,
+        )
+
+    async def aclose(self) -> None:
+        """Close the table; what was to be deleted is, at the next start."""
+        for task in self._deleting:
+            task.cancel()
+        await super().aclose()
+        self.ledger.close()
+
+    # Deliveries -------------------------------------------------------------------------------
+
+    async def _delivered(self, delivery: Delivery) -> None:
+        data = delivery.event.data
+        if isinstance(data, SkillRetire):
+            await self._retire(delivery, data)
+        else:
+            await self._install(delivery, data.card)
+        self._count()
+
+    async def _install(self, delivery: Delivery, claimed: SkillCard) -> None:
+        event = delivery.event
+        known = self.ledger.get(claimed.digest)
+        if known is None or self._state(known) not in SERVING:
+            try:
+                card = await self._judged(claimed)
+                outcome = await self.loader.load(event, card.digest)
+                if outcome.verdict is Verdict.NOBODY:
+                    self.log.info("no encoder to load the card yet", skill=card.name)
+                    await delivery.defer(now() + timedelta(seconds=RETRY))
+                    return
+                if outcome.verdict is Verdict.FAILED:
+                    raise Rejected(outcome.message)
+            except Rejected as error:
+                await self._reject(delivery, claimed, str(error))
+                return
+            self._enter(card, event)
+        # Told from the table alone: a delivery that is repeated after a crash tells the same.
+        record = self.ledger.get(claimed.digest)
+        told: list[Event[Any]] = []
+        if record is not None and record.card is not None and record.state in SERVING:
+            told.append(event.derive(SkillInstalled(card=record.card), source=self.source))
+        told += self._retirements(event)
+        await delivery.ack(publish=told)
+        self.log.info("skill installed", skill=claimed.name, version=claimed.version)
+        await self._hint(AdapterLoad(digest=claimed.digest))
+        await self._let_go(event)
+
+    async def _judged(self, claimed: SkillCard) -> SkillCard:
+        """The card as its file tells it; raises `Rejected`."""
+        others = [record.among for record in self._fitting(claimed.name)]
+        # Digests of other models are judged too: what was retired stays retired in any case.
+        known = self.ledger.get(claimed.digest)
+        if known is not None and known.state == "retired":
+            others.append(known.among)
+        reason = versions.refusal(others, claimed.digest, claimed.version, self._keep)
+        if reason is not None:
+            raise Rejected(reason)
+        return await asyncio.to_thread(verified, self.store, claimed, self.model)
+
+    def _enter(self, card: SkillCard, event: Event[Any]) -> None:
+        """Install a card that an encoder has loaded; what is surplus by that is retired."""
+        self._missing.discard(card.digest)
+        with self.ledger.together():
+            self.ledger.put(card, "installed", cause=_cause(event))
+            among = [record.among for record in self._fitting(card.name)]
+            for other in versions.surplus(among, self._keep):
+                self._retire_in_ledger(card.name, other, self._surplus_reason(), event)
+            self._rank(card.name)
+
+    async def _reject(self, delivery: Delivery, card: SkillCard, reason: str) -> None:
+        known = self.ledger.get(card.digest)
+        if known is None or known.state in ("pending", "rejected"):
+            with self.ledger.together():
+                self.ledger.put(card, "rejected", reason=reason, cause=_cause(delivery.event))
+        rejected = SkillRejected(name=card.name, digest=card.digest, reason=reason)
+        await delivery.ack(publish=[delivery.event.derive(rejected, source=self.source)])
+        self.log.warning("skill rejected", skill=card.name, version=card.version, why=reason)
+
+    async def _retire(self, delivery: Delivery, data: SkillRetire) -> None:
+        event = delivery.event
+        known = self.ledger.get(data.digest)
+        if known is None or known.cause != _cause(event):
+            with self.ledger.together():
+                # The table's own name and version, where it has them: the digest is what counts.
+                name = data.name if known is None else known.name
+                number = data.version if known is None else known.version
+                self._retire_in_ledger(
+                    name, Version(data.digest, number, "retired"), data.reason, event
+                )
+                self._rank(name)
+        await delivery.ack(publish=self._retirements(event))
+        self.log.info("skill retired", skill=data.name, version=data.version, why=data.reason)
+        await self._let_go(event)
+
+    def _retirements(self, event: Event[Any]) -> list[Event[Any]]:
+        """`skill.retired` for every card that this event took out of service."""
+        told = []
+        for record in self.ledger.caused_by(_cause(event)):
+            if record.state != "retired":
+                continue
+            others = [other.among for other in self._fitting(record.name)]
+            retired = SkillRetired(
+                name=record.name,
+                version=record.version,
+                digest=record.digest,
+                reason=record.reason,
+                successor=versions.successor(others, record.digest),
+            )
+            # One event may retire several: their versions tell their ids apart.
+            told.append(event.derive(retired, source=self.source, ordinal=record.version))
+        return told
+
+    def _retire_in_ledger(
+        self, name: str, version: Version, reason: str, event: Event[Any]
+    ) -> None:
+        self.ledger.retire(
+            version.digest, name, version.version, reason=reason, cause=_cause(event)
+        )
+
+    def _surplus_reason(self) -> str:
+        return f"only the last {self._keep} versions are kept"
+
+    def _rank(self, name: str) -> None:
+        self.ledger.rank(versions.ranked(record.among for record in self._fitting(name)))
+
+    def _fits(self, record: Record) -> bool:
+        """Whether it was made for the model that the fleet serves today."""
+        return record.card is None or record.card.base_model.sha256 == self.model.sha256
+
+    def _fitting(self, name: str) -> list[Record]:
+        return [record for record in self.ledger.of(name) if self._fits(record)]
+
+    # Store ------------------------------------------------------------------------------------
+
+    def _reconcile(self) -> None:
+        """Delete what nothing needs, and say what is missing."""
+        here = set(self.store.digests())
+        for record in self.ledger.all():
+            if record.digest not in here:
+                if record.state in SERVING:
+                    self._missing.add(record.digest)
+                    self.log.error(
+                        "the file of an installed skill is gone; it serves again when it is back",
+                        skill=record.name,
+                        version=record.version,
+                        digest=record.digest,
+                    )
+            elif record.state == "rejected" or self._disposable(record):
+                self._delete(record.digest)
+
+    def _disposable(self, record: Record) -> bool:
+        """Whether a retired card lies below all versions that are kept: nobody compares with it."""
+        serving = [r.version for r in self._fitting(record.name) if r.state in SERVING]
+        newest = sorted(serving, reverse=True)[: self._keep]
+        return (
+            record.state == "retired" and len(newest) >= self._keep and record.version < min(newest)
+        )
+
+    def _delete(self, digest: str) -> None:
+        try:
+            self.store.delete(digest)
+        except (OSError, LoRAError) as error:
+            self.log.warning("card not deleted", digest=digest, why=str(error))
+
+    async def _let_go(self, event: Event[Any]) -> None:
+        """Have the encoders put back what this event retired; delete the files that are surplus."""
+        for record in self.ledger.caused_by(_cause(event)):
+            if record.state == "retired":
+                await self._hint(AdapterUnload(digest=record.digest))
+                if self._disposable(record):
+                    task = asyncio.create_task(self._delete_later(record.digest))
+                    self._deleting.add(task)
+                    task.add_done_callback(self._deleting.discard)
+
+    async def _delete_later(self, digest: str) -> None:
+        await asyncio.sleep(GRACE)
+        self._delete(digest)
+
+    # Encoders ---------------------------------------------------------------------------------
+
+    async def _heard(self, event: Event[Any]) -> None:
+        self.loader.heard(event)
+
+    async def _beat(self, event: Event[FleetHeartbeat]) -> None:
+        fresh = self.loader.beat(event)
+        if fresh is None:
+            return
+        installed = [r for r in self.ledger.all() if self._state(r) == "installed"]
+        for record in installed[:WARM]:
+            await self._send(self.event(AdapterLoad(digest=record.digest), to=fresh))
+
+    async def _hint(self, data: Payload) -> None:
+        for worker in self.loader.alive():
+            await self._send(self.event(data, to=worker))
+
+    async def _send(self, event: Event[Any]) -> None:
+        with contextlib.suppress(BusError):  # hints: an encoder also finds a card by itself
+            await self.bus.publish(event)
+
+    # Lists ------------------------------------------------------------------------------------
+
+    async def _list(self, event: Event[SkillListRequested]) -> None:
+        for ordinal, cards in enumerate(_parts(self.listed())):
+            listed = event.derive(
+                SkillListed(cards=cards),
+                source=self.source,
+                ordinal=ordinal,
+                to=event.data.reply_to,
+            )
+            await self.bus.publish(msgspec.structs.replace(listed, correlation_id=event.id))
+
+    def listed(self) -> list[ListedCard]:
+        """Every card with its state, those that serve first; only they carry prototypes."""
+        order = {"installed": 0, "kept": 1, "pending": 2}
+        listed = []
+        for record in self.ledger.all():
+            if record.card is None:
+                continue
+            fields = msgspec.structs.asdict(record.card)
+            state = self._state(record)
+            if state not in SERVING:
+                fields["prototypes"] = ""
+            listed.append(ListedCard(**fields, state=state))
+        return sorted(listed, key=lambda card: order.get(card.state, 3))
+
+    def _state(self, record: Record) -> str:
+        """As others should see it: a card that cannot be served now is pending."""
+        if record.state in SERVING and (not self._fits(record) or record.digest in self._missing):
+            return "pending"
+        return record.state
+
+    def _count(self) -> None:
+        counts = self.ledger.counts()
+        self.counters = {
+            state: counts.get(state, 0) for state in ("installed", "kept", "retired", "rejected")
+        }
+
+
+def _cause(event: Event[Any]) -> str:
+    # An id is unique only within its source.
+    return f"{event.source} {event.id}"
+
+
+def _parts(cards: Iterable[ListedCard]) -> Iterable[tuple[ListedCard, ...]]:
+    """The list in parts that an event can carry; one empty part where there is nothing."""
+    part: list[ListedCard] = []
+    size = 0
+    for card in cards:
+        length = len(msgspec.json.encode(card))
+        if part and size + length > PART:
+            yield tuple(part)
+            part, size = [], 0
+        part.append(card)
+        size += length
+    yield tuple(part)
