@@ -52,7 +52,7 @@ class Part:
 
 def plan(settings: FleetSettings, *, state: Path, bus: str, config: Path) -> tuple[Part, ...]:
     """The broker first, then every service; `config` holds the settings in force."""
-    broker = lifeline.command("bus", "--url", bus, "--state", str(state))
+    broker = lifeline.command("bus", "--url", bus, "--state", str(state), "--config", str(config))
     parts = [Part("broker", "1", broker)]
     for role in SERVICES:
         for number in range(1, role.copies(settings) + 1):

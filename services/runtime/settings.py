@@ -114,8 +114,33 @@ class BusSettings(_Section, frozen=True, kw_only=True):
         int, doc("The journal never grows beyond this.", "bytes", ge=1 << 20)
     ] = 1 << 30
     max_deliveries: Annotated[
-        int, doc("So many failed deliveries send an event to the dead letters.", ge=1, le=1000)
+        int, doc("So many failed deliveries send an event to the dead letters.", ge=1)
     ] = 5
+    free_lapses: Annotated[
+        int, doc("Leases of an event that may run out before that counts as a failure.", ge=0)
+    ] = 2
+    max_event_bytes: Annotated[
+        int, doc("The largest event, attachments not counted.", "bytes", ge=1 << 10)
+    ] = 1 << 20
+    max_message_bytes: Annotated[
+        int, doc("The largest frame; who sends a larger one is cut off.", "bytes", ge=1 << 20)
+    ] = 64 << 20
+    heartbeat_seconds: Annotated[
+        float, doc("Time between two heartbeats of the broker.", "s", gt=0)
+    ] = 2.0
+    subscriber_queue: Annotated[
+        int, doc("What waits for a slow subscriber; beyond it live events drop.", "messages", ge=1)
+    ] = 10_000
+    writer_queue_bytes: Annotated[
+        int, doc("What waits for the journal; beyond it senders wait.", "bytes", ge=1 << 20)
+    ] = 64 << 20
+    maintenance_seconds: Annotated[
+        float, doc("Time between two looks for what is to be forgotten.", "s", gt=0)
+    ] = 30.0
+
+    def __post_init__(self) -> None:
+        if self.max_event_bytes > self.retention_bytes // 2:
+            raise ValueError("max_event_bytes must be at most half of retention_bytes")
 
 
 class EncoderSettings(_Section, frozen=True, kw_only=True):
