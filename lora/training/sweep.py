@@ -44,7 +44,7 @@ class SweepConfig:
     """Settings, the most trusted first: the later ones are tried while time is left."""
     checkpoints: tuple[int, ...] = (5, 10, 15, 20, 30, 45)
     """Steps at which stopping is tried."""
-    scales: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
+    scales: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2)
     """Shares of the change that are tried."""
     time_budget_s: float = 15.0
     """Seconds for everything; the first setting is always tried in full."""
@@ -214,7 +214,7 @@ class _Sweep:
                 if scale == 0.0 and line:
                     table[line, column] = table[0, column]
                     continue
-                scores: Floats = self.base[fold] + np.float32(scale) * change
+                scores = self.base[fold] + np.float32(scale) * change
                 ranks = self.arena.rank_scores(scores, relevant, hidden)
                 table[line, column] = np.where(ranks <= CUTOFF, 1.0 / ranks, 0.0).sum()
         return table

@@ -1,0 +1,270 @@
+"""From a dataset to a judged candidate: trained, gated, given what it may route, and written up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lora.adapter import HEAD, Adapter
+from lora.card import BaseModel, LoRACard
+from lora.training.calibration import Routing, fit_routing
+from lora.training.champion import (
+    Champion,
+    Encode,
+    champion_vectors,
+    identity_head,
+    pack_groups,
+)
+from lora.training.dataset import FOLDS, TrainingSet
+from lora.training.errors import ConfigError, NothingToLearn
+from lora.training.gate import Arena, Verdict, judge, mrr, recall
+from lora.training.head import HeadConfig
+from lora.training.sweep import Choice, SweepConfig, train_head
+
+__all__ = [
+    "Candidate",
+    "CandidateRequest",
+    "Metric",
+    "Progress",
+    "blank_card",
+    "fold_groups",
+    "head_candidate",
+    "judge_candidate",
+]
+
+TRAINER = "consonance/1"
+
+Floats = npt.NDArray[np.float32]
+Metric = float | int | str | bool | None
+Progress = Callable[[int, int, float], None]
+"""Called with step, steps and loss."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CandidateRequest:
+    """Everything that training and the gate are told."""
+
+    data: TrainingSet
+    skill: str
+    version: int
+    """Version that the candidate would bear."""
+    base_model: BaseModel
+    data_digest: str
+    """`sha256:…` of the dataset."""
+    champion: Champion | None = None
+    """What is served now; None: the base model."""
+    parents: tuple[str, ...] = ()
+    description: str = ""
+    description_vector: Floats | None = None
+    """(dim,) base vector of the description, one more prototype; None: left out."""
+    negatives: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """(z, dim) base vectors of the background and of other domains' queries."""
+    anchors: TrainingSet | None = None
+    """Trusted pairs on which a candidate must not lose."""
+    attempts: int = 1
+    """Candidates of this skill judged so far, this one included."""
+    seed: int = 0
+    time_budget_s: float = 15.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides from the configuration."""
+    encode: Encode | None = None
+    """Applies cards with bodies; needed where the champion has one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """What came of a request."""
+
+    card: LoRACard | None
+    """Trained on everything, with metrics, prototypes and threshold; None: no change was best."""
+    folds: Mapping[int, LoRACard]
+    """Per fold, the model fitted without it."""
+    accepted: bool
+    reason: str
+    """One sentence."""
+    metrics: Mapping[str, Metric]
+    chosen: Mapping[str, Metric]
+    """Settings that were chosen."""
+    seconds: float
+
+
+def head_candidate(request: CandidateRequest, progress: Progress | None = None) -> Candidate:
+    """Train a head on vectors alone and judge it; seconds, no torch."""
+    started = time.monotonic()
+    data = request.data
+    arena = Arena(data)
+    if not len(arena.rows):
+        raise NothingToLearn("the dataset holds no real feedback with a relevant passage")
+    config = _sweep_config(request)
+    trained = train_head(data, arena, config, progress=progress)
+    chosen = _chosen(trained.choice, trained.tried)
+    folds = {
+        fold: replace(
+            blank_card(request, {HEAD: adapter or identity_head(data.dim)}),
+            extra=pack_groups(fold_groups(data, fold)),
+        )
+        for fold, adapter in trained.folds.items()
+    }
+    final = trained.adapter or identity_head(data.dim)
+    judged = judge_candidate(request, blank_card(request, {HEAD: final}), arena, trained.vectors)
+    seconds = time.monotonic() - started
+    accepted, reason = judged.accepted, judged.reason
+    card: LoRACard | None = judged.card
+    if trained.adapter is None:
+        accepted, card = False, None
+        reason = "no setting of the sweep was better than no change on the inner folds"
+    return Candidate(card, folds, accepted, reason, judged.metrics, chosen, seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A candidate's card after the gate."""
+
+    card: LoRACard
+    accepted: bool
+    reason: str
+    metrics: Mapping[str, Metric]
+    verdict: Verdict
+    routing: Routing
+
+
+def judge_candidate(
+    request: CandidateRequest, card: LoRACard, arena: Arena, vectors: Floats
+) -> Judged:
+    """Judge a trained card of either depth, and give it metrics, prototypes and threshold.
+
+    `vectors` (k, dim): the arena's queries, each bent by a model that has not seen its fold. Both
+    sides count as they are served: what a threshold would not route stays with the base vector.
+    """
+    data = request.data
+    base = data.query_vectors[arena.rows]
+    routing, kept = _routing(request, arena)
+    served = np.where(kept[:, None], vectors, base)
+    before = arena.ranks(champion_vectors(data, arena, request.champion, request.encode))
+    after = arena.ranks(served)
+    verdict = judge(before, after, arena.groups, attempts=request.attempts, seed=request.seed)
+    named = arena.ranks(vectors)
+    card = replace(card, prototypes=routing.prototypes, threshold=routing.threshold)
+    metrics: dict[str, Metric] = {
+        name: getattr(verdict, name)
+        for name in ("before", "after", "gain", "low", "high", "groups", "attempts")
+    }
+    metrics |= {
+        "recall_before": verdict.recall_before,
+        "recall_after": verdict.recall_after,
+        "named_after": mrr(named),
+        "named_recall_after": recall(named),
+        "routed": routing.routed,
+        "false_routed": routing.false_routed,
+        "negatives": len(request.negatives),
+    }
+    accepted, reason = verdict.accepted, verdict.reason
+    if request.anchors is not None:
+        old, new = _on_anchors(request, card)
+        metrics |= {"anchors_before": old, "anchors_after": new}
+        if accepted and new < old:
+            accepted = False
+            reason = f"loses on the anchor set: MRR@10 {old:.3f} → {new:.3f}"
+    if accepted and routing.reason:
+        reason = f"{reason}; named use only: {routing.reason}"
+    card = replace(card, metrics=metrics)
+    return Judged(card, accepted, reason, metrics, verdict, routing)
+
+
+def blank_card(request: CandidateRequest, modules: Mapping[str, Adapter]) -> LoRACard:
+    """A card of this request with these modules; rank and alpha are the first module's."""
+    first = next(iter(modules.values()))
+    return LoRACard(
+        name=request.skill,
+        version=request.version,
+        rank=first.rank,
+        alpha=first.alpha,
+        target_modules=tuple(sorted(modules)),
+        base_model=request.base_model,
+        dim=request.data.dim,
+        description=request.description,
+        modules=modules,
+        data_digest=request.data_digest,
+        trainer=TRAINER,
+        parents=request.parents,
+    )
+
+
+def fold_groups(data: TrainingSet, fold: int) -> Sequence[int]:
+    """Ids of all groups of a fold: what its fold model was kept away from."""
+    if not 0 <= fold < FOLDS:
+        raise ConfigError(f"folds lie in 0 to {FOLDS - 1}, not {fold}")
+    ids: list[int] = np.unique(data.groups[data.folds == fold]).tolist()
+    return ids
+
+
+def _routing(request: CandidateRequest, arena: Arena) -> tuple[Routing, npt.NDArray[np.bool_]]:
+    """The routing fitted on all real queries, and which of the arena's would be routed."""
+    data = request.data
+    rows = np.flatnonzero(data.real)
+    negatives = request.negatives.reshape(-1, data.dim)
+    routing = fit_routing(
+        data.query_vectors[rows],
+        data.groups[rows],
+        data.folds[rows],
+        negatives,
+        description=request.description_vector,
+        seed=request.seed,
+    )
+    kept = np.ones(len(data.queries), bool)
+    kept[rows] = routing.kept
+    return routing, kept[arena.rows]
+
+
+def _on_anchors(request: CandidateRequest, card: LoRACard) -> tuple[float, float]:
+    anchors = request.anchors
+    if anchors is None:
+        return 0.0, 0.0
+    positive = anchors.label_query[anchors.label_value >= 0.5]
+    arena = Arena(anchors, np.unique(positive))
+    if not len(arena.rows):
+        raise NothingToLearn("the anchor set has no relevant pair")
+    old = champion_vectors(anchors, arena, request.champion, request.encode)
+    new = champion_vectors(anchors, arena, Champion(card), request.encode)
+    return mrr(arena.ranks(old)), mrr(arena.ranks(new))
+
+
+def _sweep_config(request: CandidateRequest) -> SweepConfig:
+    """The factory's settings over the defaults; unknown names are refused."""
+    given = dict(request.settings)
+    grid = given.pop("grid", None)
+    base = SweepConfig(time_budget_s=request.time_budget_s, seed=request.seed)
+    known = {"checkpoints", "scales", "max_passages", "max_rank"}
+    one = {"temperature", "learning_rate", "weight_decay", "dropout", "batch", "self_weight"}
+    unknown = set(given) - known - one
+    if unknown:
+        raise ConfigError(f"unknown settings of a head: {', '.join(sorted(unknown))}")
+    changes = {name: given[name] for name in known & set(given)}
+    changes |= {name: tuple(changes[name]) for name in ("checkpoints", "scales") if name in changes}
+    every = {name: given[name] for name in one & set(given)}
+    try:
+        if grid is not None:
+            configs = tuple(HeadConfig(**{**every, **entry}) for entry in grid)
+        else:
+            configs = tuple(dict.fromkeys(replace(config, **every) for config in base.grid))
+        return replace(base, grid=configs, **changes)
+    except TypeError as error:
+        raise ConfigError(f"settings of the head cannot be used: {error}") from error
+
+
+def _chosen(choice: Choice, tried: int) -> dict[str, Metric]:
+    return {
+        "scale": choice.scale,
+        "steps": choice.step,
+        "temperature": choice.config.temperature,
+        "learning_rate": choice.config.learning_rate,
+        "weight_decay": choice.config.weight_decay,
+        "dropout": choice.config.dropout,
+        "inner_score": choice.score,
+        "settings_tried": tried,
+    }

@@ -1,0 +1,201 @@
+"""The training child: reads a job, trains and judges a candidate, writes what came of it.
+
+`python -m services.factory.child JOB_FOLDER` prints its progress, one JSON object a line.
+Exit 0 whenever a result was written, also where the candidate was refused.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from services.factory.job import CANDIDATE, FOLDS, Job, JobError, Result, read_job, write_result
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from lora.training.candidate import Candidate, CandidateRequest
+    from lora.training.champion import Champion, Encode
+
+__all__ = ["main", "run"]
+
+_PROGRESS_EVERY_S = 0.2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job of the folder that is named; 0 with a result, 1 with a sentence on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if len(given) != 1:
+        print("usage: python -m services.factory.child JOB_FOLDER", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    folder = Path(given[0])
+    try:
+        job = read_job(folder)
+        _limit_threads(job.threads)
+        run(folder, job)
+    except JobError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except Exception as error:
+        from lora.errors import LoRAError
+
+        if not isinstance(error, LoRAError):
+            raise
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(folder: Path, job: Job) -> Result:
+    """Train, judge and write; raises `JobError` or a `LoRAError` where that cannot be done."""
+    started = time.monotonic()
+    request = _request(folder, job)
+    progress = _reporter(job.phase)
+    if job.phase == "head":
+        from lora.training.candidate import head_candidate
+
+        candidate = head_candidate(request, progress)
+    else:
+        from lora.training.body import body_candidate
+
+        candidate = body_candidate(request, progress=progress, model=job.model, threads=job.threads)
+    return _write(folder, candidate, time.monotonic() - started)
+
+
+def _write(folder: Path, candidate: Candidate, seconds: float) -> Result:
+    from lora.card import LoRAFormat
+
+    (folder / FOLDS).mkdir(exist_ok=True)
+    for fold, card in candidate.folds.items():
+        LoRAFormat.write(card, folder / FOLDS / f"{fold}.lora.arrow")
+    if candidate.card is not None:
+        LoRAFormat.write(candidate.card, folder / CANDIDATE)
+    result = Result(
+        accepted=candidate.accepted,
+        reason=candidate.reason,
+        metrics=dict(candidate.metrics),
+        threshold=candidate.card.threshold if candidate.card else None,
+        seconds=seconds,
+        chosen=dict(candidate.chosen),
+        candidate=candidate.card is not None,
+    )
+    write_result(folder, result)
+    return result
+
+
+def _request(folder: Path, job: Job) -> CandidateRequest:
+    import numpy as np
+
+    from lora.card import BaseModel
+    from lora.training.candidate import CandidateRequest
+    from lora.training.dataset import TrainingSet
+
+    data = TrainingSet.read(folder / job.dataset, job.dataset_digest)
+    negatives = [_vectors(folder / job.background, data.dim)]
+    if job.negatives is not None:
+        negatives.append(_vectors(folder / job.negatives, data.dim))
+    vector = job.description_vector
+    champion = _champion(folder, job)
+    return CandidateRequest(
+        data=data,
+        skill=job.skill,
+        version=job.version,
+        base_model=BaseModel(job.base_model.id, job.base_model.sha256),
+        data_digest=job.dataset_digest,
+        champion=champion,
+        parents=job.parents,
+        description=job.description,
+        description_vector=_vectors(folder / vector, data.dim)[0] if vector else None,
+        negatives=np.concatenate(negatives),
+        anchors=TrainingSet.read(folder / job.anchors) if job.anchors else None,
+        attempts=job.attempts + 1,
+        seed=job.seed,
+        time_budget_s=job.time_budget_s,
+        settings=job.settings,
+        encode=_encoder(job) if champion and champion.card.body else None,
+    )
+
+
+def _champion(folder: Path, job: Job) -> Champion | None:
+    if job.champion is None:
+        return None
+    from lora.card import LoRAFormat
+    from lora.training.champion import Champion
+
+    card = LoRAFormat.read(folder / job.champion.card, digest=job.champion.digest)
+    folds = {}
+    if job.champion.folds is not None:
+        for fold in range(5):
+            path = folder / job.champion.folds / f"{fold}.lora.arrow"
+            if path.exists():
+                folds[fold] = LoRAFormat.read(path)
+    return Champion(card, folds)
+
+
+def _encoder(job: Job) -> Encode:
+    """Applies cards with bodies; the model is loaded at the first use, and torch with it."""
+    engines: list[Any] = []
+
+    def encode(texts: Sequence[str], card: Any) -> npt.NDArray[np.float32]:
+        if not engines:
+            from lora.engine import ArrowEngine
+
+            engines.append(ArrowEngine(job.model, threads=job.threads))
+        rows: npt.NDArray[np.float32] = engines[0].encode_rows(texts, [[card]] * len(texts))
+        return rows
+
+    return encode
+
+
+def _vectors(path: Path, dim: int) -> npt.NDArray[np.float32]:
+    import numpy as np
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise JobError(f"cannot read the vectors {path}: {error}") from error
+    rows = np.atleast_2d(np.asarray(loaded, np.float32))
+    if rows.size == 0:
+        return np.zeros((0, dim), np.float32)
+    if rows.ndim != 2 or rows.shape[1] != dim or not np.isfinite(rows).all():
+        raise JobError(f"{path.name} should hold finite vectors of width {dim}, not {rows.shape}")
+    return rows
+
+
+def _reporter(phase: str) -> Callable[[int, int, float], None]:
+    last = 0.0
+
+    def report(step: int, steps: int, loss: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _PROGRESS_EVERY_S and step < steps:
+            return
+        last = now
+        line = {"phase": phase, "step": step, "steps": steps, "loss": loss}
+        sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+        sys.stdout.flush()
+
+    return report
+
+
+def _limit_threads(threads: int) -> None:
+    """Must come before NumPy is imported: its BLAS reads these once.
+
+    A head is too small a problem for more than one thread; on shared cores a second one mostly
+    waits, and makes the first wait too.
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(max(1, threads))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
