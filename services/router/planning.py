@@ -86,7 +86,8 @@ class Planner:
     # Named ------------------------------------------------------------------------------------
 
     async def _named(self, data: EncodeRequested) -> Plan:
-        found = list(dict.fromkeys(map(self._resolve, data.skills)))
+        # Two names of one card stack it once.
+        found = list({f.card.digest: f for f in map(self._resolve, data.skills)}.values())
         wanted = [(f.card, f.peer) for f in found if f.peer is not None]
         came = dict(
             zip(
