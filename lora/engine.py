@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -110,6 +110,7 @@ class ArrowEngine:
             torch.set_num_threads(threads)
         found = find_model(model)
         self._base_model = found.base_model
+        self._folder = found.folder
         self._model = SentenceModel(found.folder, pick_device(device))
         self._manager = LoRAManager(
             self._model.root, base_model=self._base_model, dim=self._model.dim
@@ -119,6 +120,7 @@ class ArrowEngine:
         self._router = LoRARouter(self._model.dim)
         self._loaded: dict[str, LoRACard] = {}
         self._lock = threading.RLock()
+        self._counting = threading.Lock()
         self._counts = dict.fromkeys(
             ("rows", "tokens", "batches", "mixed_batches", "bent", "loaded", "evicted"), 0
         )
@@ -127,6 +129,11 @@ class ArrowEngine:
     def base_model(self) -> BaseModel:
         """The model's name and the SHA-256 of its weights: what a card must have been made for."""
         return self._base_model
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the model's files lie."""
+        return self._folder
 
     @property
     def dim(self) -> int:
@@ -159,7 +166,7 @@ class ArrowEngine:
         return self._model.model
 
     @contextlib.contextmanager
-    def exclusive(self) -> Any:
+    def exclusive(self) -> Iterator[ArrowEngine]:
         """No other thread runs the model within the block."""
         with self._lock:
             yield self
@@ -235,7 +242,8 @@ class ArrowEngine:
         if (cards is None) == (intent_query is None):
             raise EngineError("give either cards or an intent_query")
         if intent_query is not None:
-            chosen = [self._loaded[match.digest] for match in self.select(intent_query, top_k)]
+            matches = self.select(intent_query, top_k)
+            chosen = [self._loaded[m.digest] for m in matches if m.digest in self._loaded]
             if not chosen:
                 log.info("no loaded skill is near the intent; the base model answers")
         else:
@@ -301,7 +309,7 @@ class ArrowEngine:
     def statistics(self) -> EngineStatistics:
         """What was done so far."""
         return EngineStatistics(
-            **self._counts,
+            **dict(self._counts),
             resident=len(self._residency.keys()),
             resident_bytes=self._residency.used,
         )
@@ -339,15 +347,15 @@ class ArrowEngine:
         bodies = [tuple(dict.fromkeys(c.key for c in cards if c.body)) for cards in rows]
         cards = {card.key: card for row in rows for card in row if card.body}
         out = np.empty((len(texts), self.dim), np.float32)
-        with self._lock:
-            batches = pack(
-                self._model.token_counts(texts, role),
-                bodies,
-                {key: card.nbytes for key, card in cards.items()},
-                batch_tokens=self._batch_tokens,
-                card_bytes=self._residency.room(),
-            )
-            for batch in batches:
+        batches = pack(
+            self._model.token_counts(texts, role),
+            bodies,
+            {key: card.nbytes for key, card in cards.items()},
+            batch_tokens=self._batch_tokens,
+            card_bytes=self._residency.room(),
+        )
+        for batch in batches:
+            with self._lock:  # a batch at a time, so that a long request lets others in between
                 self._admit({key: cards[key] for key in batch.keys})
                 out[list(batch.rows)] = self._run_batch(batch, texts, role)
                 self._count(batch, bodies)
@@ -385,7 +393,8 @@ class ArrowEngine:
                 group[0].append(i)
         for indices, adapters in groups.values():
             out[indices] = bend(out[indices], adapters)
-            self._counts["bent"] += len(indices)
+            with self._counting:
+                self._counts["bent"] += len(indices)
 
     def _count(self, batch: Batch, bodies: list[tuple[str, ...]]) -> None:
         self._counts["rows"] += len(batch.rows)
@@ -405,12 +414,12 @@ class ArrowEngine:
 
     def _matching(self, ref: CardRef) -> list[LoRACard]:
         if isinstance(ref, LoRACard):
-            return [card for card in self._loaded.values() if card.key == ref.key]
+            return [card for card in list(self._loaded.values()) if card.key == ref.key]
         name, _, version = str(ref).partition("@")
         digits = name.removeprefix("sha256:")
         return [
             card
-            for card in self._loaded.values()
+            for card in list(self._loaded.values())
             if (card.name == name and version in ("", str(card.version)))
             or (len(digits) >= 12 and card.key.removeprefix("sha256:").startswith(digits))
         ]

@@ -34,6 +34,7 @@ __all__ = [
     "digest_of_bytes",
     "encode",
     "mapped",
+    "sync_folder",
     "write_atomically",
 ]
 

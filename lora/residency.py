@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 
 from lora.errors import CardBudgetError, ConfigError
@@ -13,20 +12,20 @@ __all__ = ["Residency"]
 class Residency:
     """A budget in bytes over keys. Bookkeeping only: the caller loads and evicts.
 
-    Not safe for several threads at once: the engine holds its lock around it.
+    One thread at a time may change it (the engine holds its lock); any may look.
     """
 
     def __init__(self, budget: int) -> None:
         if budget < 1:
             raise ConfigError(f"the card budget must be at least 1 byte, not {budget}")
         self.budget = budget
-        self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._sizes: dict[str, int] = {}  # the least recently used first
         self._pinned: set[str] = set()
 
     @property
     def used(self) -> int:
         """Bytes of all keys that are resident."""
-        return sum(self._sizes.values())
+        return sum(list(self._sizes.values()))
 
     @property
     def pinned(self) -> frozenset[str]:
@@ -54,8 +53,8 @@ class Residency:
                 f"the budget is {self.budget}"
             )
         for key, size in wanted.items():
+            self._sizes.pop(key, None)
             self._sizes[key] = size
-            self._sizes.move_to_end(key)
         evicted: list[str] = []
         excess = self.used - self.budget
         for key in list(self._sizes):
