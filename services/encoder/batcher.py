@@ -86,7 +86,7 @@ class Row(NamedTuple):
     @property
     def cards(self) -> tuple[str, ...]:
         """The digests of its cards: rows with equal ones can share a segment."""
-        return tuple(card.digest or "" for card in self.stack)
+        return tuple(card.key for card in self.stack)
 
 
 class Batch(NamedTuple):
