@@ -132,15 +132,19 @@ def curve(results: Results) -> str:
         x = 60 + (k - 1) / (most - 1) * (WIDTH - 60 - 120)
         return f"{x:.1f},{bottom - (value - low) / (high - low) * (bottom - top):.1f}"
 
-    def line(values: Sequence[float], style: str, name: str) -> list[str]:
+    def line(values: Sequence[float], style: str, name: str, shift: float) -> list[str]:
         points = [point(k, value) for k, value in enumerate(values, start=1)]
         x, y = points[-1].split(",")
         return [
             f'<polyline class="{style}" points="{" ".join(points)}"/>',
-            f'<text x="{float(x) + 10:.1f}" y="{float(y) + 5:.1f}">{name} {values[-1]:.2f}</text>',
+            f'<text x="{float(x) + 10:.1f}" y="{float(y) + shift:.1f}">'
+            f"{name} {values[-1]:.2f}</text>",
         ]
 
-    parts = [*line(before, "before", "before"), *line(after, "after", "after")]
+    parts = [
+        *line(before, "before", "before", 14),
+        *line(after, "after", "after", -4),
+    ]
     parts.append(f'<line class="axis" x1="60" x2="{WIDTH - 120}" y1="{bottom}" y2="{bottom}"/>')
     for k in (1, 5, 10, 15, 20):
         x = point(k, low).split(",")[0]

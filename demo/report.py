@@ -22,7 +22,7 @@ body { margin: 0 auto; max-width: 900px; padding: 40px 28px; background: var(--g
 h1 { font-size: 27px; line-height: 1.25; margin: 0 0 6px }
 h2 { font-size: 18px; margin: 38px 0 8px }
 p { margin: 6px 0 } .soft { color: var(--soft) }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 12px;
   margin: 22px 0 }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 12px 14px; font-size: 14px; color: var(--soft) }

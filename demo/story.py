@@ -14,23 +14,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.kit.feedback import feedback_events, publish_all
 from benchmarks.kit.fleet import RunningFleet, fresh_state, running_fleet, settings_file
 from benchmarks.kit.loop import Loop, Version
-from benchmarks.kit.measure import best_wrong, ranks_of
+from benchmarks.kit.measure import ranks_of
 from benchmarks.kit.trickle import Trickle
 from bus import Bus, connect
 from demo.domain import Pair, Split, pairs, split
 from demo.narrator import Narrator
 from demo.results import Example, Measured, Results
 from demo.screen import Screen
-from schemas import Event, FeedbackGiven
+from schemas import Event
 from services.errors import ServiceError
 from services.runtime.client import FleetClient
 
 __all__ = ["DOMAIN", "Options", "Story"]
 
 DOMAIN = "python-stdlib"
-AT_ONCE = 32  # pieces of feedback in one journal transaction
 MEASURING = 25.0  # seconds kept for what comes after the learning
 EXAMPLES = 6
 
@@ -136,8 +136,7 @@ class Story:
         trickle = Trickle(client, [pair.query for pair in domain.feedback[-200:]])
         async with loop.watching(), trickle.running():
             narrator.begin()
-            for first in range(0, len(events), AT_ONCE):
-                await bus.publish(*events[first : first + AT_ONCE])
+            await publish_all(bus, events)
             self.screen.say(f"{len(events)} pieces of feedback are in the journal")
             self.screen.title("The fleet learns, and goes on serving")
             with self.screen.bars():
@@ -170,20 +169,15 @@ class Story:
                 [pair.query for pair in asked], route="base", progress=more
             )
         own = [place[pair.name] for pair in asked]
-        wrong = best_wrong(vectors.vectors, stored, own)
-        return [
-            Event(
-                source=client.bus.source,
-                data=FeedbackGiven(
-                    query=pair.query,
-                    relevant=(pair.passage,),
-                    irrelevant=tuple(texts[index] for index in row),
-                    domain=DOMAIN,
-                    served=(),
-                ),
-            )
-            for pair, row in zip(asked, wrong, strict=True)
-        ]
+        return feedback_events(
+            client.bus.source,
+            DOMAIN,
+            [pair.query for pair in asked],
+            vectors.vectors,
+            texts,
+            stored,
+            own,
+        )
 
     async def _follow(
         self, fleet: RunningFleet, loop: Loop, ruler: _Ruler, results: Results, pieces: int

@@ -180,7 +180,7 @@ class Loop:
         if data.reason.startswith("superseded"):
             task.superseded = True
             return
-        depth: Depth = "body" if "head" in task.verdicts else "head"
+        depth: Depth = "body" if data.reason.startswith("body:") else "head"
         task.verdicts[depth] = at
         self.refusals.append(Refusal(depth, data.reason, dict(data.metrics), at, task.task_id))
 

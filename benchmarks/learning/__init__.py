@@ -1,0 +1,1 @@
+"""Learning curves: what the loop gains from so many pieces of feedback, and how soon."""
