@@ -1,0 +1,6 @@
+"""`python -m services.factory`."""
+
+from services.factory.service import Factory
+from services.runtime.main import run
+
+run(Factory)

@@ -1,0 +1,183 @@
+"""The workbench: one folder per job, laid out for the training child and cleared after it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lora.store import CardStore
+from services.factory.errors import FactoryError
+from services.factory.feedback import FeedbackStore
+from services.factory.job import (
+    RESULT,
+    BaseModelRef,
+    ChampionRef,
+    Job,
+    JobError,
+    Result,
+    read_job,
+    read_result,
+    write_job,
+)
+from services.factory.material import anchors, embed, save
+from services.factory.process import Progress, run_child
+from services.factory.tasks import Owed
+from services.factory.versions import VersionStore
+from services.runtime.client import FleetClient
+from services.runtime.settings import Settings
+from services.runtime.state import StateFolder
+
+__all__ = ["Bench", "Done"]
+
+GRACE = 120.0
+"""Seconds beyond four times its budget after which a child is ended: it hangs."""
+
+_MAX_NEGATIVES = 20_000
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished job."""
+
+    result: Result
+    folder: Path
+    champion: str | None
+    """Digest of the version that the candidate was judged against; None: the base model."""
+
+
+class Bench:
+    """Makes jobs of owed phases; a finished job that was not concluded is found again."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        state: StateFolder,
+        versions: VersionStore,
+        feedback: FeedbackStore,
+        child: Sequence[str],
+    ) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._state = state
+        self._versions = versions
+        self._feedback = feedback
+        self._child = tuple(child)
+
+    async def train(
+        self,
+        owed: Owed,
+        client: FleetClient,
+        background: Path,
+        attempts: int,
+        heard: Callable[[Progress], Awaitable[None]],
+    ) -> Done:
+        """Do the job, unless its result is there already.
+
+        Raises `FactoryError`, and `EncodeFailedError` or `bus.RequestTimeout` where the fleet
+        cannot embed what the job needs.
+        """
+        folder = self._folder / owed.key
+        found = self._finished(folder, owed)
+        if found is not None:
+            return found
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+        job = await self._job(owed, client, background, attempts, folder)
+        write_job(folder, job)
+        await run_child(
+            (*self._child, str(folder)),
+            threads=job.threads,
+            limit=4 * job.time_budget_s + GRACE,
+            heard=heard,
+        )
+        try:
+            result = read_result(folder)
+        except JobError as error:
+            raise FactoryError(str(error)) from error
+        return Done(result, folder, None if job.champion is None else job.champion.digest)
+
+    def _finished(self, folder: Path, owed: Owed) -> Done | None:
+        """The result of a job that an interruption kept from being concluded, if it still holds."""
+        if not (folder / RESULT).exists():
+            return None
+        try:
+            job, result = read_job(folder), read_result(folder)
+        except JobError:
+            return None
+        done = Done(result, folder, None if job.champion is None else job.champion.digest)
+        return None if self.outdated(owed, done) else done
+
+    def outdated(self, owed: Owed, done: Done) -> bool:
+        """Another version is in service now than the one that the candidate was judged against."""
+        present = self._versions.newest(owed.task.skill)
+        return (None if present is None else present.card.digest) != done.champion
+
+    def clear(self, owed: Owed) -> None:
+        """Delete the job's folder."""
+        shutil.rmtree(self._folder / owed.key, ignore_errors=True)
+
+    async def _job(
+        self, owed: Owed, client: FleetClient, background: Path, attempts: int, folder: Path
+    ) -> Job:
+        task, settings = owed.task, self._settings.factory
+        digest = task.dataset.digest
+        champion = self._champion(task.skill)
+        description = f"Learned from feedback on {task.domain}."
+        vector = folder / "description.npy"
+        save(vector, (await embed(client, [description]))[0])
+        negatives = self._feedback.others(task.domain)
+        if negatives is not None:
+            kept = np.random.default_rng(settings.seed).permutation(len(negatives))
+            save(folder / "negatives.npy", negatives[kept[:_MAX_NEGATIVES]])
+        trusted = None
+        if settings.anchors is not None:
+            made = await anchors(
+                client, Path(settings.anchors), self._folder.parent, task.base_model.sha256
+            )
+            trusted = str(made.absolute())
+        return Job(
+            phase=owed.phase,
+            task_id=task.task_id,
+            skill=task.skill,
+            domain=task.domain,
+            version=self._versions.next_number(task.skill),
+            dataset=str(self._state.datasets / f"{digest.removeprefix('sha256:')}.parquet"),
+            dataset_digest=digest,
+            base_model=BaseModelRef(task.base_model.id, task.base_model.sha256),
+            background=str(background),
+            model=self._settings.fleet.model,
+            champion=champion,
+            parents=() if champion is None else (champion.digest,),
+            description=description,
+            description_vector=vector.name,
+            seed=settings.seed,
+            attempts=attempts,
+            time_budget_s=(
+                settings.head_time_budget if owed.phase == "head" else settings.body_time_budget
+            ),
+            threads=settings.thread_count,
+            negatives=None if negatives is None else "negatives.npy",
+            anchors=trusted,
+            settings={"temperature": settings.temperature},
+        )
+
+    def _champion(self, skill: str) -> ChampionRef | None:
+        present = self._versions.newest(skill)
+        if present is None:
+            return None
+        card = present.card
+        path = CardStore(self._state.cards).path(card.digest)
+        if not path.exists():
+            raise FactoryError(f"version {card.version} of {skill} is not in the card store")
+        folds = self._versions.folds(card.digest)
+        return ChampionRef(
+            card=str(path),
+            digest=card.digest,
+            version=card.version,
+            folds=str(folds) if folds.is_dir() else None,
+        )

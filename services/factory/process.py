@@ -1,0 +1,108 @@
+"""Runs the training child: tied to this process, polite to others, heard line by line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from services.factory.errors import ChildError
+
+__all__ = ["Progress", "run_child"]
+
+NICENESS = 10
+"""The child yields to the processes that serve."""
+
+_LINE = 1 << 16
+_LAST = 5  # lines of standard error that an error quotes
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """One line of the child's standard output."""
+
+    phase: str
+    step: int
+    steps: int
+    loss: float
+
+
+async def run_child(
+    argv: Sequence[str],
+    *,
+    threads: int,
+    limit: float,
+    cwd: Path | None = None,
+    heard: Callable[[Progress], Awaitable[None]],
+) -> None:
+    """Run the child to its end; cancelling this kills it.
+
+    `threads`: CPU threads of its numeric libraries; `limit`: seconds after which it is killed.
+    Raises `ChildError` where it fails, is killed or takes too long.
+    """
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    child = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.PIPE,  # its end tells the child that this process is gone
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | dict.fromkeys(names, str(threads)),
+        cwd=cwd,
+        limit=_LINE,
+        start_new_session=True,
+    )
+    with contextlib.suppress(psutil.Error):
+        psutil.Process(child.pid).nice(NICENESS)
+    last: deque[str] = deque(maxlen=_LAST)
+    try:
+        async with asyncio.timeout(limit):
+            await asyncio.gather(_listen(child.stdout, heard), _collect(child.stderr, last))
+            code = await child.wait()
+    except TimeoutError as error:
+        raise ChildError(f"training took more than {limit:.0f} s and was ended") from error
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
+        if child.stdin is not None:
+            child.stdin.close()
+            with contextlib.suppress(ConnectionError):
+                await child.stdin.wait_closed()
+    if code:
+        said = " / ".join(last) or "nothing"
+        raise ChildError(f"the training child ended with status {code} and said {said}")
+
+
+async def _listen(
+    stream: asyncio.StreamReader | None, heard: Callable[[Progress], Awaitable[None]]
+) -> None:
+    async for line in _lines(stream):
+        with contextlib.suppress(msgspec.DecodeError):  # other lines are nobody's business
+            await heard(msgspec.json.decode(line, type=Progress))
+
+
+async def _collect(stream: asyncio.StreamReader | None, last: deque[str]) -> None:
+    async for line in _lines(stream):
+        if text := line.decode(errors="replace").strip():
+            last.append(text)
+
+
+async def _lines(stream: asyncio.StreamReader | None) -> AsyncIterator[bytes]:
+    """Lines as they come; one that is longer than the buffer is skipped."""
+    if stream is None:
+        return
+    while True:
+        try:
+            line = await stream.readline()
+        except ValueError:
+            continue
+        if not line:
+            return
+        yield line

@@ -1,0 +1,115 @@
+"""From a verdict to what is said of it: the card numbered, stored and described, or the refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lora.card import LoRACard, LoRAFormat
+from lora.store import CardStore
+from schemas import Event, SkillPublished, TrainingRejected
+from services.factory.bench import Done
+from services.factory.tasks import ORDINALS, Owed, TaskStore
+from services.factory.versions import VersionStore
+from services.runtime.cards import describe
+from services.runtime.settings import FactorySettings
+from services.runtime.store import transaction
+
+__all__ = ["Publisher"]
+
+
+class Publisher:
+    """Ends phases: with a version, a refusal, or in favour of a newer task."""
+
+    def __init__(
+        self,
+        store: sqlite3.Connection,
+        tasks: TaskStore,
+        versions: VersionStore,
+        settings: FactorySettings,
+        cards: Path,
+        source: str,
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._versions = versions
+        self._settings = settings
+        self._cards = CardStore(cards)
+        self._source = source
+
+    async def conclude(self, owed: Owed, done: Done) -> None:
+        """The verdict stands: publish the candidate, or refuse it.
+
+        The card is in the store before the transaction that ends the phase and lays its event into
+        the outbox; killed before it, the same result makes the same card again.
+        """
+        if not done.result.accepted:
+            said = self._refusal(owed, f"{owed.phase}: {done.result.reason}", done.result.metrics)
+            with transaction(self._store):
+                self._tasks.end(owed, [said], judged=True, body_due=self._body_due(owed))
+            return
+        number = self._versions.next_number(owed.task.skill)
+        card = await asyncio.to_thread(self._stored, done, number)
+        described = describe(card)
+        await asyncio.to_thread(self._versions.keep_folds, described.digest, done.folder / "folds")
+        published = owed.event.derive(
+            SkillPublished(card=described, origin=socket.gethostname(), task_id=owed.task.task_id),
+            source=self._source,
+            ordinal=ORDINALS[owed.phase],
+        )
+        with transaction(self._store):
+            self._versions.learn(
+                described, time.time(), ours=True, next_look=self._settings.shadow_min
+            )
+            self._tasks.end(owed, [published], judged=True, body_due=self._body_due(owed))
+        self._versions.prune_folds(owed.task.skill, self._settings.keep_versions)
+
+    def _stored(self, done: Done, number: int) -> LoRACard:
+        """The candidate in the card store, numbered now and naming the version before."""
+        card = LoRAFormat.read(done.folder / "candidate.lora.arrow")
+        parents = () if done.champion is None else (done.champion,)
+        if card.version != number or card.parents != parents:
+            card = replace(card, version=number, parents=parents)
+        return self._cards.put(card)
+
+    def outdated(self, owed: Owed) -> None:
+        """Another version came into service meanwhile: judge again, unless a newer task will."""
+        if self._tasks.has_newer(owed):
+            self._tasks.supersede(owed)
+        else:
+            self._tasks.postpone(owed, time.time(), failed=False)
+
+    def give_up(self, owed: Owed, reason: str) -> None:
+        """The phase failed too often; its data stay, and the next batch adds to them."""
+        said = self._refusal(owed, f"{owed.phase}: {reason}", {})
+        with transaction(self._store):
+            self._tasks.end(owed, [said], judged=False, body_due=self._body_due(owed))
+
+    def _refusal(
+        self, owed: Owed, reason: str, metrics: Mapping[str, Any]
+    ) -> Event[TrainingRejected]:
+        data = TrainingRejected(
+            task_id=owed.task.task_id,
+            skill=owed.task.skill,
+            reason=reason,
+            metrics={key: value for key, value in metrics.items() if _is_metric(value)},
+        )
+        return owed.event.derive(data, source=self._source, ordinal=ORDINALS[owed.phase])
+
+    def _body_due(self, owed: Owed) -> float | None:
+        """When the body of this task may begin; None where it is not owed, or owed no more."""
+        if owed.phase == "body" or self._settings.body_schedule == "off":
+            return None
+        if self._tasks.has_newer(owed):
+            return None
+        return self._tasks.arrived(owed) + self._settings.quiet_period
+
+
+def _is_metric(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))

@@ -1,0 +1,340 @@
+"""The factory's process: takes tasks, schedules heads and bodies, says what came of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from bus import BusError, Closed, Delivery
+from lora.errors import LoRAError
+from lora.model import find_model
+from lora.training.errors import TrainingError
+from schemas import (
+    Event,
+    FeedbackJudged,
+    SkillInstalled,
+    SkillRejected,
+    SkillRetired,
+    TrainingProgressed,
+    TrainingRequested,
+)
+from services.errors import EncodeFailedError, ServiceError
+from services.factory import feedback, tasks, versions
+from services.factory.bench import Bench
+from services.factory.feedback import FeedbackStore
+from services.factory.material import background, embed, is_passing
+from services.factory.process import Progress
+from services.factory.publication import Publisher
+from services.factory.shadow import Shadow
+from services.factory.tasks import MAX_FAILURES, Owed, Phase, TaskStore
+from services.factory.versions import VersionStore
+from services.runtime.client import FleetClient
+from services.runtime.lifeline import command
+from services.runtime.service import Context, Service
+from services.runtime.store import open_store, transaction
+
+__all__ = ["Factory"]
+
+SKILLS_PATIENCE = 10.0
+"""Seconds to wait, at the start, for the manager's list of versions before training begins."""
+
+RETRY = 2.0
+"""Seconds until a phase is tried again; doubles with each failure."""
+
+SURPASSED = 1.5
+"""A task with so many times the rows of the one whose head is in training takes its place: the
+older head would be outdated when it is done. The rows grow each time: none waits for ever."""
+
+CHUNK = 64
+
+
+class Factory(Service):
+    """Says `training.progressed`, `training.rejected`, `skill.published` and `skill.retire`."""
+
+    name: ClassVar[str] = "factory"
+
+    def __init__(self, context: Context, *, child: Sequence[str] | None = None) -> None:
+        """`child`: the words that start the training child; the job's folder is added."""
+        super().__init__(context)
+        self.counters = {
+            "tasks_pending": 0,
+            "head_running": 0,
+            "body_running": 0,
+            "published": 0,
+            "rejected": 0,
+            "retired": 0,
+        }
+        self._child = tuple(child) if child else command("services.factory.child")
+        self._client = FleetClient(self.bus)
+        self._changed = asyncio.Event()
+        self._fresh = asyncio.Event()
+        self._later = asyncio.Event()
+        self._known = asyncio.Event()
+        self._lanes: dict[Phase, tuple[Owed, asyncio.Task[None]]] = {}
+        self._opened = False
+
+    @property
+    def queue(self) -> int:
+        """Phases of tasks that are still to be done."""
+        return int(self.counters["tasks_pending"])
+
+    async def setup(self) -> None:
+        """Open the store, know the model, take tasks; what was half done is begun again."""
+        model = await asyncio.to_thread(find_model, self.settings.fleet.model)
+        folder = self.state.of(self.name)
+        self._file = open_store(
+            folder / "factory.sqlite", tasks.SCHEMA + versions.SCHEMA + feedback.SCHEMA
+        )
+        self._opened = True
+        self._ledger = TaskStore(self._file, self.source)
+        self._versions = VersionStore(self._file, self.state.of(f"{self.name}/versions"))
+        self._feedback = FeedbackStore(self._file)
+        self._feedback.serves(model.base_model.sha256)
+        self._sha256 = model.base_model.sha256
+        self._bench = Bench(
+            folder / "jobs", self.settings, self.state, self._versions, self._feedback, self._child
+        )
+        self._shadow = Shadow(
+            self._client, self._versions, self._feedback, self.settings.factory.seed, self.source
+        )
+        self._publisher = Publisher(
+            self._file,
+            self._ledger,
+            self._versions,
+            self.settings.factory,
+            self.state.cards,
+            self.source,
+        )
+        await self.listen((SkillInstalled, SkillRetired, SkillRejected), self._hear_of_skill)
+        self.spawn(self._ask_skills(), "ask skills")
+        self.spawn(self._fill(), "fill in vectors")
+        self.spawn(self._schedule(), "schedule")
+        self.spawn(self._watch_versions(), "watch versions")
+        kinds = (TrainingRequested, FeedbackJudged)
+        await self.work(self.name, kinds, self._take, max_leases=CHUNK)
+
+    async def drain(self) -> None:
+        """End the children: what they were at is owed still, and begun again next time."""
+        running = [task for _, task in self._lanes.values()]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Stop, and close the store."""
+        await super().aclose()
+        if self._opened:
+            self._file.close()
+
+    # -- what comes in
+
+    async def _take(self, delivery: Delivery) -> None:
+        event = delivery.event
+        if isinstance(event.data, FeedbackJudged):
+            self._feedback.keep(event.data, event.time.timestamp())
+            await delivery.ack()
+            self._fresh.set()
+            self._later.set()
+            return
+        self._surpass(event.data)
+        running = [(owed.number, phase) for phase, (owed, _) in self._lanes.items()]
+        self._ledger.admit(event, time.time(), running)
+        said = self._ledger.outbox()
+        await delivery.ack(publish=said)
+        self._have_said(said)
+        self._changed.set()
+
+    def _surpass(self, task: TrainingRequested) -> None:
+        """End the training of a head that a much larger task of the same skill outdates."""
+        lane = self._lanes.get("head")
+        if lane is None or lane[0].task.skill != task.skill or lane[0].task.task_id == task.task_id:
+            return
+        if task.dataset.rows >= SURPASSED * lane[0].task.dataset.rows:
+            del self._lanes["head"]
+            lane[1].cancel()
+
+    async def _hear_of_skill(self, event: Event[Any]) -> None:
+        data = event.data
+        if isinstance(data, SkillInstalled):
+            self._versions.learn(data.card, time.time())
+        else:
+            self._versions.forget(data.name, data.digest)
+
+    async def _ask_skills(self) -> None:
+        asked = time.monotonic()
+        while True:
+            try:
+                cards = await self._client.skills(timeout=SKILLS_PATIENCE / 2)
+                break
+            except Closed:
+                return
+            except BusError as error:
+                self.log.debug("versions not listed yet", why=str(error))
+                if time.monotonic() - asked >= SKILLS_PATIENCE:
+                    self._known.set()
+        for card in cards:
+            self._versions.learn(card, time.time())
+            if card.state in ("retired", "rejected"):
+                self._versions.forget(card.name, card.digest)
+        self._known.set()
+
+    async def _fill(self) -> None:
+        """Fetch the vectors that trainings need, ahead of time and a few at a time."""
+        folder = self.state.of(self.name)
+        while True:
+            self._fresh.clear()
+            try:
+                await background(self._client, folder, self._sha256)
+                while missing := self._feedback.without_vector(CHUNK):
+                    vectors = await embed(self._client, missing)
+                    self._feedback.keep_vectors(dict(zip(missing, vectors, strict=True)))
+            except Closed:
+                raise
+            except (BusError, EncodeFailedError) as error:
+                self.log.debug("vectors not fetched yet", why=str(error))
+                await asyncio.sleep(RETRY)
+                continue
+            await self._fresh.wait()
+
+    # -- the two lanes: heads, and beside them bodies
+
+    async def _schedule(self) -> None:
+        await self._known.wait()
+        while True:
+            self._changed.clear()
+            pause = await self._say_all()
+            for phase in ("head", "body"):
+                owed, due = self._next(phase)
+                if owed is not None:
+                    work = self.spawn(self._run(owed), f"{phase} {owed.task.skill}")
+                    self._lanes[phase] = (owed, work)
+                elif due is not None:
+                    wait = max(0.0, due - time.time())
+                    pause = wait if pause is None else min(pause, wait)
+            self._count()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), pause)
+
+    def _next(self, phase: Phase) -> tuple[Owed | None, float | None]:
+        """The phase to begin now in an idle lane, or when to look again."""
+        if phase in self._lanes:
+            return None, None
+        waiting = self._ledger.owed()
+        if phase == "body" and (
+            "head" in self._lanes or any(owed.phase == "head" for owed in waiting)
+        ):
+            return None, None  # the end of the head wakes the schedule
+        mine = sorted((owed for owed in waiting if owed.phase == phase), key=lambda owed: owed.due)
+        if not mine:
+            return None, None
+        if mine[0].due > time.time():
+            return None, mine[0].due
+        return mine[0], None
+
+    async def _run(self, owed: Owed) -> None:
+        try:
+            await self._train(owed)
+        except Closed:
+            raise
+        except Exception as error:
+            self._not_trained(owed, error)
+        finally:
+            lane = self._lanes.get(owed.phase)
+            if lane is not None and lane[1] is asyncio.current_task():
+                del self._lanes[owed.phase]
+            self._changed.set()
+
+    def _not_trained(self, owed: Owed, error: Exception) -> None:
+        skill = owed.task.skill
+        if is_passing(error):
+            self.log.info("training waits for the fleet", skill=skill, why=str(error))
+            self._ledger.postpone(owed, time.time() + RETRY, failed=False)
+            return
+        expected = isinstance(error, ServiceError | LoRAError | TrainingError | OSError)
+        self.log.warning("training failed", skill=skill, why=str(error), exc_info=not expected)
+        if owed.failures + 1 < MAX_FAILURES:
+            self._ledger.postpone(owed, time.time() + RETRY * 2**owed.failures, failed=True)
+        else:
+            self._publisher.give_up(owed, str(error) or type(error).__name__)
+
+    async def _train(self, owed: Owed) -> None:
+        self.log.info("training", skill=owed.task.skill, phase=owed.phase, task=owed.task.task_id)
+
+        async def heard(progress: Progress) -> None:
+            data = TrainingProgressed(
+                task_id=owed.task.task_id,
+                step=progress.step,
+                steps=progress.steps,
+                loss=progress.loss,
+                phase=progress.phase,
+            )
+            with contextlib.suppress(BusError):
+                await self.say(data, correlation_id=owed.event.correlation_id)
+
+        folder = self.state.of(self.name)
+        made = await background(self._client, folder, self._sha256)
+        done = await self._bench.train(
+            owed, self._client, made, self._ledger.attempts(owed.task.skill), heard
+        )
+        if self._bench.outdated(owed, done):
+            self._publisher.outdated(owed)
+        else:
+            await self._publisher.conclude(owed, done)
+        self._bench.clear(owed)
+        self.log.info(
+            "judged",
+            skill=owed.task.skill,
+            phase=owed.phase,
+            accepted=done.result.accepted,
+            why=done.result.reason,
+        )
+
+    # -- what goes out
+
+    async def _say_all(self) -> float | None:
+        """Publish the outbox; seconds until it should be tried again where that failed."""
+        said = self._ledger.outbox()
+        if not said:
+            return None
+        try:
+            await self.bus.publish(*said)
+        except Closed:
+            raise
+        except BusError as error:
+            self.log.warning("not published yet", events=len(said), why=str(error))
+            return RETRY
+        self._have_said(said)
+        return None
+
+    def _have_said(self, events: Sequence[Event[Any]]) -> None:
+        self._ledger.said(events)
+        for event in events:
+            name = {"skill.published": "published", "training.rejected": "rejected"}
+            if counter := name.get(event.type):
+                self.counters[counter] += 1
+
+    def _count(self) -> None:
+        self.counters["tasks_pending"] = len(self._ledger.owed())
+        for phase in ("head", "body"):
+            self.counters[f"{phase}_running"] = int(phase in self._lanes)
+
+    # -- versions in the shadow of their predecessors
+
+    async def _watch_versions(self) -> None:
+        while True:
+            for skill in self._versions.skills():
+                version = self._versions.newest(skill)
+                if version is None or not version.ours:
+                    continue
+                retirement = await self._shadow.look_at(version)
+                if retirement is not None:
+                    with transaction(self._file):
+                        self._versions.forget(skill, version.card.digest)
+                        self._ledger.say(retirement)
+                    self.counters["retired"] += 1
+                    self._changed.set()
+            await self._later.wait()
+            self._later.clear()

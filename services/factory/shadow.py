@@ -1,0 +1,152 @@
+"""The comparison in the shadow: a version and the one before it, on the same later feedback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from bus import BusError, Closed
+from lora.training.dataset import FEEDBACK, Label, TrainingSet
+from lora.training.errors import TrainingError
+from lora.training.folds import assign_groups, fold_of
+from lora.training.gate import Arena, Verdict, judge
+from schemas import Event, SkillRetire, derived_id
+from services.errors import ServiceError
+from services.factory.feedback import FeedbackStore, Piece
+from services.factory.versions import Version, VersionStore
+from services.runtime.client import FleetClient
+
+__all__ = ["Shadow", "compare", "dataset_of"]
+
+Vector = npt.NDArray[np.float32]
+
+
+class Shadow:
+    """Looks at versions whose later feedback has come together."""
+
+    def __init__(
+        self,
+        client: FleetClient,
+        versions: VersionStore,
+        feedback: FeedbackStore,
+        seed: int,
+        source: str,
+    ) -> None:
+        self._client = client
+        self._versions = versions
+        self._feedback = feedback
+        self._seed = seed
+        self._source = source
+        self._log = structlog.get_logger(service="factory")
+
+    async def look_at(self, version: Version) -> Event[SkillRetire] | None:
+        """The order to retire a version that is significantly worse than the one before it.
+
+        None where it is not, or where it is not yet time to look. The next look is at twice the
+        feedback: who looks at every piece finds a bad day some day.
+        """
+        card = version.card
+        pieces = self._feedback.count_since(card.name, version.since)
+        if pieces < version.next_look:
+            return None
+        before = self._versions.newest(card.name, below=card.version)
+        try:
+            verdict = await compare(
+                self._client,
+                self._feedback.since(card.name, version.since),
+                card.digest,
+                None if before is None else before.card.digest,
+                seed=self._seed,
+            )
+        except Closed:
+            raise
+        except (ExceptionGroup, BusError, ServiceError, TrainingError) as error:
+            self._log.info("versions not compared", skill=card.name, why=str(error))
+            self._versions.look_again_at(version, pieces + 1)
+            return None
+        self._versions.look_again_at(version, 2 * pieces)
+        self._log.info(
+            "versions compared", skill=card.name, version=card.version, why=verdict.reason
+        )
+        if not verdict.accepted:
+            return None
+        named = "the base model" if before is None else f"version {before.card.version}"
+        reason = (
+            f"version {card.version} is worse than {named} on {verdict.groups} query groups of "
+            f"later feedback: MRR@10 {verdict.before:.3f} against {verdict.after:.3f}"
+        )
+        return Event(
+            data=SkillRetire(
+                name=card.name,
+                version=card.version,
+                digest=card.digest,
+                reason=reason,
+                successor=None if before is None else before.card.digest,
+            ),
+            source=self._source,
+            id=derived_id(self._source, card.digest, SkillRetire.type),
+        )
+
+
+async def compare(
+    client: FleetClient, pieces: Sequence[Piece], present: str, before: str | None, *, seed: int = 0
+) -> Verdict:
+    """The gate's verdict on the version before (None: the base model) as challenger of the present.
+
+    `present` and `before` are digests: both are applied to every query, by name. Accepted means
+    that the present one is significantly worse. The candidates are the passages of these pieces.
+    Raises `EncodeFailedError` (`unknown_skill` where a version is gone), `bus.RequestTimeout`,
+    `lora.training.errors.TrainingError` where nothing can be compared.
+    """
+    queries = list(dict.fromkeys(piece.query for piece in pieces))
+    passages = list(
+        dict.fromkeys(text for piece in pieces for text in piece.relevant + piece.irrelevant)
+    )
+    base = (await client.encode(queries, role="query", route="base")).vectors
+    frozen = (await client.encode(passages, role="document", route="base")).vectors
+    data = await asyncio.to_thread(dataset_of, pieces, queries, base, passages, frozen)
+
+    async def served(digest: str | None) -> Vector:
+        if digest is None:
+            return base
+        return (await client.encode(queries, role="query", route="named", skills=[digest])).vectors
+
+    now, then = await served(present), await served(before)
+
+    def ranked() -> Verdict:
+        arena = Arena(data)
+        rows = arena.rows
+        return judge(arena.ranks(now[rows]), arena.ranks(then[rows]), arena.groups, seed=seed)
+
+    return await asyncio.to_thread(ranked)
+
+
+def dataset_of(
+    pieces: Sequence[Piece],
+    queries: Sequence[str],
+    vectors: Vector,
+    passages: Sequence[str],
+    passage_vectors: Vector,
+) -> TrainingSet:
+    """The pieces as a dataset: where two disagree on a passage the later one holds."""
+    groups = assign_groups(queries, vectors)
+    row = {text: at for at, text in enumerate(queries)}
+    column = {text: at for at, text in enumerate(passages)}
+    values: dict[tuple[int, int], float] = {}
+    for piece in pieces:
+        for texts, value in ((piece.irrelevant, 0.0), (piece.relevant, 1.0)):
+            values |= {(row[piece.query], column[text]): value for text in texts}
+    labels: list[Label] = [(at, to, value, FEEDBACK) for (at, to), value in values.items()]
+    return TrainingSet.build(
+        queries=queries,
+        query_vectors=vectors,
+        groups=groups,
+        folds=[fold_of(group) for group in groups.tolist()],
+        passages=passages,
+        passage_vectors=passage_vectors,
+        labels=labels,
+    )

@@ -1,0 +1,202 @@
+"""The factory's tasks: which phases are owed, what was found, what is still to be said."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from schemas import Event, TrainingRejected, TrainingRequested, decode, encode
+from services.runtime.store import transaction
+
+__all__ = ["MAX_FAILURES", "ORDINALS", "SCHEMA", "SUPERSEDED", "Owed", "Phase", "TaskStore"]
+
+Phase = Literal["head", "body"]
+
+SUPERSEDED = "superseded"
+"""Reason of a rejection: a newer task of the same skill, with more data, lives on."""
+
+ORDINALS: dict[str, int] = {"head": 0, "body": 1, SUPERSEDED: 2}
+"""What a task says, numbered: the events' ids derive from the task's and these."""
+
+MAX_FAILURES = 3
+"""So often a phase is tried whose child ends without a result."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS tasks (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    task_id TEXT NOT NULL UNIQUE, skill TEXT NOT NULL, arrived REAL NOT NULL, event BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS tasks_by_skill ON tasks (skill, number);
+CREATE TABLE IF NOT EXISTS phases (
+    task INTEGER NOT NULL REFERENCES tasks (number),
+    phase TEXT NOT NULL, due REAL NOT NULL, failures INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (task, phase)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS attempts (skill TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outbox (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, event BLOB NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True)
+class Owed:
+    """One phase of one task that is still to be done."""
+
+    number: int
+    event: Event[TrainingRequested]
+    phase: Phase
+    due: float
+    """Not before this time, seconds since the epoch."""
+    failures: int
+
+    @property
+    def task(self) -> TrainingRequested:
+        """What was asked for."""
+        return self.event.data
+
+    @property
+    def key(self) -> str:
+        """A name for its folder."""
+        return f"{self.task.task_id}-{self.phase}"
+
+
+class TaskStore:
+    """Owed phases are rows: what is half done when the process dies is owed still.
+
+    A phase ends in the same transaction that puts what is to be said of it into the outbox; what
+    is said twice has the same id and is kept once.
+    """
+
+    def __init__(self, store: sqlite3.Connection, source: str) -> None:
+        self._store = store
+        self._source = source
+
+    def admit(
+        self, event: Event[TrainingRequested], now: float, running: Iterable[tuple[int, Phase]]
+    ) -> None:
+        """Copy a task; older ones of its skill that wait are superseded, running phases are not.
+
+        Admitting it twice changes nothing.
+        """
+        task = event.data
+        with transaction(self._store):
+            cursor = self._store.execute(
+                "INSERT OR IGNORE INTO tasks (task_id, skill, arrived, event) VALUES (?, ?, ?, ?)",
+                (task.task_id, task.skill, now, encode(event)),
+            )
+            if not cursor.rowcount:
+                return
+            busy = set(running)
+            for old in self.owed(task.skill):
+                if (old.number, old.phase) not in busy:
+                    self._supersede(old)
+            self._store.execute(
+                "INSERT INTO phases (task, phase, due) VALUES (?, 'head', ?)",
+                (cursor.lastrowid, now),
+            )
+
+    def _supersede(self, old: Owed) -> None:
+        self._drop(old)
+        self._say(
+            old.event.derive(
+                TrainingRejected(
+                    task_id=old.task.task_id, skill=old.task.skill, reason=SUPERSEDED, metrics={}
+                ),
+                source=self._source,
+                ordinal=ORDINALS[SUPERSEDED],
+            )
+        )
+
+    def supersede(self, old: Owed) -> None:
+        """Give a phase up in favour of a newer task."""
+        with transaction(self._store):
+            self._supersede(old)
+
+    def owed(self, skill: str | None = None) -> list[Owed]:
+        """The phases still to be done, heads first, older tasks first."""
+        rows = self._store.execute(
+            "SELECT t.number, t.event, p.phase, p.due, p.failures"
+            " FROM phases p JOIN tasks t ON t.number = p.task"
+            " WHERE ? IS NULL OR t.skill = ? ORDER BY p.phase = 'body', t.number",
+            (skill, skill),
+        ).fetchall()
+        return [
+            Owed(row["number"], decode(row["event"]), row["phase"], row["due"], row["failures"])
+            for row in rows
+        ]
+
+    def has_newer(self, owed: Owed) -> bool:
+        """A newer task of the same skill was admitted."""
+        row = self._store.execute(
+            "SELECT 1 FROM tasks WHERE skill = ? AND number > ? LIMIT 1",
+            (owed.task.skill, owed.number),
+        ).fetchone()
+        return row is not None
+
+    def attempts(self, skill: str) -> int:
+        """Candidates of this skill that were judged so far."""
+        row = self._store.execute("SELECT count FROM attempts WHERE skill = ?", (skill,)).fetchone()
+        return 0 if row is None else int(row["count"])
+
+    def end(
+        self, owed: Owed, said: Sequence[Event[Any]], *, judged: bool, body_due: float | None
+    ) -> None:
+        """A phase is done; call inside a transaction. `body_due` owes the body from then on."""
+        self._drop(owed)
+        if judged:
+            self._store.execute(
+                "INSERT INTO attempts VALUES (?, 1)"
+                " ON CONFLICT (skill) DO UPDATE SET count = count + 1",
+                (owed.task.skill,),
+            )
+        if body_due is not None:
+            self._store.execute(
+                "INSERT OR IGNORE INTO phases (task, phase, due) VALUES (?, 'body', ?)",
+                (owed.number, body_due),
+            )
+        for event in said:
+            self._say(event)
+
+    def arrived(self, owed: Owed) -> float:
+        """When the task came, seconds since the epoch."""
+        row = self._store.execute(
+            "SELECT arrived FROM tasks WHERE number = ?", (owed.number,)
+        ).fetchone()
+        return float(row["arrived"])
+
+    def postpone(self, owed: Owed, due: float, *, failed: bool) -> None:
+        """Try again from `due` on."""
+        with transaction(self._store):
+            self._store.execute(
+                "UPDATE phases SET due = ?, failures = failures + ? WHERE task = ? AND phase = ?",
+                (due, int(failed), owed.number, owed.phase),
+            )
+
+    def say(self, event: Event[Any]) -> None:
+        """Put an event into the outbox; call inside a transaction."""
+        self._say(event)
+
+    def outbox(self) -> tuple[Event[Any], ...]:
+        """What is to be said and not known to be published, oldest first."""
+        rows = self._store.execute("SELECT event FROM outbox ORDER BY number")
+        return tuple(decode(row["event"]) for row in rows)
+
+    def said(self, events: Iterable[Event[Any]]) -> None:
+        """These are published."""
+        with transaction(self._store):
+            self._store.executemany(
+                "DELETE FROM outbox WHERE id = ?", [(event.id,) for event in events]
+            )
+
+    def _drop(self, owed: Owed) -> None:
+        self._store.execute(
+            "DELETE FROM phases WHERE task = ? AND phase = ?", (owed.number, owed.phase)
+        )
+
+    def _say(self, event: Event[Any]) -> None:
+        self._store.execute(
+            "INSERT OR IGNORE INTO outbox (id, event) VALUES (?, ?)", (event.id, encode(event))
+        )

@@ -1,0 +1,124 @@
+"""The versions of each skill that the factory knows of, with their fold models."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from schemas import SkillCard
+
+__all__ = ["SCHEMA", "Version", "VersionStore"]
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS versions (
+    skill TEXT NOT NULL, version INTEGER NOT NULL, digest TEXT NOT NULL,
+    card BLOB NOT NULL, since REAL NOT NULL, gone INTEGER NOT NULL DEFAULT 0,
+    ours INTEGER NOT NULL, next_look INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (skill, digest)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a skill."""
+
+    card: SkillCard
+    since: float
+    """When it was published, or first heard of; seconds since the epoch."""
+    ours: bool
+    """This factory made it."""
+    next_look: int
+    """Pieces of later feedback at which it is next compared with the one before."""
+
+
+class VersionStore:
+    """Numbers count up for ever: a retired version's number is not used again."""
+
+    def __init__(self, store: sqlite3.Connection, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+
+    def learn(
+        self, card: SkillCard, since: float, *, ours: bool = False, next_look: int = 0
+    ) -> None:
+        """A version is in service; one that came back is so again."""
+        self._store.execute(
+            "INSERT INTO versions (skill, version, digest, card, since, ours, next_look)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (skill, digest) DO UPDATE SET gone = 0",
+            (
+                card.name,
+                card.version,
+                card.digest,
+                msgspec.json.encode(card),
+                since,
+                int(ours),
+                next_look,
+            ),
+        )
+
+    def forget(self, name: str, digest: str) -> None:
+        """A version was retired or rejected: it is champion no more."""
+        self._store.execute(
+            "UPDATE versions SET gone = 1 WHERE skill = ? AND digest = ?", (name, digest)
+        )
+
+    def newest(self, skill: str, below: int | None = None) -> Version | None:
+        """The version in service, or the newest one numbered below `below`."""
+        row = self._store.execute(
+            "SELECT * FROM versions WHERE skill = ? AND NOT gone AND (? IS NULL OR version < ?)"
+            " ORDER BY version DESC, digest LIMIT 1",
+            (skill, below, below),
+        ).fetchone()
+        if row is None:
+            return None
+        card = msgspec.json.decode(row["card"], type=SkillCard)
+        return Version(card, row["since"], bool(row["ours"]), row["next_look"])
+
+    def next_number(self, skill: str) -> int:
+        """One above every version that there ever was."""
+        row = self._store.execute(
+            "SELECT MAX(version) AS top FROM versions WHERE skill = ?", (skill,)
+        ).fetchone()
+        return int(row["top"] or 0) + 1
+
+    def skills(self) -> list[str]:
+        """Names of the skills with a version in service."""
+        rows = self._store.execute("SELECT DISTINCT skill FROM versions WHERE NOT gone")
+        return sorted(row["skill"] for row in rows)
+
+    def look_again_at(self, version: Version, pieces: int) -> None:
+        """Compare it next when there are so many pieces of later feedback."""
+        self._store.execute(
+            "UPDATE versions SET next_look = ? WHERE skill = ? AND digest = ?",
+            (pieces, version.card.name, version.card.digest),
+        )
+
+    # -- fold models
+
+    def folds(self, digest: str) -> Path:
+        """The folder of a version's fold models; there may be none."""
+        return self._folder / digest.removeprefix("sha256:")
+
+    def keep_folds(self, digest: str, source: Path) -> None:
+        """Copy fold models beside the version they belong to; doing it twice is doing it once."""
+        target = self.folds(digest)
+        if target.exists() or not source.is_dir():
+            return
+        beside = target.with_name(target.name + ".writing")
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(source, beside)
+        beside.rename(target)
+
+    def prune_folds(self, skill: str, keep: int) -> None:
+        """Delete the fold models of all but the newest `keep` versions of a skill."""
+        rows = self._store.execute(
+            "SELECT digest FROM versions WHERE skill = ? ORDER BY version DESC LIMIT -1 OFFSET ?",
+            (skill, keep),
+        ).fetchall()
+        for row in rows:
+            shutil.rmtree(self.folds(row["digest"]), ignore_errors=True)
