@@ -90,7 +90,7 @@ class Subscription(ABC):
         """The events, one at a time; ends when the bus closes."""
 
     @abstractmethod
-    async def get(self, timeout: float | None = None) -> Event[Any]:  # noqa: ASYNC109
+    async def get(self, timeout: float | None = None) -> Event[Any]:
         """The next event; raises `TimeoutError` after `timeout` seconds, `Closed`."""
 
     truncated: bool = False
@@ -147,7 +147,7 @@ class Consumer(ABC):
         """Deliveries as they become due; survives a broker that is away for a while."""
 
     @abstractmethod
-    async def get(self, timeout: float | None = None) -> Delivery:  # noqa: ASYNC109
+    async def get(self, timeout: float | None = None) -> Delivery:
         """The next delivery; raises `TimeoutError` after `timeout` seconds, `Closed`."""
 
 
@@ -210,7 +210,7 @@ class Bus(ABC):
         event: Event[Any],
         replies: Kinds,
         *,
-        timeout: float,  # noqa: ASYNC109
+        timeout: float,
         resend: float = 2.0,
     ) -> Event[Any]:
         """Publish a live event whose `reply_to` is this bus's address; return the answer.

@@ -11,6 +11,8 @@ BusError
 ├── RequestTimeout      nobody answered a request by its deadline
 ├── Closed              the bus, or this subscription, is closed
 ├── InvalidUrl          a bus URL that cannot be used, and why
+├── InvalidKey          a key file that is missing or unreadable
+├── InUse               another broker holds this folder, state or port
 └── InsecureFolder      an ipc folder that others may enter
 """
 
@@ -20,7 +22,9 @@ __all__ = [
     "BusError",
     "Closed",
     "DiskFull",
+    "InUse",
     "InsecureFolder",
+    "InvalidKey",
     "InvalidUrl",
     "NotPermitted",
     "ReadOnly",
@@ -92,6 +96,14 @@ class Closed(BusError):
 
 class InvalidUrl(BusError):
     """A bus URL that cannot be used, and why."""
+
+
+class InvalidKey(BusError):
+    """A key file is missing, unreadable or open to others."""
+
+
+class InUse(BusError):
+    """Another broker is alive on this folder, state or port."""
 
 
 class InsecureFolder(BusError):

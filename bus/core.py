@@ -1,0 +1,326 @@
+"""The broker without its sockets: what comes in, what the journal answers, what goes out.
+
+The ZeroMQ broker and the in-memory bus are thin shells around this one set of rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import schemas
+from bus import protocol
+from bus.errors import BusError, Refused, TooLarge
+from bus.journal import Entry, Journal
+from bus.settings import BrokerSettings
+from bus.waiting import Waiter, Waiters
+from bus.writer import Committed, Writer
+
+__all__ = ["Core", "Reply"]
+
+SOURCE = "/broker/1"
+Reply = Callable[[bytes, bytes], bool]
+"""Sends a status and a body; False if the one who asked is gone."""
+
+_log = logging.getLogger(__name__)
+
+
+class Core:
+    """One bus: validates ingress, journals durable events, answers the journal's requests.
+
+    `emit` gets every message that goes out to subscribers, in order, in the event loop.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[[Sequence[bytes]], None],
+        *,
+        path: Path | None = None,
+        settings: BrokerSettings | None = None,
+    ) -> None:
+        self.settings = settings or BrokerSettings()
+        self.emit = emit
+        self.heads: dict[str, int] = {}
+        """The last sequence of each type that was broadcast."""
+        self.counters: dict[str, int] = dict.fromkeys(
+            ("ingress", "broadcast", "appended", "duplicates", "refused", "dropped"), 0
+        )
+        self.failure: BusError | None = None
+        """Why the last group could not be written; None while the journal works."""
+        self.writer = Writer(lambda: Journal(path, self.settings), self._committed)
+        self._waiters = Waiters(self._attempt)
+        self._due: asyncio.TimerHandle | None = None
+        self._due_at = float("inf")
+
+    async def start(self) -> None:
+        """Open the journal; raises what it raises."""
+        await self.writer.start()
+        self.writer.submit(lambda journal: journal.heads(), self.heads.update)
+        self.writer.submit(lambda journal: setattr(journal.leases, "touched", True), _ignore)
+
+    async def aclose(self) -> None:
+        """Answer who waits, finish what was submitted, close the journal."""
+        self._waiters.close()
+        if self._due is not None:
+            self._due.cancel()
+        await self.writer.stop()
+
+    @property
+    def congested(self) -> bool:
+        """Whether requests should wait outside: the journal has enough to do."""
+        return self.writer.queued_bytes > self.settings.writer_queue_bytes
+
+    # ingress
+
+    def ingress(self, message: Sequence[bytes]) -> None:
+        """A message from a publisher: forwarded, journaled first if durable, or refused."""
+        self.counters["ingress"] += 1
+        if message and message[0].startswith(protocol.PING):
+            if sum(map(len, message)) <= 1024:
+                self.emit(message)
+            return
+        try:
+            if len(message) > 1 and len(message[1]) > self.settings.max_event_bytes:
+                raise self._too_large(len(message[1]))
+            event = schemas.from_frames(message)
+            if event.data.lane is schemas.Lane.LIVE:
+                self.counters["broadcast"] += 1
+                self.emit(message)
+                return
+            if event.attachments:
+                raise Refused(f"{event.type} is durable: attachments travel with live events only")
+        except (schemas.SchemaError, BusError) as e:
+            self._refuse(message[1] if len(message) > 1 else b"", e)
+            return
+        if self.congested:
+            self.counters["dropped"] += 1  # no receipt: its sender sends it again
+            return
+        raw = bytes(message[1])
+        entry = Entry(event.type, event.source, event.id, raw)
+        self.writer.submit(partial(_append_ingress, entry), partial(self._received, raw), len(raw))
+
+    def _received(self, raw: bytes, result: Any) -> None:
+        if isinstance(result, BusError):
+            self._refuse(raw, result)
+        elif result is not None:  # known before: its broadcast is the receipt that was missed
+            self.counters["duplicates"] += 1
+            kind, stored = result
+            self.emit([kind.encode(), stored])
+
+    def _refuse(self, raw: bytes, error: schemas.SchemaError | BusError) -> None:
+        self.counters["refused"] += 1
+        try:
+            about = msgspec.json.decode(raw, type=_Origin)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            about = _Origin()
+        _log.warning("refused %s of %s: %s", about.id or "?", about.source or "?", error)
+        if about.source and about.id:
+            refusal = schemas.EventRefused(id=about.id, code=_code(error), message=str(error))
+            event = schemas.Event(
+                data=refusal, source=SOURCE, to=about.source, correlation_id=about.id
+            )
+            self.emit(schemas.frames(event))
+
+    def _too_large(self, size: int) -> TooLarge:
+        return TooLarge(
+            f"the event has {size} bytes, at most {self.settings.max_event_bytes} are taken"
+        )
+
+    # the journal's requests
+
+    def request(self, key: tuple[bytes, bytes], verb: bytes, body: bytes, reply: Reply) -> None:
+        """Answer one request through `reply`, at once or later; `key` names asker and request."""
+        try:
+            asked = protocol.parse_request(verb, body)
+            if isinstance(asked, protocol.Lease):
+                self._waiters.add(Waiter(key, asked, reply))
+                return
+            run = self._operation(asked, blake2b(verb + b"\0" + body, digest_size=16).digest())
+        except (schemas.SchemaError, BusError) as e:
+            self.counters["refused"] += 1
+            reply(protocol.ERROR, protocol.encode(protocol.Error(_code(e), str(e))))
+            return
+        self.writer.submit(run, partial(_answer, reply), len(body))
+
+    def _operation(self, asked: protocol.Request, receipt: bytes) -> Callable[[Journal], Any]:
+        match asked:
+            case protocol.Append(events=events):
+                return partial(_append, self._entries(events))
+            case protocol.Ack(leases=leases, publish=publish):
+                return partial(_ack, leases, self._entries(publish), receipt)
+            case protocol.Read(types=types, after=after, limit=limit):
+                return partial(_read, types, after, limit)
+            case protocol.Nack():
+                return partial(_nack, asked, receipt)
+            case protocol.Defer():
+                return partial(_defer, asked, receipt)
+            case protocol.Extend():
+                return partial(_extend, asked)
+            case protocol.HeadsAsked():
+                return lambda journal: protocol.Heads(journal.heads())
+            case protocol.Dead():
+                return partial(_dead, asked)
+            case protocol.Erase(types=types, where=where):
+                return lambda journal: protocol.Erased(journal.erase(types, where))
+        raise Refused(f"{type(asked).__name__} is no request")
+
+    def _entries(self, raws: Sequence[msgspec.Raw]) -> list[Entry]:
+        entries = []
+        for raw in map(bytes, raws):
+            if len(raw) > self.settings.max_event_bytes:
+                raise self._too_large(len(raw))
+            event = schemas.decode(raw)
+            if event.data.lane is not schemas.Lane.DURABLE:
+                raise Refused(f"{event.type} is live: the journal takes durable events only")
+            entries.append(Entry(event.type, event.source, event.id, raw))
+        return entries
+
+    # leases that wait
+
+    def _attempt(self, waiter: Waiter) -> None:
+        asked = waiter.asked
+
+        def run(journal: Journal) -> Any:
+            return journal.leases.lease(
+                asked.group, asked.types, asked.max, asked.visibility_ms / 1000, asked.start
+            )
+
+        self.writer.submit(run, partial(self._attempted, waiter))
+
+    def _attempted(self, waiter: Waiter, result: Any) -> None:
+        if isinstance(result, BusError):
+            self._waiters.finish(waiter, protocol.ERROR, protocol.encode_error(result))
+        elif result:
+            granted = [protocol.Granted(r.lease, r.attempt, msgspec.Raw(r.raw)) for r in result]
+            body = protocol.encode(protocol.Deliveries(granted))
+            if not self._waiters.finish(waiter, protocol.OK, body):
+                leases = [r.lease for r in result]
+                self.writer.submit(lambda journal: journal.leases.release(leases), _ignore)
+        else:
+            self._waiters.idle(waiter)
+
+    # after a commit
+
+    def _committed(self, group: Committed) -> None:
+        for event in group.events:
+            self.heads[event.type] = event.sequence
+            self.emit([event.type.encode(), event.raw])
+        self.counters["appended"] += len(group.events)
+        self.counters["broadcast"] += len(group.events)
+        self.failure = group.failure
+        for done, result in group.results:
+            done(result)
+        if group.events:
+            self._waiters.wake({event.type for event in group.events})
+        if group.due_changed:
+            self._arm(group.next_due)
+
+    def _arm(self, due: float | None) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if due is not None:
+            delay = max(0.0, due - datetime.now(UTC).timestamp()) + 0.002
+            loop = asyncio.get_running_loop()
+            self._due = loop.call_later(min(delay, 3600.0), self._fell_due)
+
+    def _fell_due(self) -> None:
+        def run(journal: Journal) -> None:
+            journal.leases.expire()
+            journal.leases.touched = True
+
+        self.writer.submit(run, lambda _: self._waiters.wake(None))
+
+
+class _Origin(msgspec.Struct):
+    id: str = ""
+    source: str = ""
+
+
+def _code(error: schemas.SchemaError | BusError) -> str:
+    return error.code if isinstance(error, schemas.SchemaError | Refused) else "malformed"
+
+
+def _ignore(_: Any) -> None:
+    return
+
+
+def _answer(reply: Reply, result: Any) -> None:
+    if isinstance(result, BusError):
+        reply(protocol.ERROR, protocol.encode_error(result))
+    else:
+        reply(protocol.OK, result if isinstance(result, bytes) else protocol.encode(result))
+
+
+# Operations, run in the journal's thread; the reply is encoded there too.
+
+
+def _appended(placed: Sequence[tuple[int, bool]]) -> protocol.Appended:
+    return protocol.Appended(
+        [sequence for sequence, _ in placed],
+        [position for position, (_, known) in enumerate(placed) if known],
+    )
+
+
+def _append(entries: Sequence[Entry], journal: Journal) -> protocol.Appended:
+    return _appended(journal.append(entries))
+
+
+def _append_ingress(entry: Entry, journal: Journal) -> tuple[str, bytes] | None:
+    """None if it is new; the stored event where it was known before."""
+    ((sequence, known),) = journal.append([entry])
+    if not known:
+        return None
+    stored = journal.event(sequence)
+    return entry.type, stored or schemas.stamp(entry.raw, sequence=sequence, previous=0)
+
+
+def _ack(
+    leases: Sequence[str], publish: Sequence[Entry], receipt: bytes, journal: Journal
+) -> protocol.Appended:
+    return _appended(journal.leases.ack(leases, publish, receipt))
+
+
+def _read(types: Sequence[str] | None, after: int, limit: int, journal: Journal) -> protocol.Page:
+    raws, truncated = journal.read(types, after, limit)
+    return protocol.Page([msgspec.Raw(raw) for raw in raws], truncated)
+
+
+def _nack(asked: protocol.Nack, receipt: bytes, journal: Journal) -> dict[str, str]:
+    journal.leases.nack(asked.lease, asked.delay_ms / 1000, asked.reason, asked.dead, receipt)
+    return {}
+
+
+def _defer(asked: protocol.Defer, receipt: bytes, journal: Journal) -> dict[str, str]:
+    until = asked.until
+    if until is not None and until.tzinfo is None:
+        raise Refused("until needs a time zone: 2030-01-01T00:00:00Z")
+    limit = datetime.now(UTC) + timedelta(days=366)
+    journal.leases.defer(asked.lease, min(until, limit).timestamp() if until else 0.0, receipt)
+    return {}
+
+
+def _extend(asked: protocol.Extend, journal: Journal) -> dict[str, str]:
+    journal.leases.extend(asked.lease, asked.visibility_ms / 1000)
+    return {}
+
+
+def _dead(asked: protocol.Dead, journal: Journal) -> protocol.DeadList:
+    entries = []
+    for row in journal.leases.dead(asked.action, asked.group, asked.ids):
+        try:
+            msgspec.json.decode(row.raw)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            entries.append(protocol.DeadEntry(row.id, row.group, row.reason, None, row.raw))
+        else:
+            raw = msgspec.Raw(row.raw)
+            entries.append(protocol.DeadEntry(row.id, row.group, row.reason, raw))
+    return protocol.DeadList(entries)

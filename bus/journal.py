@@ -1,0 +1,215 @@
+"""The journal: durable events in one total order, in SQLite, owned by one thread."""
+
+from __future__ import annotations
+
+import heapq
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import schemas
+from bus.errors import BusError
+from bus.journal_leases import Leases
+from bus.journal_retention import Retention
+from bus.journal_schema import broken, open_database
+from bus.settings import BrokerSettings
+
+__all__ = ["Entry", "Journal", "Stored"]
+
+PAGE_BYTES = 8 * 2**20
+MAX_PAGE = 10_000
+
+
+class Entry(NamedTuple):
+    """A validated event that is to be appended."""
+
+    type: str
+    source: str
+    id: str
+    raw: bytes
+
+
+class Stored(NamedTuple):
+    """An event as the journal keeps it."""
+
+    sequence: int
+    type: str
+    raw: bytes
+
+
+class Journal:
+    """Events, groups and dead letters. Not thread-safe: every call from the thread that made it.
+
+    Calls that change something stand between `begin` and `commit`; `commit` returns when they
+    are on the disk. After `rollback` nothing of them is left, here or in the file.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        settings: BrokerSettings | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = path
+        self.settings = settings or BrokerSettings()
+        self.clock = clock
+        self.connection = open_database(path)
+        self.outbox: list[Stored] = []
+        """Appended since `begin`, in order: to be broadcast after `commit`."""
+        self.leases = Leases(self)
+        self.retention = Retention(self)
+        self._heads: dict[str, int] = {}
+        self._changed: set[str] = set()
+        self._last = 0
+        self._fold = False
+        self._load()
+        self.leases.resume()
+
+    def _load(self) -> None:
+        self._heads = dict(self.connection.execute("SELECT type, head FROM types"))
+        self._last = max(self._heads.values(), default=0)
+        self._changed.clear()
+        self.outbox = []
+        self.leases.load()
+        self.retention.load()
+
+    # transactions
+
+    def begin(self) -> None:
+        """Start a transaction."""
+        self.connection.execute("BEGIN")
+
+    def commit(self) -> None:
+        """Make everything since `begin` durable; raises `DiskFull`, `ReadOnly`: then undone."""
+        try:
+            self.retention.cap()
+            if self._changed:
+                self.connection.executemany(
+                    "INSERT INTO types VALUES (?, ?, 0)"
+                    " ON CONFLICT (type) DO UPDATE SET head = excluded.head",
+                    [(kind, self._heads[kind]) for kind in self._changed],
+                )
+                self._changed.clear()
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as e:
+            self.rollback()
+            raise broken(e, self.path) from e
+        if self._fold:
+            self._fold = False
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def rollback(self) -> None:
+        """Undo everything since `begin`."""
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        self._load()
+
+    def failure(self, error: sqlite3.Error) -> BusError:
+        """What an SQLite error within a transaction means to a client."""
+        return broken(error, self.path)
+
+    # events
+
+    def append(self, entries: Iterable[Entry]) -> list[tuple[int, bool]]:
+        """Number and keep events; a pair (sequence, known already) each."""
+        execute, at = self.connection.execute, self.clock()
+        placed = []
+        for kind, source, name, raw in entries:
+            key = _key(source, name)
+            sequence = self._last + 1
+            if not execute(
+                "INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (key, sequence, at)
+            ).rowcount:
+                (sequence,) = execute("SELECT sequence FROM seen WHERE key = ?", (key,)).fetchone()
+                placed.append((sequence, True))
+                continue
+            previous = self._heads.get(kind, 0)
+            stamped = schemas.stamp(raw, sequence=sequence, previous=previous)
+            execute(
+                "INSERT INTO events VALUES (?, ?, ?, ?, ?)",
+                (sequence, kind, len(stamped), at, stamped),
+            )
+            self._last = self._heads[kind] = sequence
+            self._changed.add(kind)
+            self.retention.grew(len(stamped))
+            self.outbox.append(Stored(sequence, kind, stamped))
+            placed.append((sequence, False))
+        return placed
+
+    def heads(self) -> dict[str, int]:
+        """The last sequence of every type that has one."""
+        return dict(self._heads)
+
+    def head(self, kind: str) -> int:
+        """The last sequence of a type; 0 where it has none."""
+        return self._heads.get(kind, 0)
+
+    def event(self, sequence: int) -> bytes | None:
+        """The event of that number, if it is still kept."""
+        row = self.connection.execute(
+            "SELECT raw FROM events WHERE sequence = ?", (sequence,)
+        ).fetchone()
+        return row[0] if row else None
+
+    def read(self, types: Sequence[str] | None, after: int, limit: int) -> tuple[list[bytes], bool]:
+        """Events beyond `after`, in order, and whether retention had already removed some.
+
+        A page ends after `limit` events or about 8 MiB; an empty page is the end.
+        """
+        limit = min(limit, MAX_PAGE)
+        page: list[bytes] = []
+        size = 0
+        for sequence in self.following(types, after, limit):
+            raw = self.event(sequence)
+            if raw is None:
+                continue
+            page.append(raw)
+            size += len(raw)
+            if size >= PAGE_BYTES:
+                break
+        return page, self._truncated(types, after)
+
+    def following(self, types: Sequence[str] | None, after: int, limit: int) -> list[int]:
+        """The next `limit` sequences of some types (None: all) beyond `after`, in order."""
+        if types is None:
+            rows = self.connection.execute(
+                "SELECT sequence FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
+                (after, limit),
+            )
+            return [sequence for (sequence,) in rows]
+        # One short index scan a type, merged: a rare type costs nothing among many others.
+        found: list[int] = []
+        for kind in set(types):
+            if self.head(kind) > after:
+                rows = self.connection.execute(
+                    "SELECT sequence FROM events WHERE type = ? AND sequence > ?"
+                    " ORDER BY sequence LIMIT ?",
+                    (kind, after, limit),
+                )
+                found += [sequence for (sequence,) in rows]
+        return heapq.nsmallest(limit, found)
+
+    def _truncated(self, types: Sequence[str] | None, after: int) -> bool:
+        floors = self.connection.execute("SELECT type FROM types WHERE floor > ?", (after,))
+        return any(types is None or kind in types for (kind,) in floors)
+
+    def erase(self, types: Sequence[str], where: Mapping[str, str]) -> int:
+        """Erase events by their data, from the file and its log; how many. Raises `Refused`."""
+        self._fold = True  # the write-ahead log holds them too
+        return self.retention.erase(types, where)
+
+    def close(self) -> None:
+        """Close the file; what was committed stays."""
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        self.connection.close()
+
+
+def _key(source: str, name: str) -> bytes:
+    """What duplicates are known by: 128 bits over source and id."""
+    lengths = f"{len(source)}:".encode()
+    return blake2b(lengths + source.encode() + name.encode(), digest_size=16).digest()

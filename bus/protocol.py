@@ -1,0 +1,248 @@
+"""The journal's requests and replies as they travel, and the topics that are no events.
+
+A DEALER sends three frames, `[request id, verb, JSON]`, and gets `[request id, "ok", JSON]` or
+`[request id, "error", {"code", "message"}]`. The request id is any bytes, unique per connection.
+Requests may be sent again, byte for byte, after a lost connection:
+
+- `append` keeps an event once by its source and id;
+- `ack`, `nack` and `defer` are recognised by their bytes for 10 minutes after they were done and
+  answered as the first time; a different request for the same lease is `stale_lease`;
+- a `lease` that still waits is replaced by one with the same request id from the same DEALER
+  identity; with `max: 0` that ends the wait. `max: 0` also declares a group without leasing.
+
+A bare SUB learns that its subscriptions are live by subscribing, last, to `_echo.<nonce>`: the
+broker answers a new subscription to such a topic with one message `[topic, ""]`. A bare PUB
+learns that it is connected by sending `["_ping.<nonce>", ""]` until that comes back on egress.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Raw
+
+from bus.errors import BusError, Refused
+
+__all__ = [
+    "ECHO",
+    "ERROR",
+    "OK",
+    "PING",
+    "REQUESTS",
+    "Ack",
+    "Append",
+    "Appended",
+    "Dead",
+    "DeadEntry",
+    "DeadList",
+    "Defer",
+    "Deliveries",
+    "Erase",
+    "Erased",
+    "Error",
+    "Extend",
+    "Granted",
+    "Heads",
+    "HeadsAsked",
+    "Lease",
+    "Nack",
+    "Page",
+    "Read",
+    "Request",
+    "encode",
+    "encode_error",
+    "parse_request",
+]
+
+OK = b"ok"
+ERROR = b"error"
+ECHO = b"_echo."
+PING = b"_ping."
+
+Count = Annotated[int, Meta(ge=0)]
+Milliseconds = Annotated[int, Meta(ge=0, le=366 * 24 * 3600 * 1000)]
+Visibility = Annotated[int, Meta(ge=1, le=366 * 24 * 3600 * 1000)]
+GroupName = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON of one verb."""
+
+
+class Append(Request, frozen=True, kw_only=True):
+    """`append`: durable events as JSON objects; all are journaled, or none. → `Appended`"""
+
+    events: list[Raw]
+
+
+class Read(Request, frozen=True, kw_only=True):
+    """`read`: what follows `after`; an empty page is the end. → `Page`"""
+
+    types: list[str] | None = None
+    """None or absent: every type."""
+    after: Count = 0
+    limit: Annotated[int, Meta(ge=1)] = 1000
+    """At most 10,000; a page also ends after about 8 MiB."""
+
+
+class Lease(Request, frozen=True, kw_only=True):
+    """`lease`: the next due events for a group, waiting up to `wait_ms` for one. → `Deliveries`"""
+
+    group: GroupName
+    types: Annotated[list[str], Meta(min_length=1)]
+    max: Count = 1
+    wait_ms: Milliseconds = 0
+    visibility_ms: Visibility = 30_000
+    start: Literal["earliest", "latest"] = "earliest"
+    """Where the group begins a type that it has not leased before."""
+
+
+class Ack(Request, frozen=True, kw_only=True):
+    """`ack`: end these leases and append these events, all or nothing. → `Appended`"""
+
+    leases: list[str]
+    publish: list[Raw] = []
+
+
+class Nack(Request, frozen=True, kw_only=True):
+    """`nack`: failed; again after `delay_ms`, or to the dead letters. → `{}`"""
+
+    lease: str
+    delay_ms: Milliseconds = 0
+    reason: str = ""
+    dead: bool = False
+    """Straight to the dead letters: no further delivery could succeed."""
+
+
+class Extend(Request, frozen=True, kw_only=True):
+    """`extend`: the lease now ends `visibility_ms` from now. → `{}`"""
+
+    lease: str
+    visibility_ms: Visibility
+
+
+class Defer(Request, frozen=True, kw_only=True):
+    """`defer`: not yet; again at `until` (RFC 3339; absent: at once), uncounted. → `{}`"""
+
+    lease: str
+    until: datetime | None = None
+
+
+class HeadsAsked(Request, frozen=True, kw_only=True):
+    """`heads`: the last sequence of each type. → `Heads`"""
+
+
+class Dead(Request, frozen=True, kw_only=True):
+    """`dead`: list, deliver again, or drop dead letters; of all groups, or one. → `DeadList`"""
+
+    action: Literal["list", "retry", "drop"] = "list"
+    group: str | None = None
+    ids: list[int] | None = None
+
+
+class Erase(Request, frozen=True, kw_only=True):
+    """`erase`: events of these types whose data has all these values. → `Erased`"""
+
+    types: Annotated[list[str], Meta(min_length=1)]
+    where: Annotated[dict[str, str], Meta(min_length=1)]
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """A sequence per event, in order; a duplicate has that of the first."""
+
+    sequences: list[int]
+    duplicates: list[int]
+    """Positions in the request of events that the journal knew already."""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A stretch of the journal."""
+
+    events: list[Raw]
+    truncated: bool
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """One leased event."""
+
+    lease: str
+    attempt: int
+    event: Raw
+
+
+class Deliveries(msgspec.Struct, frozen=True):
+    """What was leased; empty where nothing came in time."""
+
+    deliveries: list[Granted]
+
+
+class Heads(msgspec.Struct, frozen=True):
+    """The last sequence of every durable type that has one."""
+
+    heads: dict[str, int]
+
+
+class DeadEntry(msgspec.Struct, frozen=True):
+    """One dead letter; `raw` (base64) instead of `event` where the bytes are no JSON."""
+
+    id: int
+    group: str
+    reason: str
+    event: Raw | None
+    raw: bytes | None = None
+
+
+class DeadList(msgspec.Struct, frozen=True):
+    """The dead letters concerned."""
+
+    dead: list[DeadEntry]
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """How many events were erased."""
+
+    erased: int
+
+
+class Error(msgspec.Struct, frozen=True):
+    """Why not: `malformed`, `unknown_type`, `too_large`, `stale_lease`, `disk_full`, …"""
+
+    code: str
+    message: str
+
+
+REQUESTS: dict[str, type[Request]] = {
+    "append": Append,
+    "read": Read,
+    "lease": Lease,
+    "ack": Ack,
+    "nack": Nack,
+    "extend": Extend,
+    "defer": Defer,
+    "heads": HeadsAsked,
+    "dead": Dead,
+    "erase": Erase,
+}
+
+_decoders = {name.encode(): msgspec.json.Decoder(kind) for name, kind in REQUESTS.items()}
+encode = msgspec.json.Encoder().encode
+
+
+def parse_request(verb: bytes, body: bytes) -> Request:
+    """The typed request; raises `Refused` (`malformed`)."""
+    decoder = _decoders.get(verb)
+    if decoder is None:
+        known = ", ".join(REQUESTS)
+        raise Refused(f"unknown verb {verb.decode(errors='replace')!r}: expected one of {known}")
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        raise Refused(f"the request {verb.decode()!r} is malformed: {e}") from e
+
+
+def encode_error(error: BusError) -> bytes:
+    """The JSON of an error reply."""
+    code = error.code if isinstance(error, Refused) else "malformed"
+    return encode(Error(code, str(error)))

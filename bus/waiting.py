@@ -1,0 +1,101 @@
+"""Lease requests that wait for an event to become due, without holding anything up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum, auto
+
+from bus import protocol
+
+__all__ = ["Waiter", "Waiters"]
+
+NOTHING = protocol.encode(protocol.Deliveries([]))
+
+
+class State(Enum):
+    """Where a waiter is."""
+
+    IDLE = auto()
+    TRYING = auto()
+    """The journal is looking for it right now."""
+    GONE = auto()
+
+
+class Waiter:
+    """One `lease` request, until it is answered."""
+
+    def __init__(
+        self,
+        key: tuple[bytes, bytes],
+        asked: protocol.Lease,
+        reply: Callable[[bytes, bytes], bool],
+    ) -> None:
+        self.key = key
+        self.asked = asked
+        self.reply = reply
+        self.state = State.IDLE
+        self.expired = asked.wait_ms == 0 or asked.max == 0
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Waiters:
+    """All who wait; `attempt` asks the journal for one, and `idle` or `finish` follows."""
+
+    def __init__(self, attempt: Callable[[Waiter], None]) -> None:
+        self._attempt = attempt
+        self._all: dict[tuple[bytes, bytes], Waiter] = {}
+
+    def add(self, waiter: Waiter) -> None:
+        """Try it now, and again on every `wake` until its time is up."""
+        former = self._all.pop(waiter.key, None)
+        if former is not None:
+            self._leave(former)  # asked again, over a new connection perhaps
+        self._all[waiter.key] = waiter
+        if not waiter.expired:
+            loop = asyncio.get_running_loop()
+            waiter.timer = loop.call_later(waiter.asked.wait_ms / 1000, self._expire, waiter)
+        self._try(waiter)
+
+    def _try(self, waiter: Waiter) -> None:
+        waiter.state = State.TRYING
+        self._attempt(waiter)
+
+    def wake(self, types: set[str] | None) -> None:
+        """Something of these types (None: anything) may be due now."""
+        for waiter in list(self._all.values()):
+            if waiter.state is State.IDLE and (
+                types is None or not types.isdisjoint(waiter.asked.types)
+            ):
+                self._try(waiter)
+
+    def idle(self, waiter: Waiter) -> None:
+        """The journal had nothing for it."""
+        if waiter.state is State.TRYING:
+            waiter.state = State.IDLE
+            if waiter.expired:
+                self.finish(waiter, protocol.OK, NOTHING)
+
+    def finish(self, waiter: Waiter, status: bytes, body: bytes) -> bool:
+        """Answer it; False if nobody is there to take the answer."""
+        if waiter.state is State.GONE:
+            return False
+        self._all.pop(waiter.key, None)
+        self._leave(waiter)
+        return waiter.reply(status, body)
+
+    def _expire(self, waiter: Waiter) -> None:
+        waiter.expired = True
+        if waiter.state is State.IDLE:
+            self.finish(waiter, protocol.OK, NOTHING)
+
+    @staticmethod
+    def _leave(waiter: Waiter) -> None:
+        waiter.state = State.GONE
+        if waiter.timer is not None:
+            waiter.timer.cancel()
+
+    def close(self) -> None:
+        """Answer everybody with nothing."""
+        for waiter in list(self._all.values()):
+            self.finish(waiter, protocol.OK, NOTHING)
