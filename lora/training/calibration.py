@@ -15,12 +15,14 @@ __all__ = ["Routing", "fit_prototypes", "fit_routing", "routing_scores"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.bool_]
 
 LIMIT = 0.01
 """Largest share of negatives that a card may route."""
 
-MARGIN = 0.5
-"""Share of the limit that the fitted half may use: the other half must hold it too."""
+MARGINS = (0.5, 0.25, 0.0)
+"""Shares of the limit that the fitted half may use, the next where the other half does not hold
+the limit: it can make a threshold stricter, never looser."""
 
 MIN_NEGATIVES = 300
 MIN_ROUTED = 0.5
@@ -74,14 +76,14 @@ def fit_prototypes(
         return None
     centres = _spread(points, min(count, len(points) // MIN_BEHIND), np.random.default_rng(seed))
     for _ in range(_ROUNDS):
-        centres = _centres(points, (points @ centres.T).argmax(axis=1), len(centres))
+        centres = _centres(points, (points @ centres.T).argmax(axis=1))
     while True:
         behind = np.bincount((points @ centres.T).argmax(axis=1), minlength=len(centres))
         if behind.min() >= MIN_BEHIND:
             break
         # The queries of the thinnest centre go to their next nearest.
         centres = np.delete(centres, int(behind.argmin()), axis=0)
-        centres = _centres(points, (points @ centres.T).argmax(axis=1), len(centres))
+        centres = _centres(points, (points @ centres.T).argmax(axis=1))
     if description is not None:
         centres = np.concatenate([centres, unit(np.asarray(description).reshape(1, -1))])
     return np.ascontiguousarray(centres, dtype=np.float32)
@@ -109,56 +111,88 @@ def fit_routing(
         raise ConfigError(f"{len(own)} vectors, {len(ids)} groups and {len(parts)} folds differ")
     if not 0 < limit < 1:
         raise ConfigError(f"limit should lie between 0 and 1, not {limit}")
+    shuffled = np.random.default_rng(seed).permutation(len(others))
+    fitted, checked = others[shuffled[::2]], others[shuffled[1::2]]
+    fitter = _Fitter(own, ids, parts, fitted, limit, description, seed)
     everyone = np.ones(len(own), bool)
-
-    def make(rows: npt.NDArray[np.bool_], count: int) -> Floats | None:
-        return fit_prototypes(own[rows], ids[rows], count, description=description, seed=seed)
-
-    if make(everyone, 1) is None:
+    if fitter.prototypes(everyone, 1) is None:
         return Routing(None, None, 0.0, 0.0, everyone, f"fewer than {MIN_BEHIND} query groups")
     if len(others) < MIN_NEGATIVES:
         reason = f"{len(others)} negatives are fewer than the {MIN_NEGATIVES} needed to be sure"
-        return Routing(make(everyone, MOST_PROTOTYPES), None, 0.0, 0.0, everyone, reason)
-    shuffled = np.random.default_rng(seed).permutation(len(others))
-    fitted, checked = others[shuffled[::2]], others[shuffled[1::2]]
-    best, kept = 1, np.zeros(len(own), bool)
-    for size in _SIZES:
-        if size > 1 and size * MIN_BEHIND > len(np.unique(ids)):
+        prototypes = fitter.prototypes(everyone, MOST_PROTOTYPES)
+        return Routing(prototypes, None, 0.0, 0.0, everyone, reason)
+    sizes = [n for n in _SIZES if n == 1 or n * MIN_BEHIND <= len(np.unique(ids))]
+    # max takes the first of equals: few prototypes before many.
+    size = max(sizes, key=lambda count: int(fitter.kept(count, MARGINS[0]).sum()))
+    prototypes = fitter.prototypes(everyone, size)
+    scores = routing_scores(checked, np.asarray(prototypes))
+    threshold, false, margin = 1.0, 1.0, MARGINS[0]
+    for margin in MARGINS:
+        threshold = fitter.threshold(prototypes, margin)
+        false = float((scores >= threshold).mean())
+        if false <= limit:
             break
-        found = np.zeros(len(own), bool)
-        for fold in np.unique(parts):
-            out = parts == fold
-            prototypes = make(~out, size)
-            if prototypes is not None:
-                least = _threshold(fitted, prototypes, limit)
-                found[out] = routing_scores(own[out], prototypes) >= least
-        if found.sum() > kept.sum():
-            best, kept = size, found
-    prototypes = make(everyone, best)
-    if prototypes is None:  # unreachable: the same rows gave some above
-        raise ConfigError("no prototypes could be fitted")
-    threshold = _threshold(fitted, prototypes, limit)
-    false = float((routing_scores(checked, prototypes) >= threshold).mean())
+    kept = fitter.kept(size, margin)
     routed = float(kept.mean())
-    if routed < MIN_ROUTED:
+    reason = ""
+    if false > limit:
+        reason = f"it would be routed {false:.1%} of other questions"
+    elif routed < MIN_ROUTED:
         reason = f"only {routed:.0%} of its own queries would be routed to it"
+    if reason:
         return Routing(prototypes, None, routed, false, everyone, reason)
     return Routing(prototypes, threshold, routed, false, kept, "")
 
 
-def _threshold(negatives: Floats, prototypes: Floats, limit: float) -> float:
-    """Smallest cosine that routes at most `limit · MARGIN` of the negatives."""
-    scores = np.sort(routing_scores(negatives, prototypes))[::-1]
-    allowed = int(limit * MARGIN * len(scores))
-    # Just above the first one that is too many; float32, as the router compares.
-    return float(np.nextafter(np.float32(scores[allowed]), np.float32(2.0)))
+@dataclass(frozen=True, eq=False)
+class _Fitter:
+    """Own queries and the half of the negatives that may be fitted on."""
+
+    own: Floats
+    groups: npt.NDArray[Any]
+    folds: npt.NDArray[Any]
+    negatives: Floats
+    limit: float
+    description: npt.ArrayLike | None
+    seed: int
+
+    def prototypes(self, rows: Rows, count: int) -> Floats | None:
+        """Prototypes of some of the own queries; None where they are too few."""
+        return fit_prototypes(
+            self.own[rows],
+            self.groups[rows],
+            count,
+            description=self.description,
+            seed=self.seed,
+        )
+
+    def threshold(self, prototypes: Floats | None, margin: float) -> float:
+        """Smallest cosine that routes at most `limit · margin` of the negatives."""
+        if prototypes is None:
+            return 1.0
+        scores = np.sort(routing_scores(self.negatives, prototypes))[::-1]
+        allowed = int(self.limit * margin * len(scores))
+        # Just above the first one that is too many; float32, as the router compares.
+        return float(np.nextafter(np.float32(scores[allowed]), np.float32(2.0)))
+
+    def kept(self, count: int, margin: float) -> Rows:
+        """Which of the own queries are routed by prototypes made without their fold."""
+        kept = np.zeros(len(self.own), bool)
+        for fold in np.unique(self.folds):
+            out = self.folds == fold
+            prototypes = self.prototypes(~out, count)
+            if prototypes is not None:
+                scores = routing_scores(self.own[out], prototypes)
+                kept[out] = scores >= self.threshold(prototypes, margin)
+        return kept
 
 
 def _group_means(vectors: Floats, groups: npt.NDArray[Any]) -> Floats:
-    names, member = np.unique(groups, return_inverse=True)
-    sums = np.zeros((len(names), vectors.shape[1] if vectors.ndim == 2 else 0), np.float32)
-    np.add.at(sums, member, vectors)
-    return unit(sums)
+    """One point per group of near-duplicates, so that repetition weighs nothing."""
+    if not len(vectors):
+        return vectors
+    _, member = np.unique(groups, return_inverse=True)
+    return _centres(vectors, member)
 
 
 def _spread(points: Floats, count: int, generator: np.random.Generator) -> Floats:
@@ -171,9 +205,8 @@ def _spread(points: Floats, count: int, generator: np.random.Generator) -> Float
     return points[chosen]
 
 
-def _centres(points: Floats, member: Ints, count: int) -> Floats:
-    """Mean directions; a centre that nobody is nearest to vanishes."""
-    sums = np.zeros((count, points.shape[1]), np.float32)
-    np.add.at(sums, member, points)
-    used = np.bincount(member, minlength=count) > 0
-    return unit(sums[used])
+def _centres(points: Floats, member: Ints) -> Floats:
+    """Mean direction of the points of each member; a centre that nobody is nearest to vanishes."""
+    order = np.argsort(member, kind="stable")
+    starts = np.flatnonzero(np.diff(member[order], prepend=-1))
+    return unit(np.add.reduceat(points[order], starts, axis=0))

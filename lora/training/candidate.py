@@ -248,13 +248,21 @@ def _sweep_config(request: CandidateRequest) -> SweepConfig:
     changes |= {name: tuple(changes[name]) for name in ("checkpoints", "scales") if name in changes}
     every = {name: given[name] for name in one & set(given)}
     try:
-        if grid is not None:
-            configs = tuple(HeadConfig(**{**every, **entry}) for entry in grid)
+        if grid is None:
+            configs = tuple(dict.fromkeys(_with(config, every) for config in base.grid))
         else:
-            configs = tuple(dict.fromkeys(replace(config, **every) for config in base.grid))
+            configs = tuple(HeadConfig(**{**every, **entry}) for entry in grid)
         return replace(base, grid=configs, **changes)
     except TypeError as error:
         raise ConfigError(f"settings of the head cannot be used: {error}") from error
+
+
+def _with(config: HeadConfig, given: Mapping[str, Any]) -> HeadConfig:
+    """The config with these values; a temperature moves a config that has its own in proportion."""
+    values = dict(given)
+    if "temperature" in values:
+        values["temperature"] *= config.temperature / HeadConfig().temperature
+    return replace(config, **values)
 
 
 def _chosen(choice: Choice, tried: int) -> dict[str, Metric]:

@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(given[0])
     try:
         job = read_job(folder)
-        _limit_threads(job.threads)
+        # A head is too small a problem for more than one thread: on shared cores a second one
+        # mostly waits, and makes the first wait too.
+        _limit_threads(1 if job.phase == "head" else job.threads)
         run(folder, job)
     except JobError as error:
         print(error, file=sys.stderr)
@@ -99,10 +101,10 @@ def _request(folder: Path, job: Job) -> CandidateRequest:
     from lora.training.candidate import CandidateRequest
     from lora.training.dataset import TrainingSet
 
-    data = TrainingSet.read(folder / job.dataset, job.dataset_digest)
-    negatives = [_vectors(folder / job.background, data.dim)]
+    data = TrainingSet.read(_place(folder, job.dataset), job.dataset_digest)
+    negatives = [_vectors(_place(folder, job.background), data.dim)]
     if job.negatives is not None:
-        negatives.append(_vectors(folder / job.negatives, data.dim))
+        negatives.append(_vectors(_place(folder, job.negatives), data.dim))
     vector = job.description_vector
     champion = _champion(folder, job)
     return CandidateRequest(
@@ -114,9 +116,9 @@ def _request(folder: Path, job: Job) -> CandidateRequest:
         champion=champion,
         parents=job.parents,
         description=job.description,
-        description_vector=_vectors(folder / vector, data.dim)[0] if vector else None,
+        description_vector=_vectors(_place(folder, vector), data.dim)[0] if vector else None,
         negatives=np.concatenate(negatives),
-        anchors=TrainingSet.read(folder / job.anchors) if job.anchors else None,
+        anchors=TrainingSet.read(_place(folder, job.anchors)) if job.anchors else None,
         attempts=job.attempts + 1,
         seed=job.seed,
         time_budget_s=job.time_budget_s,
@@ -131,11 +133,11 @@ def _champion(folder: Path, job: Job) -> Champion | None:
     from lora.card import LoRAFormat
     from lora.training.champion import Champion
 
-    card = LoRAFormat.read(folder / job.champion.card, digest=job.champion.digest)
+    card = LoRAFormat.read(_place(folder, job.champion.card), digest=job.champion.digest)
     folds = {}
     if job.champion.folds is not None:
         for fold in range(5):
-            path = folder / job.champion.folds / f"{fold}.lora.arrow"
+            path = _place(folder, job.champion.folds) / f"{fold}.lora.arrow"
             if path.exists():
                 folds[fold] = LoRAFormat.read(path)
     return Champion(card, folds)
@@ -154,6 +156,12 @@ def _encoder(job: Job) -> Encode:
         return rows
 
     return encode
+
+
+def _place(folder: Path, path: str) -> Path:
+    """Where a path of the job lies: in its folder, or as it is seen from here."""
+    inside = folder / path
+    return inside if inside.exists() else Path(path)
 
 
 def _vectors(path: Path, dim: int) -> npt.NDArray[np.float32]:
@@ -188,11 +196,7 @@ def _reporter(phase: str) -> Callable[[int, int, float], None]:
 
 
 def _limit_threads(threads: int) -> None:
-    """Must come before NumPy is imported: its BLAS reads these once.
-
-    A head is too small a problem for more than one thread; on shared cores a second one mostly
-    waits, and makes the first wait too.
-    """
+    """Must come before NumPy is imported: its BLAS reads these once."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(max(1, threads))
 

@@ -7,6 +7,8 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from services.errors import ServiceError
+
 __all__ = [
     "CANDIDATE",
     "FOLDS",
@@ -32,7 +34,7 @@ Metric = float | int | str | bool | None
 T = TypeVar("T")
 
 
-class JobError(Exception):
+class JobError(ServiceError):
     """A job's folder does not hold what it should."""
 
 
@@ -55,7 +57,7 @@ class ChampionRef(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One training; paths are absolute or relative to the job's folder."""
+    """One training; paths are absolute, or relative to the job's folder or the working folder."""
 
     phase: Literal["head", "body"]
     task_id: str
