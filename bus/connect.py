@@ -7,8 +7,12 @@ from pathlib import Path
 
 from bus.client import ClientBus
 from bus.contract import Bus
-from bus.errors import InvalidUrl
+from bus.errors import InvalidKey
 from bus.memory import MemoryBus
+from bus.security import read_pair, read_public
+from bus.urls import endpoints, secure_folder
+from bus.zeromq import ZeroMQLink
+from schemas import address_of
 
 __all__ = ["connect"]
 
@@ -30,14 +34,38 @@ async def connect(
     Raises `InvalidUrl`, `InvalidKey`, `InsecureFolder`, `NotPermitted`, `Unreachable`.
     """
     url = url or os.environ.get("CONSONANCE_BUS") or f"ipc://{Path('.consonance/bus').absolute()}"
-    bus: ClientBus
     if url.startswith("memory://"):
-        bus = MemoryBus(url.removeprefix("memory://"), source=source, patience=patience)
+        bus: ClientBus = MemoryBus(url.removeprefix("memory://"), source=source, patience=patience)
+        opening: ZeroMQLink | None = None
     else:
-        raise InvalidUrl(f"{url!r} is no bus: expected ipc:///folder, tcp://host:port or memory://")
+        opening = _link(url, source, key, server_key)
+        bus = ClientBus(opening, source=source, patience=patience)
     try:
+        if opening is not None:
+            await opening.open(patience)
         await bus.open()
     except BaseException:
         await bus.aclose()
         raise
     return bus
+
+
+def _link(url: str, source: str, key: Path | None, server_key: Path | None) -> ZeroMQLink:
+    places = endpoints(url)
+    name = address_of(source)
+    if not places.secured:
+        if places.folder is not None and places.folder.exists():
+            secure_folder(places.folder)
+        return ZeroMQLink(url, places, name=name)
+    pair = read_pair(_file(key, "CONSONANCE_KEY", "this client's key pair"))
+    server = read_public(_file(server_key, "CONSONANCE_SERVER_KEY", "the broker's public key"))
+    return ZeroMQLink(url, places, name=name, pair=pair, server=server)
+
+
+def _file(given: Path | None, variable: str, what: str) -> Path:
+    if given is not None:
+        return given
+    named = os.environ.get(variable)
+    if not named:
+        raise InvalidKey(f"tcp needs {what}: name its file in {variable}")
+    return Path(named)

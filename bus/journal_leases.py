@@ -95,7 +95,7 @@ class Leases:
     def lease(
         self, group: str, types: Sequence[str], limit: int, visibility: float, start: str
     ) -> list[Leased]:
-        """Up to `limit` due events for `visibility` seconds: first those that wait, then new ones."""
+        """Up to `limit` due events for `visibility` seconds; those that wait go first."""
         self.declare(group, types, start)
         if limit <= 0:
             return []

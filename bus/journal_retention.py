@@ -168,8 +168,8 @@ class Retention:
         self._db.execute("PRAGMA secure_delete = ON")
         try:
             rows = self._db.execute(
-                f"SELECT sequence, size FROM events WHERE {condition}",
-                values,  # noqa: S608 (checked)
+                f"SELECT sequence, size FROM events WHERE {condition}",  # noqa: S608 (checked)
+                values,
             ).fetchall()
             for sequence, size in rows:
                 self._db.execute("DELETE FROM events WHERE sequence = ?", (sequence,))

@@ -1,4 +1,4 @@
-"""The bus within one process: same rules, same journal code, no sockets. For tests and notebooks."""
+"""The bus within one process: same rules, same journal, no sockets; for tests and notebooks."""
 
 from __future__ import annotations
 

@@ -1,0 +1,98 @@
+"""The broker process, and the keys it admits: `python -m bus --help`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bus.broker import Broker
+from bus.errors import BusError
+from bus.security import make_broker_keys, make_client_keys
+from bus.settings import load_settings
+
+EPILOG = """\
+examples:
+  python -m bus                                     the broker on ipc, state in .consonance
+  python -m bus --state /var/lib/consonance --url tcp://0.0.0.0:5550
+  python -m bus keys broker                         the broker's keys (also made at its start)
+  python -m bus keys client laptop                  admit a client named laptop
+
+over tcp a client needs two files: its pair (STATE/keys/laptop.key_secret, named by
+CONSONANCE_KEY) and the broker's public key (STATE/keys/broker.key, CONSONANCE_SERVER_KEY).
+Deleting STATE/keys/clients/laptop.key refuses it from its next connection on.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bus",
+        description="The broker: carries live events, keeps durable ones in STATE/journal.sqlite.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--state", type=Path, default=Path(".consonance"), help="state folder (%(default)s)"
+    )
+    parser.add_argument(
+        "--url", help="ipc:///folder (default: STATE/bus) or tcp://host:port, which takes 3 ports"
+    )
+    parser.add_argument("--config", type=Path, help="TOML file whose [bus] table is used")
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+    commands = parser.add_subparsers(dest="command", metavar="")
+    keys = commands.add_parser("keys", help="make key files", description="Make key files, 0600.")
+    kinds = keys.add_subparsers(dest="kind", required=True)
+    for kind, text in (("broker", "the broker's pair"), ("client", "a client's pair, admitted")):
+        made = kinds.add_parser(kind, help=text)
+        made.add_argument("--state", type=Path, default=argparse.SUPPRESS, help="state folder")
+        if kind == "client":
+            made.add_argument("name", help="letters, digits, '.', '_' and '-'")
+    return parser
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    url = arguments.url or f"ipc://{(arguments.state / 'bus').absolute()}"
+    async with Broker(url, arguments.state, load_settings(arguments.config)):
+        print(f"broker ready at {url}", flush=True)
+        await stop.wait()
+
+
+def _keys(arguments: argparse.Namespace) -> None:
+    keys = arguments.state / "keys"
+    if arguments.kind == "broker":
+        print(make_broker_keys(keys))
+    else:
+        print(make_client_keys(keys, arguments.name))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run; 0 after an orderly stop, 1 with one sentence on standard error otherwise."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=arguments.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        if arguments.command == "keys":
+            _keys(arguments)
+        else:
+            asyncio.run(_serve(arguments))
+    except BusError as e:
+        print(f"bus: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""The broker: three sockets around the core, and the journal's file."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import zmq
+
+import schemas
+from bus import protocol, security
+from bus.core import SOURCE, Core
+from bus.errors import BusError, InUse, InvalidUrl
+from bus.settings import BrokerSettings
+from bus.sockets import Drained
+from bus.urls import Endpoints, endpoints, secure_folder
+
+__all__ = ["Broker"]
+
+FULL = 0.8
+"""The share of the byte cap at which the heartbeat says `degraded`."""
+SWEEP = 0.05
+"""Seconds between two stretches of forgetting, while there is more to forget."""
+
+_log = logging.getLogger(__name__)
+
+
+class Broker:
+    """`async with Broker(url, state) as broker:` serves until the block is left.
+
+    Raises `InvalidUrl`, `InsecureFolder`, `InvalidKey`, `InUse`, and what the journal raises.
+    """
+
+    def __init__(self, url: str, state: Path, settings: BrokerSettings | None = None) -> None:
+        self.url = url
+        self.settings = settings or BrokerSettings()
+        self.endpoints: Endpoints = endpoints(url)
+        self.state = state
+        self.core = Core(self._emit, path=state / "journal.sqlite", settings=self.settings)
+        self._locks: list[IO[bytes]] = []
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._authenticator: security.Authenticator | None = None
+        self._pair: security.KeyPair | None = None
+        self._sockets: list[Drained] = []
+        self._egress: Drained | None = None
+        self._journal: Drained | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._size = 0
+        self._backlog = 0
+        self._evicted = 0
+        self._lost_replies = 0
+
+    async def __aenter__(self) -> Broker:
+        try:
+            await self._start()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _start(self) -> None:
+        try:
+            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as e:
+            raise BusError(f"cannot make the state folder {self.state}: {e.strerror}") from e
+        self._lock(self.state / "journal.lock", f"the state folder {self.state}")
+        if self.endpoints.folder is not None:
+            secure_folder(self.endpoints.folder)
+            self._lock(self.endpoints.folder / "broker.lock", f"the bus {self.url}")
+        else:
+            keys = self.state / "keys"
+            security.make_broker_keys(keys)
+            self._pair = security.read_pair(keys / "broker.key_secret")
+        self._context = zmq.Context()
+        if self._pair is not None:
+            clients = self.state / "keys" / "clients"
+            self._authenticator = security.Authenticator(self._context, clients)
+        await self.core.start()
+        # Egress first: nothing may come in that could not go out.
+        self._egress = self._bind(zmq.XPUB, self.endpoints.egress, self._subscribed)
+        self._journal = self._bind(zmq.ROUTER, self.endpoints.journal, self._asked)
+        self._bind(zmq.SUB, self.endpoints.ingress, self.core.ingress)
+        self._maintain()
+        self._beat()
+
+    def _lock(self, path: Path, what: str) -> None:
+        try:
+            file = path.open("ab")
+        except OSError as e:
+            raise BusError(f"cannot use {what}: {e.strerror}") from e
+        self._locks.append(file)
+        try:
+            fcntl.flock(
+                file, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # goes with the process, however it ends
+        except OSError as e:
+            raise InUse(f"another broker is running on {what}") from e
+
+    def _bind(self, kind: int, endpoint: str, handle: object) -> Drained:
+        assert self._context is not None  # noqa: S101 (made before anything is bound)
+        socket = self._context.socket(kind)
+        socket.linger = 200
+        socket.setsockopt(zmq.MAXMSGSIZE, self.settings.max_message_bytes)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
+        if endpoint.startswith("tcp://["):
+            socket.setsockopt(zmq.IPV6, 1)
+        if self._pair is not None:
+            socket.curve_server = True
+            socket.curve_publickey, socket.curve_secretkey = self._pair
+        if kind == zmq.XPUB:
+            socket.setsockopt(zmq.SNDHWM, self.settings.subscriber_queue)
+        elif kind == zmq.SUB:
+            socket.setsockopt(zmq.RCVHWM, 10_000)
+            socket.subscribe(b"")
+        else:
+            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as e:
+            socket.close()
+            if e.errno == zmq.EADDRINUSE:
+                raise InUse(f"the port of {endpoint} is in use, perhaps by another broker") from e
+            raise InvalidUrl(f"cannot serve {endpoint}: {e.strerror}") from e
+        drained = Drained(socket, handle)  # type: ignore[arg-type]
+        self._sockets.append(drained)
+        return drained
+
+    # messages
+
+    def _emit(self, message: Sequence[bytes]) -> None:
+        if self._egress is not None:
+            self._egress.send(message)  # XPUB never waits: it drops for who is too slow
+
+    def _subscribed(self, message: list[bytes]) -> None:
+        if message[0][:1] == b"\x01" and message[0][1:].startswith(protocol.ECHO):
+            self._emit([message[0][1:], b""])
+
+    def _asked(self, message: list[bytes]) -> None:
+        asker, *rest = message
+        if len(rest) != 3:
+            body = protocol.Error("malformed", "a request has three frames: id, verb, JSON")
+            self._reply(asker, rest[0] if rest else b"", protocol.ERROR, protocol.encode(body))
+            return
+        name, verb, body_ = rest
+        self.core.request((asker, name), verb, body_, partial(self._reply, asker, name))
+        if self.core.congested and self._journal is not None:
+            self._journal.pause()
+            self._later("resume", 0.01, self._resume)
+
+    def _resume(self) -> None:
+        if self._journal is not None:
+            if self.core.congested:
+                self._later("resume", 0.01, self._resume)
+            else:
+                self._journal.resume()
+
+    def _reply(self, asker: bytes, name: bytes, status: bytes, body: bytes) -> bool:
+        sent = self._journal is not None and self._journal.send([asker, name, status, body])
+        self._lost_replies += not sent
+        return sent
+
+    # heartbeat and maintenance
+
+    def _later(self, name: str, seconds: float, call: object) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers[name] = loop.call_later(seconds, call)  # type: ignore[arg-type]
+
+    def _beat(self) -> None:
+        self._later("beat", self.settings.heartbeat_seconds, self._beat)
+        self._emit(schemas.frames(schemas.Event(data=self._heartbeat(), source=SOURCE)))
+
+    def _heartbeat(self, state: str | None = None) -> schemas.FleetHeartbeat:
+        full = self._backlog >= FULL * self.settings.retention_bytes
+        return schemas.FleetHeartbeat(
+            service="broker",
+            instance="broker-1",
+            pid=os.getpid(),
+            state=state or ("degraded" if full or self.core.failure else "ready"),
+            queue=self.core.writer.queued,
+            rss_bytes=_resident(),
+            counters={
+                **self.core.counters,
+                "lost_replies": self._lost_replies,
+                "journal_bytes": self._size,
+                "journal_bytes_limit": self.settings.retention_bytes,
+                "journal_backlog_bytes": self._backlog,
+                "journal_evicted": self._evicted,
+            },
+            heads=dict(self.core.heads),
+        )
+
+    def _maintain(self) -> None:
+        settings = self.settings
+
+        def run(journal: object) -> tuple[bool, int, int, int]:
+            from bus.journal import Journal
+
+            assert isinstance(journal, Journal)  # noqa: S101
+            more = journal.retention.maintain()
+            size = journal.retention.bytes
+            backlog = journal.retention.backlog() if size >= FULL * settings.retention_bytes else 0
+            return more, size, backlog, journal.retention.evicted
+
+        self.core.writer.submit(run, self._maintained)
+
+    def _maintained(self, result: object) -> None:
+        more = False
+        if isinstance(result, tuple):
+            more, self._size, backlog, self._evicted = result
+            limit = FULL * self.settings.retention_bytes
+            if backlog >= limit > self._backlog:
+                _log.warning(
+                    "groups have yet to acknowledge %d bytes of the journal's %d: at the limit"
+                    " the oldest are lost to them",
+                    backlog,
+                    self.settings.retention_bytes,
+                )
+            self._backlog = backlog
+        if self._context is not None:
+            self._later(
+                "maintain", SWEEP if more else self.settings.maintenance_seconds, self._maintain
+            )
+
+    async def aclose(self) -> None:
+        """Finish what was submitted, answer it, close; safe to call twice."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for drained in self._sockets:
+            if drained not in (self._egress, self._journal):
+                drained.close()
+        if self._journal is not None:
+            self._journal.pause()
+        await self.core.aclose()
+        if self._egress is not None:
+            stopped = schemas.Event(data=self._heartbeat("stopped"), source=SOURCE)
+            self._emit(schemas.frames(stopped))
+        context, self._context = self._context, None
+        for timer in self._timers.values():
+            timer.cancel()
+        for drained in self._sockets:
+            drained.close()
+        self._sockets.clear()
+        self._egress = self._journal = None
+        if self._authenticator is not None:
+            self._authenticator.close()
+            self._authenticator = None
+        if context is not None:
+            await asyncio.to_thread(context.term)
+        for file in self._locks:
+            file.close()
+        self._locks.clear()
+
+
+def _resident() -> int:
+    """Bytes of memory this process holds."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * resource.getpagesize()
