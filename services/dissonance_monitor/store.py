@@ -78,8 +78,10 @@ class MonitorStore:
         """
         with transaction(self._store):
             for judgement in judgements:
+                if self.known(judgement.cause) is not None:
+                    continue
                 self._store.executemany(
-                    "INSERT OR IGNORE INTO judged VALUES (?, ?, ?)",
+                    "INSERT INTO judged VALUES (?, ?, ?)",
                     [
                         (judgement.cause, ordinal, encode(event))
                         for ordinal, event in enumerate(judgement.events)
