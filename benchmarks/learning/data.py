@@ -54,9 +54,10 @@ def read(folder: Path) -> DataSet:
     place = {name: index for index, name in enumerate(names)}
     train, test = (_queries(folder / f"{half}.csv", place) for half in ("train", "test"))
     known = set(test.texts)
-    fresh = [index for index, text in enumerate(train.texts) if text not in known]
+    last = {text: index for index, text in enumerate(train.texts)}
+    fresh = [index for text, index in last.items() if text not in known]
     return DataSet(
-        # A query of the test set must not be given as feedback under any name.
+        # No query is given twice, and none of the test set: that is taken as it is.
         train=Queries(
             tuple(train.texts[index] for index in fresh), tuple(train.own[index] for index in fresh)
         ),
@@ -82,7 +83,6 @@ def _names(path: Path) -> list[str]:
 def _queries(path: Path, place: dict[str, int]) -> Queries:
     texts: list[str] = []
     own: list[int] = []
-    seen: set[str] = set()
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
@@ -92,8 +92,7 @@ def _queries(path: Path, place: dict[str, int]) -> Queries:
                 text, name = row["text"].strip(), row["category"]
                 if name not in place:
                     raise DataError(f"{path}, line {reader.line_num}: unknown category {name!r}")
-                if text and text not in seen:
-                    seen.add(text)
+                if text:
                     texts.append(text)
                     own.append(place[name])
     except FileNotFoundError:
