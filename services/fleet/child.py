@@ -50,7 +50,7 @@ class Child:
                 stdout=its_output,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **part.environment},
             )
         except BaseException:
             os.close(lifeline)

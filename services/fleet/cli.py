@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,8 +15,9 @@ import msgspec
 from cyclopts import App, CycloptsError, Parameter
 
 from services.errors import FleetError, GaveUpError, PreflightError, SettingsError
+from services.fleet.beats import Listen
 from services.fleet.output import Output, in_words
-from services.fleet.plan import plan
+from services.fleet.plan import Part, plan
 from services.fleet.preflight import bus_url, check_free, check_model, locked, state_folder
 from services.fleet.supervisor import Supervisor
 from services.runtime.settings import Settings, load_settings
@@ -116,13 +117,19 @@ def _serve(settings: Settings, *, json: bool) -> int:
     url = bus_url(settings.fleet.bus, root)
     with locked(state_folder(root)):
         check_free(url)
+        # Not above: a start that is refused, or a cry for help, need not wait for ZeroMQ.
+        from services.fleet.bus_beats import beats_of, prepare
+
+        environment = prepare(url, root)
         settings = _in_force(settings, root, url)
         config = _write(settings, root)
         logs = root / "logs"
         logs.mkdir(mode=0o700, exist_ok=True)
         output = Output(logs, settings.fleet.log_format)
+        parts = plan(settings.fleet, state=root, bus=url, config=config, environment=environment)
+        listen = beats_of(url, environment)
         try:
-            return asyncio.run(_supervise(settings, config, output, json=json))
+            return asyncio.run(_supervise(parts, settings, listen, output, json=json))
         finally:
             output.close()
 
@@ -150,13 +157,11 @@ def _write(settings: Settings, root: Path) -> Path:
     return path
 
 
-async def _supervise(settings: Settings, config: Path, output: Output, *, json: bool) -> int:
-    # Not above: a start that is refused, or a cry for help, need not wait for the bus's libraries.
-    from services.fleet.bus_beats import beats_of
-
+async def _supervise(
+    parts: Sequence[Part], settings: Settings, listen: Listen, output: Output, *, json: bool
+) -> int:
     root, url = Path(settings.fleet.state), settings.fleet.bus or ""
-    parts = plan(settings.fleet, state=root, bus=url, config=config)
-    fleet = Supervisor(parts, settings.fleet, listen=beats_of(url), reporter=output)
+    fleet = Supervisor(parts, settings.fleet, listen=listen, reporter=output)
     signals = 0
 
     def on_signal() -> None:

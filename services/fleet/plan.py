@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.runtime import lifeline
@@ -43,6 +43,8 @@ class Part:
     instance: str
     command: tuple[str, ...]
     """The words that start it; see `services.runtime.lifeline`."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What it gets beside the supervisor's own."""
 
     @property
     def name(self) -> str:
@@ -50,10 +52,22 @@ class Part:
         return f"{self.service}-{self.instance}"
 
 
-def plan(settings: FleetSettings, *, state: Path, bus: str, config: Path) -> tuple[Part, ...]:
+def plan(
+    settings: FleetSettings,
+    *,
+    state: Path,
+    bus: str,
+    config: Path,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Part, ...]:
     """The broker first, then every service; `config` holds the settings in force."""
-    broker = lifeline.command("bus", "--url", bus, "--state", str(state), "--config", str(config))
-    parts = [Part("broker", "1", broker)]
+    shared = environment or {}
+    broker = lifeline.command(
+        "bus",
+        *("--url", bus, "--state", str(state)),
+        *("--config", str(config), "--log-level", settings.log_level),
+    )
+    parts = [Part("broker", "1", broker, shared)]
     for role in SERVICES:
         for number in range(1, role.copies(settings) + 1):
             command = lifeline.command(
@@ -61,5 +75,5 @@ def plan(settings: FleetSettings, *, state: Path, bus: str, config: Path) -> tup
                 *("--state", str(state), "--bus", bus),
                 *("--instance", str(number), "--config", str(config)),
             )
-            parts.append(Part(role.service, str(number), command))
+            parts.append(Part(role.service, str(number), command, shared))
     return tuple(parts)

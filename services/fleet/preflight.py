@@ -79,7 +79,7 @@ def _check_silent(url: str) -> None:
 
 def _address(url: str) -> tuple[str, int]:
     host, _, digits = url.removeprefix("tcp://").rpartition(":")
-    if not host or not digits.isdigit() or not 0 < int(digits) <= 65_536 - _PORTS:
+    if host in ("", "*") or not digits.isdigit() or not 0 < int(digits) <= 65_536 - _PORTS:
         raise PreflightError(f"The bus {url} must name a host and a port: tcp://HOST:5550.")
     return host.strip("[]"), int(digits)
 
@@ -89,10 +89,9 @@ def _check_ports(url: str) -> None:
     for port in range(first, first + _PORTS):
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(
-                None if host == "*" else host,
+                host,
                 port,
                 type=socket.SOCK_STREAM,
-                flags=socket.AI_PASSIVE,
             )[0]
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

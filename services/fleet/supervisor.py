@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 from services.fleet.beats import Beat, Listen, StopOrder
@@ -137,8 +138,10 @@ class Supervisor:
     async def _down(self) -> None:
         for keeper in self.keepers:
             keeper.dismissed.set()
-        for keeper in reversed(self.keepers):
-            await keeper.stop(self._settings.stop_grace)
+        # Service by service, the copies of one together.
+        for _, copies in groupby(reversed(self.keepers), key=lambda keeper: keeper.part.service):
+            grace = self._settings.stop_grace
+            await asyncio.gather(*(keeper.stop(grace) for keeper in copies))
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
