@@ -60,7 +60,7 @@ async def test_a_bus_that_nobody_serves_is_a_connection_error(short_path: Path) 
 
 def test_a_socket_folder_that_others_may_enter_is_refused(short_path: Path) -> None:
     short_path.chmod(0o755)
-    with pytest.raises(PreflightError, match="cannot be prepared.*0755"):
+    with pytest.raises(PreflightError, match=r"cannot be prepared.*0755"):
         prepare(f"ipc://{short_path}", short_path)
 
 
