@@ -30,6 +30,9 @@ from schemas import Event, Lane, Payload
 __all__ = ["ClientBus"]
 
 MAX_RESEND = 30.0
+YIELD = 64
+FULL_PAUSES = (0.001, 0.004, 0.015, 0.06, 0.24)
+"""Seconds between attempts to send over a queue that is full, before an event is dropped."""
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -54,6 +57,7 @@ class ClientBus(Bus):
         self.refused = 0
         self.members: set[Member] = set()
         self._published = 0
+        self._sends = 0
         self._received = 0
         self._sinks: dict[str, list[_Sink]] = {}
         self._watches: set[Watch] = set()
@@ -124,7 +128,7 @@ class ClientBus(Bus):
     async def publish(self, *events: Event[Any]) -> tuple[int | None, ...]:
         self._check()
         if len(events) == 1 and events[0].data.lane is Lane.LIVE:
-            self._send(schemas.frames(events[0]))
+            await self._send(schemas.frames(events[0]))
             return (None,)
         messages = [schemas.frames(event) for event in events]
         durable = [n for n, event in enumerate(events) if event.data.lane is Lane.DURABLE]
@@ -138,14 +142,21 @@ class ClientBus(Bus):
             self._published += len(durable)
         for event, message in zip(events, messages, strict=True):
             if event.data.lane is Lane.LIVE:
-                self._send(message)
+                await self._send(message)
         return tuple(found)
 
-    def _send(self, message: Sequence[bytes]) -> None:
-        if self.link.send(message):
-            self._published += 1
-        else:
-            self.dropped += 1
+    async def _send(self, message: Sequence[bytes]) -> None:
+        self._sends += 1
+        if self._sends % YIELD == 0:
+            await asyncio.sleep(0)  # who publishes in a loop must hear, too
+        for pause in FULL_PAUSES:
+            if self.link.send(message):
+                self._published += 1
+                return
+            if not self.link.live:
+                break
+            await asyncio.sleep(pause)
+        self.dropped += 1
 
     async def call(self, verb: str, request: protocol.Request) -> bytes:
         """Ask the journal; raises `Refused` and its kinds, `Unreachable`, `Closed`."""
@@ -229,7 +240,7 @@ class ClientBus(Bus):
             pause = resend
             while (left := end - loop.time()) > 0:
                 self._check()
-                self._send(message)
+                await self._send(message)
                 await asyncio.wait([answer], timeout=min(left, pause))
                 if answer.done():
                     return answer.result()
@@ -288,13 +299,13 @@ class ClientBus(Bus):
         answer = _read(await self.call("dead", request), protocol.DeadList)
         letters = []
         for entry in answer.dead:
-            raw = entry.raw if entry.event is None else bytes(entry.event)
+            raw = bytes(entry.event) if entry.raw is None else entry.raw
             event: Event[Any] | None
             try:
-                event = schemas.decode(raw or b"")
+                event = schemas.decode(raw)
             except schemas.SchemaError:
                 event = None
-            letters.append(DeadLetter(entry.id, entry.group, entry.reason, event, raw or b""))
+            letters.append(DeadLetter(entry.id, entry.group, entry.reason, event, raw))
         return tuple(letters)
 
     async def erase(self, kinds: Kinds, where: Mapping[str, str]) -> int:

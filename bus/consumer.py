@@ -98,6 +98,7 @@ class Member(Consumer):
         self._request = b""
         self._failure: BusError | None = None
         self._signal = Signal()
+        self._callers = 0
         self._open = False
 
     async def __aenter__(self) -> Self:
@@ -135,16 +136,18 @@ class Member(Consumer):
                 _log.info("the wait for a lease could not be ended: %s", e)
             self._fetch.cancel()
             await asyncio.gather(self._fetch, return_exceptions=True)
-        for delivery in [*self._ready, *self._out.values()]:
-            if not delivery.done:
-                try:
-                    body = protocol.encode(protocol.Defer(lease=delivery.lease))
-                    await self._bus.link.call("defer", body, 2.0)
-                except BusError as e:
-                    _log.info("a lease was not handed back, it will run out: %s", e)
-                delivery.finish()
+        held = [d for d in (*self._ready, *self._out.values()) if not d.done]
         self._ready.clear()
         self._out.clear()
+        await asyncio.gather(*map(self._hand_back, held))
+
+    async def _hand_back(self, delivery: Leased) -> None:
+        delivery.finish()
+        try:
+            body = protocol.encode(protocol.Defer(lease=delivery.lease))
+            await self._bus.link.call("defer", body, 2.0)
+        except BusError as e:
+            _log.info("a lease was not handed back, it will run out: %s", e)
 
     def end(self) -> None:
         """No further deliveries."""
@@ -153,6 +156,13 @@ class Member(Consumer):
         self._signal.close()
 
     async def get(self, timeout: float | None = None) -> Delivery:
+        self._callers += 1
+        try:
+            return await self._get(timeout)
+        finally:
+            self._callers -= 1
+
+    async def _get(self, timeout: float | None) -> Delivery:
         loop = asyncio.get_running_loop()
         end = None if timeout is None else loop.time() + timeout
         while True:
@@ -219,7 +229,7 @@ class Member(Consumer):
                 _log.warning("no lease for %s, trying again: %s", self._group, e)
             else:
                 delay = 0.1
-                if await self._take(answer, max(asked, loop.time() - 1.0)):
+                if await self._take(answer, max(asked, loop.time() - 1.0)) or not self._callers:
                     return
                 continue
             await asyncio.sleep(delay)

@@ -30,6 +30,7 @@ SOURCE = "/broker/1"
 Reply = Callable[[bytes, bytes], bool]
 """Sends a status and a body; False if the one who asked is gone."""
 
+NULL = msgspec.Raw(b"null")
 _log = logging.getLogger(__name__)
 
 
@@ -319,7 +320,7 @@ def _dead(asked: protocol.Dead, journal: Journal) -> protocol.DeadList:
         try:
             msgspec.json.decode(row.raw)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            entries.append(protocol.DeadEntry(row.id, row.group, row.reason, None, row.raw))
+            entries.append(protocol.DeadEntry(row.id, row.group, row.reason, NULL, row.raw))
         else:
             raw = msgspec.Raw(row.raw)
             entries.append(protocol.DeadEntry(row.id, row.group, row.reason, raw))

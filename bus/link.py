@@ -17,6 +17,8 @@ class Link(ABC):
     on_stray: Callable[[bytes], None]
     """Called with the JSON of an answer to a request that nobody waits for any more."""
     reconnects: int = 0
+    live: bool = True
+    """Whether the broker hears what is sent now."""
 
     @abstractmethod
     def send(self, message: Sequence[bytes]) -> bool:

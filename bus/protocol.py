@@ -185,12 +185,12 @@ class Heads(msgspec.Struct, frozen=True):
 
 
 class DeadEntry(msgspec.Struct, frozen=True):
-    """One dead letter; `raw` (base64) instead of `event` where the bytes are no JSON."""
+    """One dead letter; where the bytes are no JSON `event` is null and `raw` has them in base64."""
 
     id: int
     group: str
     reason: str
-    event: Raw | None
+    event: Raw
     raw: bytes | None = None
 
 

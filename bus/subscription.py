@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 class Watch(Subscription):
     """Buffers what arrives; fetches from the journal what did not.
 
-    `_last` holds, per durable type, the last sequence passed on. Whatever arrives beyond the
-    next one shows a gap; then the journal is read from there until nothing is missing, and what
-    arrives meanwhile is left to that reading: it is in the journal already.
+    `_last` holds, per durable type, up to which sequence everything was passed on. Whatever
+    arrives beyond the next one shows a gap; then the journal is read from there until nothing is
+    missing, and what arrives meanwhile is left to that reading: it is in the journal already.
     """
 
     def __init__(
@@ -162,16 +162,12 @@ class Watch(Subscription):
             self._repair = asyncio.create_task(self._read_missing(), name="bus repair")
 
     async def _read_missing(self) -> None:
-        catching_up = self._after is not None
         while self._wanted:
             while len(self._kept) >= self._buffer:
                 await self._room.wait()
-            kinds = sorted(self._wanted)
-            after = min(self._last[kind] for kind in kinds)
+            after = min(self._last[kind] for kind in self._wanted)
             try:
-                page, truncated = await self._bus.read_page(
-                    self._durable if catching_up else kinds, after, PAGE
-                )
+                page, truncated = await self._bus.read_page(self._durable, after, PAGE)
             except Closed:
                 return
             except BusError as e:
@@ -180,22 +176,18 @@ class Watch(Subscription):
                 continue
             self.truncated = self.truncated or truncated
             for sequence, kind, event in page:
-                if sequence <= self._last.get(kind, 0):
-                    continue
-                if event is None:  # of a newer schema: counted, passed over
-                    self._last[kind] = sequence
-                    continue
-                self._pass(event, sequence)
-                self._bus.dropped += not catching_up
-            if not page:  # whatever is wanted is there, or was removed
-                for kind in kinds:
-                    self._last[kind] = max(self._last[kind], self._wanted[kind])
+                if sequence > self._last.get(kind, 0) and event is not None:
+                    self._pass(event, sequence)
+                    self._bus.dropped += self._after is None
+            # An empty page: what is wanted has come meanwhile, or was removed.
+            through = page[-1][0] if page else max(self._wanted.values())
+            for kind in self._durable:
+                self._last[kind] = max(self._last[kind], through)
             self._wanted = {
                 kind: sequence
                 for kind, sequence in self._wanted.items()
                 if sequence > self._last[kind]
             }
-            self._signal.set()
 
     async def get(self, timeout: float | None = None) -> Event[Any]:
         while not (self._live or self._kept):

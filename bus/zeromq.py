@@ -59,7 +59,7 @@ class ZeroMQLink(Link):
         self._nonce = secrets.token_hex(8)
         self._closed = False
         self._refused = False
-        self._ingress_ready = False
+        self.live = False
         self._connected = False
         self._ever = False
         self._ready = Signal()
@@ -84,6 +84,7 @@ class ZeroMQLink(Link):
 
         publisher = make(zmq.XPUB)
         publisher.setsockopt(zmq.SNDHWM, 10_000)
+        publisher.setsockopt(zmq.XPUB_NODROP, 1)  # a full queue is told, not swallowed
         dealer = make(zmq.DEALER)
         dealer.setsockopt(zmq.IDENTITY, f"{name}-{self._nonce}".encode()[-255:])
         dealer.setsockopt(zmq.IMMEDIATE, 1)
@@ -106,10 +107,10 @@ class ZeroMQLink(Link):
     def send(self, message: Sequence[bytes]) -> bool:
         if self._closed:
             raise Closed("the bus is closed")
-        return self._ingress_ready and self._publisher.send(message)
+        return self.live and self._publisher.send(message)
 
     def _heard(self, message: list[bytes]) -> None:
-        self._ingress_ready = message[0][:1] == b"\x01"
+        self.live = message[0][:1] == b"\x01"
         self._ready.set()
 
     def _received(self, message: list[bytes]) -> None:
@@ -151,7 +152,7 @@ class ZeroMQLink(Link):
         """Return once all three connections carry; raises `NotPermitted`, `Unreachable`."""
         try:
             async with asyncio.timeout(patience):
-                while not (self._connected and self._ingress_ready):
+                while not (self._connected and self.live):
                     if self._refused:
                         raise NotPermitted(f"the broker at {self.url} does not admit this key")
                     await self._ready.wait()
