@@ -1,0 +1,208 @@
+"""One training of a body together with its head: softmax over frozen passages, by AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lora.adapter import HEAD, Adapter
+from lora.training.errors import ConfigError
+from lora.training.head import HeadProblem
+
+__all__ = ["BodyConfig", "BodyFit", "Objective", "Optimizer", "batches", "bend_tensor", "fit"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+_WARMUP = 0.1
+_JITTER = 3.0
+
+
+@dataclass(frozen=True)
+class BodyConfig:
+    """How one body is trained; a contradiction raises `ConfigError`."""
+
+    rank: int = 8
+    """Rank of the adapters on the encoder's layers."""
+    alpha: float = 16.0
+    """Their alpha; what they add is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("query", "value")
+    """Linear layers by suffix."""
+    layers: int = 2
+    """How many of the uppermost encoder layers are adapted; 0 for all."""
+    temperature: float = 0.05
+    """τ of the softmax over cosines, above 0."""
+    learning_rate: float = 4e-3
+    """AdamW's step for the body at its highest, above 0."""
+    head_learning_rate: float = 3e-4
+    """The same for the head, 0 or more; 0 leaves the head as it starts."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled decay towards "no change", 0 or more."""
+    epochs: int = 5
+    """Passes over the queries."""
+    batch: int = 16
+    """Queries of a step."""
+    head_start: float = 0.5
+    """Share of the fitted head that training starts from, 0 to 1. A whole head has learnt the
+    queries by heart already, and would leave the body nothing to learn from."""
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "alpha", "temperature", "learning_rate", "epochs", "batch"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} should be above 0, not {getattr(self, name)}")
+        for name in ("layers", "head_learning_rate", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} should not be negative, but is {getattr(self, name)}")
+        if not 0 <= self.head_start <= 1:
+            raise ConfigError(f"head_start should lie in 0 to 1, not {self.head_start}")
+        if not self.targets:
+            raise ConfigError("a body needs at least one target")
+
+
+@dataclass(frozen=True, eq=False)
+class BodyFit:
+    """What one training made."""
+
+    body: Mapping[str, Adapter]
+    """By full module name."""
+    head: Adapter | None
+    loss: float
+    """Mean cross entropy of the last epoch, in nats."""
+    seconds: float
+
+    def scaled(self, body: float, head: float) -> dict[str, Adapter]:
+        """A card's modules, with shares of the body and of the head; 0 leaves one out."""
+        modules = {name: _scaled(a, body) for name, a in self.body.items()} if body else {}
+        if head and self.head is not None:
+            modules[HEAD] = _scaled(self.head, head)
+        return modules
+
+
+class Objective:
+    """Softmax cross entropy over the problem's frozen passages, soft labels and mask included."""
+
+    def __init__(self, problem: HeadProblem, temperature: float) -> None:
+        self._passages = torch.from_numpy(problem.passages)
+        self._targets = torch.from_numpy(problem.targets)
+        self._hidden = torch.from_numpy(problem.hidden)
+        self._weights = torch.from_numpy(np.array(problem.weights, np.float32))
+        self._temperature = temperature
+
+    def loss(self, vectors: Tensor, members: Ints) -> Tensor:
+        """Weighted mean in nats; vectors (k, dim) of the problem's queries `members`."""
+        at = torch.from_numpy(members)
+        device = vectors.device
+        passages, targets, hidden, weights = (
+            part.to(device)
+            for part in (
+                self._passages,
+                self._targets[at],
+                self._hidden[at],
+                self._weights[at],
+            )
+        )
+        unit = nn.functional.normalize(vectors.float(), dim=-1)
+        logits = (unit @ passages.T) / self._temperature
+        logs = nn.functional.log_softmax(logits.masked_fill(hidden, -1e4), dim=-1)
+        each = -(targets * logs).sum(dim=-1)
+        return (each * weights).sum() / weights.sum().clamp_min(1e-12)
+
+
+class Optimizer:
+    """AdamW over a body and a head, with warm-up and linear decay to zero over `steps` steps."""
+
+    def __init__(
+        self,
+        body: Mapping[str, nn.Parameter],
+        head: Mapping[str, nn.Parameter],
+        config: BodyConfig,
+        steps: int,
+    ) -> None:
+        self._steps = max(1, steps)
+        self._rates = (config.learning_rate, config.head_learning_rate)
+        self.parameters = {**body, **head}
+        groups = [
+            {"params": list(part.values()), "weight_decay": config.weight_decay}
+            for part in (body, head)
+        ]
+        self._groups = [i for i, group in enumerate(groups) if group["params"]]
+        self.adam = torch.optim.AdamW(
+            [groups[i] for i in self._groups], lr=config.learning_rate, betas=(0.9, 0.98)
+        )
+        self.done = 0
+        """Steps taken."""
+
+    def step(self, loss: Tensor) -> None:
+        """One step down this loss."""
+        warm = min(1.0, (self.done + 1) / max(1.0, _WARMUP * self._steps))
+        share = warm * max(0.0, 1.0 - self.done / self._steps)
+        for index, group in zip(self._groups, self.adam.param_groups, strict=True):
+            group["lr"] = self._rates[index] * share
+        self.adam.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.adam.step()
+        self.done += 1
+
+
+def batches(lengths: Ints, size: int, seed: int, epoch: int) -> list[Ints]:
+    """Positions into `lengths`, in batches of like length, in an order of this seed and epoch.
+
+    Lengths are shaken a little before they are sorted, so that batches differ between epochs while
+    little is spent on padding.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    order = np.argsort(lengths + generator.random(len(lengths)) * _JITTER, kind="stable")
+    made = [order[start : start + size] for start in range(0, len(order), size)]
+    return [made[i] for i in generator.permutation(len(made))]
+
+
+def bend_tensor(vectors: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """`lora.head.bend` with gradients: (n, dim) vectors, lengths kept."""
+    norms = vectors.norm(dim=-1, keepdim=True)
+    unit = vectors / norms.clamp_min(1e-12)
+    turned: Tensor = nn.functional.normalize(unit + (unit @ a @ b) * scale, dim=-1)
+    return norms * turned
+
+
+def fit(
+    encode: Callable[[Ints], Tensor],
+    optimizer: Optimizer,
+    objective: Objective,
+    members: Ints,
+    lengths: Ints,
+    config: BodyConfig,
+    *,
+    seed: int,
+    epoch: int,
+    limit: int | None = None,
+    on_step: Callable[[float], None] | None = None,
+) -> float:
+    """One epoch over the problem's queries `members`; the mean loss in nats.
+
+    `encode` gives the embeddings (k, dim), head included, of queries by index into the problem;
+    `lengths` (k,) are the tokens of the members; `limit` ends the epoch after so many steps.
+    """
+    total, count = 0.0, 0
+    for batch in batches(lengths, config.batch, seed, epoch)[:limit]:
+        rows = members[batch]
+        loss = objective.loss(encode(rows), rows)
+        optimizer.step(loss)
+        value = float(loss.detach())
+        total, count = total + value * len(rows), count + len(rows)
+        if on_step is not None:
+            on_step(value)
+    return total / max(1, count)
+
+
+def _scaled(adapter: Adapter, share: float) -> Adapter:
+    if share == 1.0:
+        return adapter
+    root = np.float32(math.sqrt(share))
+    a, b = adapter.factors
+    return Adapter(a * root, b * root, adapter.rank, adapter.alpha)
