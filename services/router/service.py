@@ -31,6 +31,7 @@ from schemas import (
     SkillInstalled,
     SkillListed,
     SkillListRequested,
+    SkillRejected,
     SkillRetired,
     SkillUnavailable,
     SkillWanted,
@@ -109,7 +110,7 @@ class RouterService(Service):
         await self.listen(SkillListed, self._list, to=self.address)
         await self.listen((SkillDiscovered, SkillUnavailable, PeerLeft), self._peer)
         # What was installed before now the manager lists; what is after, the journal tells.
-        kinds = (SkillInstalled, SkillRetired)
+        kinds = (SkillInstalled, SkillRetired, SkillRejected)
         head = max((heads.get(kind.type, 0) for kind in kinds), default=0)
         await self.listen(kinds, self._skill, after=head)
         self.spawn(self._ask_for_list(), "list")
@@ -301,6 +302,8 @@ class RouterService(Service):
     async def _skill(self, event: Event[Any]) -> None:
         if isinstance(event.data, SkillInstalled):
             self._install(event.data.card)
+        elif isinstance(event.data, SkillRejected):
+            self.peers.unavailable(event.data.digest)
         else:
             self.skills.retire(event.data.digest)
             self.log.info("skill retired", skill=event.data.name, version=event.data.version)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from schemas import EncodeRequested
 from services.router.errors import Refused
 
-__all__ = ["MAX_STACKED", "check"]
+__all__ = ["MAX_REQUEST_BYTES", "MAX_STACKED", "check"]
 
 MAX_STACKED = 3
+
+MAX_REQUEST_BYTES = 896 << 10
+"""JSON of all texts: what is assigned names the cards too, and an event may have 1 MiB."""
 
 
 def check(data: EncodeRequested, *, max_texts: int, max_text_bytes: int) -> None:
@@ -25,6 +30,14 @@ def check(data: EncodeRequested, *, max_texts: int, max_text_bytes: int) -> None
             which = "the intent" if number == len(data.texts) else f"text {number}"
             raise Refused(
                 "too_large", f"{which} has {size} bytes, {max_text_bytes} are allowed: shorten it"
+            )
+    if sum(map(len, data.texts)) * 6 > MAX_REQUEST_BYTES:  # a character is at most 6 bytes of JSON
+        size = len(msgspec.json.encode(data.texts))
+        if size > MAX_REQUEST_BYTES:
+            raise Refused(
+                "too_large",
+                f"the texts have {size} bytes of JSON in all, {MAX_REQUEST_BYTES} are allowed: "
+                "split the request",
             )
 
 

@@ -66,3 +66,12 @@ def test_too_much_is_too_large(changes: dict[str, Any], says: str) -> None:
 
 def test_the_limit_itself_is_allowed() -> None:
     check(asked(texts=("x" * 100, "é" * 50)), max_texts=2, max_text_bytes=100)
+
+
+def test_all_texts_together_must_fit_into_an_event() -> None:
+    check(asked(texts=("x" * 50_000,) * 16), max_texts=100, max_text_bytes=60_000)
+    with pytest.raises(Refused, match="split the request") as refused:
+        check(asked(texts=("x" * 50_000,) * 20), max_texts=100, max_text_bytes=60_000)
+    assert refused.value.code == "too_large"
+    with pytest.raises(Refused, match="split the request"):
+        check(asked(texts=("\x01" * 50_000,) * 4), max_texts=100, max_text_bytes=60_000)
