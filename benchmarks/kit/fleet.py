@@ -60,7 +60,7 @@ def settings_file(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> Pa
         lines.append(f"[{name}]")
         lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
         lines.append("")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # a fleet takes no other as its state
     path = folder / "settings.toml"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path

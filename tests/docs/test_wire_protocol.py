@@ -97,7 +97,7 @@ class Tool:
 def tool(short_path: Path) -> Iterator[Tool]:
     bus, state = short_path / "bus", short_path / "state"
     broker = subprocess.Popen(
-        [sys.executable, "-m", "bus", "--bus", f"ipc://{bus}", "--state", str(state)],
+        [sys.executable, "-m", "bus", "--url", f"ipc://{bus}", "--state", str(state)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
     )
@@ -107,7 +107,8 @@ def tool(short_path: Path) -> Iterator[Tool]:
     finally:
         made.context.destroy(linger=0)
         broker.terminate()
-        broker.wait(LIMIT)
+        with broker:  # closes its pipe, too
+            broker.wait(LIMIT)
 
 
 def matches(said: Any, real: Any, names: dict[str, str]) -> bool:
@@ -165,11 +166,11 @@ def test_a_durable_event_on_ingress_comes_back_with_its_number(tool: Tool) -> No
 def test_what_is_refused_on_ingress_is_answered_to_its_source(tool: Tool) -> None:
     event, answer = block("refused-event"), block("refused-answer")
     tool.reach()
-    tool.subscribe("event.refused@shop-1")
+    tool.subscribe("event.refused@/shop/1")
 
     tool.ingress.send_multipart([b"feedback.given", json.dumps(event).encode()])
 
-    assert matches(answer, tool.hear("event.refused@shop-1")["data"], {})
+    assert matches(answer, tool.hear("event.refused@/shop/1")["data"], {})
 
 
 def test_a_live_event_reaches_who_listens_with_its_attachments(tool: Tool) -> None:
