@@ -164,7 +164,7 @@ def batches(lengths: Ints, size: int, seed: int, epoch: int) -> list[Ints]:
 
 def bend_tensor(vectors: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """`lora.head.bend` with gradients: (n, dim) vectors, lengths kept."""
-    norms = vectors.norm(dim=-1, keepdim=True)
+    norms: Tensor = vectors.norm(dim=-1, keepdim=True)
     unit = vectors / norms.clamp_min(1e-12)
     turned: Tensor = nn.functional.normalize(unit + (unit @ a @ b) * scale, dim=-1)
     return norms * turned
