@@ -64,6 +64,8 @@ class HeadConfig:
         for name in ("weight_decay", "self_weight"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} should not be negative, but is {getattr(self, name)}")
+        if self.learning_rate * self.weight_decay >= 1:
+            raise ConfigError("learning_rate times weight_decay should be below 1")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout should lie in 0 to below 1, not {self.dropout}")
 

@@ -1,0 +1,130 @@
+"""A card routes most of its own queries, hardly any of others, and reveals no single one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lora.training.background import background_digest, background_questions
+from lora.training.calibration import fit_prototypes, fit_routing, routing_scores
+from lora.training.errors import ConfigError
+from lora.training.gate import unit
+from tests.lora.training.synthetic import DIM, away, world
+
+
+def test_own_queries_are_routed_and_others_are_not() -> None:
+    """On queries and negatives that nothing was fitted on."""
+    data = world(queries=300, noise=0.2)
+    routing = fit_routing(data.query_vectors, data.groups, data.folds, away(1000))
+    assert routing.prototypes is not None
+    assert routing.threshold is not None
+    later = world(queries=300, noise=0.2, seed=1).query_vectors
+    own = (routing_scores(later, routing.prototypes) >= routing.threshold).mean()
+    others = routing_scores(away(4000, seed=6), routing.prototypes) >= routing.threshold
+    assert own > 0.8
+    assert own == pytest.approx(routing.routed, abs=0.1)
+    assert others.mean() <= 0.015
+    assert routing.false_routed <= 0.01
+    assert routing.reason == ""
+
+
+def test_a_domain_like_any_other_is_for_named_use_only() -> None:
+    """Queries that look like everybody's cannot be told apart: no threshold, and why."""
+    own = away(200, seed=1)
+    routing = fit_routing(own, np.arange(200), np.arange(200) % 5, away(800))
+    assert routing.threshold is None
+    assert routing.prototypes is not None
+    assert "of its own queries" in routing.reason
+    assert routing.kept.all()
+
+
+def test_negatives_beyond_the_fitted_half_can_only_make_it_stricter() -> None:
+    """Where the half not fitted on is routed too often, the threshold rises."""
+    data = world(queries=200, noise=0.2)
+    negatives = away(800)
+    plain = fit_routing(data.query_vectors, data.groups, data.folds, negatives)
+    checked = np.random.default_rng(0).permutation(800)[1::2]
+    hard = negatives.copy()
+    hard[checked[:40]] = data.query_vectors[:40]
+    spoilt = fit_routing(data.query_vectors, data.groups, data.folds, hard)
+    assert plain.threshold is not None
+    assert spoilt.threshold is None
+    assert "other questions" in spoilt.reason
+    assert spoilt.false_routed > 0.01
+
+
+def test_too_few_negatives_give_no_threshold() -> None:
+    data = world(queries=60)
+    routing = fit_routing(data.query_vectors, data.groups, data.folds, away(299))
+    assert routing.threshold is None
+    assert "299" in routing.reason
+    assert routing.prototypes is not None
+
+
+def test_too_few_groups_give_no_prototypes() -> None:
+    """Four questions, asked however often, would be revealed by their centre."""
+    data = world(queries=40)
+    routing = fit_routing(data.query_vectors, np.arange(40) % 4, np.arange(40) % 4, away(400))
+    assert routing.prototypes is None
+    assert routing.threshold is None
+    assert "fewer than 5" in routing.reason
+
+
+def test_five_groups_stand_behind_each_prototype() -> None:
+    data = world(queries=200)
+    prototypes = fit_prototypes(data.query_vectors, data.groups, 64)
+    assert prototypes is not None
+    nearest = (unit(data.query_vectors) @ prototypes.T).argmax(axis=1)
+    assert np.bincount(nearest, minlength=len(prototypes)).min() >= 5
+    assert 4 <= len(prototypes) <= 40
+    np.testing.assert_allclose(np.linalg.norm(prototypes, axis=1), 1, atol=1e-5)
+
+
+def test_repetition_weighs_nothing() -> None:
+    """A group of a hundred near-duplicates pulls no harder than one query."""
+    data = world(queries=50)
+    repeated = np.concatenate([data.query_vectors, np.repeat(data.query_vectors[:1], 100, axis=0)])
+    groups = np.concatenate([data.groups, np.repeat(data.groups[:1], 100)])
+    one, two = (
+        fit_prototypes(vectors, ids, 4)
+        for vectors, ids in ((data.query_vectors, data.groups), (repeated, groups))
+    )
+    assert one is not None
+    assert two is not None
+    np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_the_description_is_one_more_prototype() -> None:
+    data = world(queries=50)
+    words = np.ones(DIM)
+    prototypes = fit_prototypes(data.query_vectors, data.groups, 4, description=words)
+    assert prototypes is not None
+    np.testing.assert_allclose(prototypes[-1], unit(words[None])[0], atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_routing() -> None:
+    data = world(queries=100, noise=0.2)
+    one, two = (
+        fit_routing(data.query_vectors, data.groups, data.folds, away(400)) for _ in range(2)
+    )
+    assert one.threshold == two.threshold
+    assert np.array_equal(one.kept, two.kept)
+
+
+def test_bad_input_is_refused() -> None:
+    data = world(queries=10)
+    with pytest.raises(ConfigError, match="differ"):
+        fit_routing(data.query_vectors, [1], data.folds, away(400))
+    with pytest.raises(ConfigError, match="limit"):
+        fit_routing(data.query_vectors, data.groups, data.folds, away(400), limit=0)
+
+
+def test_the_background_is_large_and_varied() -> None:
+    """At least 1,200 questions, no two alike, of no one shape."""
+    questions = background_questions()
+    assert len(questions) >= 1200
+    assert len({question.casefold() for question in questions}) == len(questions)
+    openings = {" ".join(question.casefold().split()[:3]) for question in questions}
+    assert len(openings) > 250
+    assert all(8 < len(question) < 120 and question == question.strip() for question in questions)
+    assert background_digest().startswith("sha256:")

@@ -1,0 +1,139 @@
+"""The gate lets a real gain through, and neither chance nor a copy of what is served."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lora.training.dataset import FEEDBACK, TrainingSet
+from lora.training.errors import ConfigError, NothingToLearn
+from lora.training.gate import Arena, judge, masks, mrr, recall
+from tests.lora.training.synthetic import world
+
+
+def test_figures_are_the_textbook_ones() -> None:
+    assert mrr([1, 2, 11, 4]) == pytest.approx((1 + 0.5 + 0 + 0.25) / 4)
+    assert recall([1, 2, 1, 4]) == 0.5
+    assert recall([1, 2, 3, 4], k=3) == 0.75
+
+
+def test_a_clear_gain_is_accepted() -> None:
+    generator = np.random.default_rng(0)
+    before = generator.integers(1, 8, 200)
+    verdict = judge(before, np.maximum(before - 1, 1), np.arange(200), attempts=3)
+    assert verdict.accepted
+    assert 0 < verdict.low <= verdict.gain <= verdict.high
+    assert verdict.after - verdict.before == pytest.approx(verdict.gain)
+    assert verdict.attempts == 3
+    assert "attempt 3" in verdict.reason
+
+
+def test_equal_and_worse_are_refused() -> None:
+    ranks = np.random.default_rng(0).integers(1, 8, 200)
+    assert not judge(ranks, ranks, np.arange(200)).accepted
+    assert not judge(ranks, ranks + 1, np.arange(200)).accepted
+
+
+def test_chance_passes_about_one_time_in_forty() -> None:
+    """Of many pairs that differ by chance alone, no more than the level allows are accepted."""
+    generator = np.random.default_rng(1)
+    accepted = [
+        judge(
+            generator.integers(1, 12, 120),
+            generator.integers(1, 12, 120),
+            np.arange(120),
+            resamples=500,
+            seed=number,
+        ).accepted
+        for number in range(300)
+    ]
+    assert np.mean(accepted) < 0.06
+
+
+def test_groups_are_drawn_together() -> None:
+    """One question asked a hundred times is one piece of evidence, not a hundred."""
+    before = np.full(200, 2)
+    after = np.full(200, 2)
+    after[:100] = 1
+    alone = judge(before, after, np.arange(200))
+    together = judge(before, after, np.r_[np.zeros(100), np.arange(1, 101)].astype(int))
+    assert alone.accepted
+    assert together.groups == 101
+    assert together.low < alone.low
+
+
+def test_a_handful_of_groups_is_never_enough() -> None:
+    verdict = judge([2, 2, 2], [1, 1, 1], [1, 2, 3])
+    assert verdict.low > 0
+    assert not verdict.accepted
+    assert "fewer than 8" in verdict.reason
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    ranks = np.random.default_rng(0).integers(1, 8, (2, 90))
+    one, two = (judge(*ranks, np.arange(90), seed=4) for _ in range(2))
+    assert one == two
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ConfigError, match="do not pair up"):
+        judge([1, 2], [1], [1, 2])
+    with pytest.raises(ConfigError, match="count from 1"):
+        judge([0], [1], [1])
+    with pytest.raises(NothingToLearn):
+        judge([], [], [])
+
+
+def arena_world() -> TrainingSet:
+    """One query with a positive, a labelled negative, and passages around them on a circle."""
+    angles = np.radians([60, 62, 20, 59, 0])
+    return TrainingSet.build(
+        queries=["asked", "asked!"],
+        query_vectors=[[1, 0], [1, 0]],
+        groups=[7, 7],
+        folds=[2, 2],
+        passages=["positive", "likely relevant", "ahead", "negative", "twin's"],
+        passage_vectors=np.stack([np.cos(angles), np.sin(angles)], axis=1),
+        labels=[(0, 0, 1.0, FEEDBACK), (0, 3, 0.0, FEEDBACK), (1, 4, 1.0, FEEDBACK)],
+    )
+
+
+def test_the_mask_hides_what_is_likely_relevant() -> None:
+    """Within 5 % of a positive, or relevant to a near-duplicate; never what a person judged."""
+    data = arena_world()
+    arena = Arena(data, [0])
+    relevant, hidden = arena.masks(np.array([0]))
+    assert relevant[0].tolist() == [True, False, False, False, False]
+    # 62° is more than 5 % from 60° in cosine; 59° is near but labelled irrelevant.
+    assert hidden[0].tolist() == [False, False, False, False, True]
+    assert arena.ranks([[1.0, 0.0]]).tolist() == [3]
+
+
+def test_unlabelled_neighbours_of_a_positive_are_no_candidates() -> None:
+    data = arena_world()
+    similarities = np.array([[0.5, 0.52, 0.9, 0.51, 0.1]], np.float32)
+    _, hidden = masks(data, np.array([0]), similarities)
+    assert hidden[0].tolist() == [False, True, False, False, True]
+
+
+def test_the_arena_ranks_as_a_plain_sort_would() -> None:
+    data = world(queries=60)
+    arena = Arena(data)
+    vectors = data.query_vectors[arena.rows]
+    relevant, hidden = arena.masks(np.arange(60))
+    scores = np.where(hidden, -9.0, vectors @ arena.passages.T)
+    order = np.argsort(-scores, axis=1)
+    plain = [1 + int(np.flatnonzero(relevant[row][order[row]])[0]) for row in range(60)]
+    assert arena.ranks(vectors).tolist() == plain
+    assert arena.ranks(vectors * 3.0).tolist() == plain
+
+
+def test_ties_count_against_the_query() -> None:
+    """A model that maps everything to one point gains nothing."""
+    data = world(queries=20)
+    assert Arena(data).ranks(np.zeros((20, data.dim))).min() > 5
+
+
+def test_vectors_of_another_shape_are_refused() -> None:
+    with pytest.raises(ConfigError, match="should have shape"):
+        Arena(world(queries=20)).ranks(np.zeros((3, 24)))
