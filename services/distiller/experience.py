@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS queries (
 );
 CREATE TABLE IF NOT EXISTS feedback (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL UNIQUE,
     query INTEGER NOT NULL REFERENCES queries (number),
     rouge_score REAL NOT NULL, entropy_delta REAL NOT NULL, margin REAL, served TEXT NOT NULL
 );
@@ -97,6 +97,11 @@ class Piece:
             entropy_delta=data.entropy_delta,
             margin=data.margin,
         )
+
+    @property
+    def name(self) -> str:
+        """What tells it from every other piece: an id alone is unique within its source only."""
+        return key_of("\n".join((self.id, self.domain, self.query))).hex()
 
     @property
     def passages(self) -> tuple[str, ...]:
@@ -210,10 +215,10 @@ class ExperienceStore:
 
     def _keep(self, piece: Piece) -> None:
         cursor = self._store.execute(
-            "INSERT OR IGNORE INTO feedback (id, query, rouge_score, entropy_delta, margin, served)"
+            "INSERT OR IGNORE INTO feedback (name, query, rouge_score, entropy_delta, margin, served)"
             " VALUES (?, ?, ?, ?, ?, ?)",
             (
-                piece.id,
+                piece.name,
                 self._number(piece.domain, piece.query),
                 piece.rouge_score,
                 piece.entropy_delta,

@@ -8,9 +8,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from bus import Closed, Consumer, Delivery, Kinds, RequestTimeout, StaleLease, Unreachable
+from bus import (
+    BusError,
+    Closed,
+    Consumer,
+    Delivery,
+    Kinds,
+    RequestTimeout,
+    StaleLease,
+    Unreachable,
+)
 from schemas import now
-from services.errors import EncodeFailedError
+from services.errors import EncodeFailedError, ServiceError
 from services.runtime.service import Service
 
 __all__ = ["Handfuls", "is_passing"]
@@ -107,7 +116,13 @@ class Handfuls:
             elif isinstance(error, StaleLease):
                 log.warning("lease ran out before the work was done", id=deliveries[0].event.id)
             else:
-                log.exception("event not handled", id=deliveries[0].event.id)
+                expected = isinstance(error, ServiceError | BusError)
+                log.warning(
+                    "event not handled",
+                    id=deliveries[0].event.id,
+                    why=str(error),
+                    exc_info=not expected,
+                )
                 await self._failed(deliveries[0], error)
 
     async def _failed(self, delivery: Delivery, error: Exception) -> None:

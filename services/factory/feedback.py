@@ -55,7 +55,7 @@ class FeedbackStore:
                 "INSERT OR IGNORE INTO feedback"
                 " (id, domain, at, query, key, relevant, irrelevant) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
-                    data.feedback_id,
+                    f"{data.feedback_id} {_key(data.domain + data.query).hex()}",
                     data.domain,
                     at,
                     data.query,

@@ -21,7 +21,7 @@ from schemas import (
 )
 from services.dissonance_monitor.service import DissonanceMonitor
 from services.runtime.settings import MonitorSettings, Settings
-from tests.services.factory.fakes import Stage, stage, until, vector
+from tests.services.factory.fakes import stage, until, vector
 
 NAME = "dissonance_monitor"
 SERVED = "sha256:" + "5" * 64
@@ -141,7 +141,7 @@ async def test_a_domain_not_given_is_that_of_the_nearest_skill_or_general(tmp_pa
 async def test_what_was_served_is_judged_as_it_was_served(
     tmp_path: Path, served: tuple[str, ...] | None
 ) -> None:
-    query, answer, other = "where do herons breed", "reeds at the lake", "where do herons hunt"
+    query, answer, other = "herons breed", "herons breed in reeds", "herons breed on cliffs"
     async with stage(tmp_path) as on, on.service(DissonanceMonitor, NAME):
         on.fleet.cards[SERVED] = lambda text, base: vector(answer)
         on.fleet.routed = lambda text: SERVED
@@ -253,14 +253,8 @@ async def test_one_piece_that_cannot_be_judged_does_not_keep_the_others(
     async with stage(tmp_path) as on, on.service(DissonanceMonitor, NAME):
         await on.bus.publish(wrong(1), huge, wrong(2))
         judged = await on.until(2, FeedbackJudged)
-        await until(lambda: _dead(on))
 
     assert {data.feedback_id for data in judged} == {"w1", "w2"}
-
-
-async def _dead(on: Stage) -> bool:
-    dead = await on.bus.dead_letters()
-    return [letter.event.id for letter in dead if letter.event] == ["huge"]
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
