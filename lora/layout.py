@@ -232,8 +232,11 @@ def _batch(buffer: pa.Buffer) -> pa.RecordBatch:
         # Read as the stream that the file contains, so that the message whose metadata is looked
         # at is the message that is decoded.
         messages = pa.ipc.MessageReader.open_stream(buffer.slice(len(_MAGIC)))
-        schema = pa.ipc.read_schema(messages.read_next_message())
-        message = messages.read_next_message()
+        stated, message = messages.read_next_message(), messages.read_next_message()
+        # Arrow takes the kind of a message on trust and reads one as the other.
+        if (stated.type, message.type) != ("schema", "record batch"):
+            raise CardCorruptError(f"expected a schema and a batch, not {stated.type}")
+        schema = pa.ipc.read_schema(stated)
         if batches != 1 or not schema.equals(found, check_metadata=True):
             raise CardSchemaError("a card is one record batch whose schema is stated once")
         if not schema.remove_metadata().equals(_SCHEMA) or set(schema.metadata or {}) != {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -173,6 +174,18 @@ def test_a_flipped_byte_gives_an_error_of_ours_or_another_digest(path: Path) -> 
             assert LoRAFormat.read(path).digest != digest
         except CardError:
             continue
+
+
+@given(st.data())
+def test_no_spoilt_file_does_worse_than_an_error_of_ours(tmp_path_factory, data) -> None:
+    path = tmp_path_factory.mktemp("spoilt") / "x.lora.arrow"
+    LoRAFormat.write(card(modules={"embedding": adapter(6, 6)}), path)
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw)
+    with contextlib.suppress(CardError):
+        LoRAFormat.read(path)
 
 
 def rewrite(path: Path, *, metadata=None, schema=None, columns=None, batches=1, **options) -> None:
