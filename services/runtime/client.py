@@ -100,8 +100,11 @@ class FleetClient:
             return answer
 
         parts = [texts[i : i + self.chunk] for i in range(0, len(texts), self.chunk)] or [texts]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(part)) for part in parts]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(part)) for part in parts]
+        except ExceptionGroup as failed:  # the first tells why; the others were cancelled or alike
+            raise failed.exceptions[0] from None
         answers = [task.result() for task in tasks]
         first = answers[0][0]
         return Encoded(

@@ -43,7 +43,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Fleet]:
 
 
 def head(name: str, seed: int, *, version: int = 1) -> LoRACard:
-    from lora.model import default_base_model
+    from lora.model import find_model
 
     random = np.random.default_rng(seed)
     adapter = Adapter(
@@ -55,7 +55,7 @@ def head(name: str, seed: int, *, version: int = 1) -> LoRACard:
     return LoRACard(
         name=name,
         version=version,
-        base_model=default_base_model(),
+        base_model=find_model().base_model,
         dim=DIM,
         modules={"embedding": adapter},
         description=f"made for a test, {name}",
@@ -86,13 +86,13 @@ def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 async def test_without_a_card_the_vectors_are_those_of_sentence_transformers(
     fleet: harness.Fleet,
 ) -> None:
-    from lora.model import default_model_folder
+    from lora.model import find_model
     from sentence_transformers import SentenceTransformer
 
     texts = ["a", "two words", "a much longer text " * 40, "Zürich – naïve café ☕", ""]
     async with fleet.client() as client:
         encoded = await client.encode(texts, route="base")
-    model = SentenceTransformer(str(default_model_folder()), device="cpu")
+    model = SentenceTransformer(str(find_model().folder), device="cpu")
     assert (cosines(encoded.vectors, model.encode(texts)) > 0.99999).all()
     assert all(row.reason == "base_requested" for row in encoded.rows)
 
