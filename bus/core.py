@@ -219,7 +219,9 @@ class Core:
         self.failure = group.failure
         for done, result in group.results:
             done(result)
-        if group.events:
+        if group.freed:
+            self._waiters.wake(None)
+        elif group.events:
             self._waiters.wake({event.type for event in group.events})
         if group.due_changed:
             self._arm(group.next_due)

@@ -64,6 +64,8 @@ class Leases:
         """Up to where a group has taken a type; what is beyond was never leased."""
         self.touched = True
         """Whether `next_due` may have changed since it was asked."""
+        self.freed = False
+        """Whether something became due at once: who waits for a lease should try again."""
 
     def load(self) -> None:
         """Read the cursors from the file."""
@@ -177,6 +179,7 @@ class Leases:
                     " WHERE grp = ? AND sequence = ?",
                     (now, failed, lapsed, row.group, row.sequence),
                 )
+                self.freed = True
             self.touched = True
 
     def next_due(self) -> float | None:
@@ -264,6 +267,7 @@ class Leases:
             (due, attempt, failed, row.group, row.sequence),
         )
         self.touched = True
+        self.freed = self.freed or due <= self._journal.clock()
 
     def _delete(self, row: _Row) -> None:
         self._db.execute(
@@ -300,6 +304,7 @@ class Leases:
                     "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, 0, 0, 0, ?, NULL)",
                     (grp, sequence, kind, self._journal.clock()),
                 )
+                self.freed = True
             self._db.execute("DELETE FROM dead WHERE id = ?", (name,))
             self.touched = True
         return [DeadRow(*row[:4]) for row in chosen]

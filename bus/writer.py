@@ -39,6 +39,8 @@ class Committed(NamedTuple):
     events: list[Stored]
     next_due: float | None
     due_changed: bool
+    freed: bool
+    """Whether something became due at once."""
     size: int
     failure: BusError | None
 
@@ -132,7 +134,7 @@ class Writer:
         except BusError as e:
             if len(group) == 1:
                 size = group[0].size
-                return Committed([(group[0].done, e)], [], None, False, size, e)
+                return Committed([(group[0].done, e)], [], None, False, False, size, e)
         # One that the disk has no room for must not take reads and small ones with it.
         parts = [self._run(journal, [operation]) for operation in group]
         return Committed(
@@ -140,6 +142,7 @@ class Writer:
             [event for part in parts for event in part.events],
             next((part.next_due for part in reversed(parts) if part.due_changed), None),
             any(part.due_changed for part in parts),
+            any(part.freed for part in parts),
             sum(part.size for part in parts),
             next((part.failure for part in parts if part.failure), None),
         )
@@ -154,7 +157,8 @@ class Writer:
                     results.append((done, run(journal)))
                 except BusError as e:  # refused before anything was changed
                     results.append((done, e))
-            changed = journal.leases.touched
+            changed, freed = journal.leases.touched, journal.leases.freed
+            journal.leases.freed = False
             due = journal.leases.next_due() if changed else None
         except sqlite3.Error as e:
             journal.rollback()
@@ -165,7 +169,7 @@ class Writer:
         journal.commit()
         events, journal.outbox = journal.outbox, []
         size = sum(operation.size for operation in group)
-        return Committed(results, events, due, changed, size, None)
+        return Committed(results, events, due, changed, freed, size, None)
 
     def _finish(self, group: Committed) -> None:
         self.queued -= len(group.results)

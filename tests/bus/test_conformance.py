@@ -280,6 +280,18 @@ async def test_leases_that_run_out_end_in_the_dead_letters(connect: Connect) -> 
     assert "ran out 7 times" in letters[0].reason
 
 
+async def test_what_one_hands_back_wakes_another(connect: Connect) -> None:
+    one, two = await connect("/a/1"), await connect("/a/2")
+    await one.publish(feedback(1))
+    async with two.consume("g", FeedbackGiven) as waiting:
+        async with one.consume("g", FeedbackGiven, visibility=60) as work:
+            await work.get(5)
+            later = asyncio.create_task(waiting.get(5))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(later), 0.1)
+        assert (await later).event.id == "f1"
+
+
 async def test_several_leases_end_together(connect: Connect) -> None:
     one = await connect()
     await one.publish(feedback(1), feedback(2))
