@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.kit.fleet import FleetFailed
 from bus import BusError
 from demo.report import write_report
-from demo.screen import Screen
+from demo.screen import Screen, first_of
 from demo.story import Options, Story
 from services.errors import ServiceError
 
@@ -79,17 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         screen.say("interrupted; the fleet is stopped", "yellow")
         return 130
     except Exception as error:
-        first = _first(error)
+        first = first_of(error)
         if not isinstance(first, EXPECTED):
             raise
         screen.say(f"The demonstration failed: {first}", "bold red")
         return 1
-
-
-def _first(error: Exception) -> Exception:
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 if __name__ == "__main__":

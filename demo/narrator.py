@@ -35,7 +35,7 @@ class Narrator:
         self.results = results
         self.pieces = pieces
         self._start = time.monotonic()
-        self._phase = ""
+        self._phases: set[tuple[str, str]] = set()
 
     def begin(self) -> None:
         """The first piece of feedback goes out now."""
@@ -99,8 +99,8 @@ class Narrator:
             data.steps,
             f"training: {data.phase}, loss {data.loss:.3f}",
         )
-        if data.phase != self._phase:
-            self._phase = data.phase
+        if (data.task_id, data.phase) not in self._phases:
+            self._phases.add((data.task_id, data.phase))
             if not self.screen.live:
                 self.screen.say(f"training: {data.phase}")
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.kit.measure import Gain
 from demo.results import Results
 
-__all__ = ["Screen"]
+__all__ = ["Screen", "first_of", "interval"]
 
 WIDTH = 110
 
@@ -52,7 +52,9 @@ class Screen:
         """One line, with the seconds since the start."""
         seconds = time.monotonic() - self.start
         clock = f"{int(seconds // 60)}:{seconds % 60:04.1f}"
-        self.console.print(f"[dim]{clock:>7}[/]  {escape(text)}", style=style or None)
+        line = f"[dim]{clock:>7}[/]  {escape(text)}"
+        # A file or a log is not wrapped: one event, one line.
+        self.console.print(line, style=style or None, soft_wrap=not self.live)
 
     @contextlib.contextmanager
     def bars(self) -> Iterator[None]:
@@ -121,6 +123,13 @@ class Screen:
                 f"{it.routed:.0%}",
             )
         self.console.print(table)
+
+
+def first_of(error: Exception) -> Exception:
+    """What went wrong first, where several things did at once."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def interval(gain: Gain) -> str:

@@ -19,11 +19,11 @@ from benchmarks.kit.fleet import RunningFleet, fresh_state, running_fleet, setti
 from benchmarks.kit.loop import Loop, Version
 from benchmarks.kit.measure import ranks_of
 from benchmarks.kit.trickle import Trickle
-from bus import Bus, connect
+from bus import Bus, BusError, connect
 from demo.domain import Pair, Split, pairs, split
 from demo.narrator import Narrator
 from demo.results import Example, Measured, Results
-from demo.screen import Screen
+from demo.screen import Screen, first_of
 from schemas import Event
 from services.errors import ServiceError
 from services.runtime.client import FleetClient
@@ -97,9 +97,11 @@ class Story:
             state,
             {
                 # A person waits here: learn soon after the last clash instead of in the night.
-                "monitor": {"batch_max_age": 5.0},
+                "monitor": {"batch_max_age": 10.0},
                 "factory": {
-                    "quiet_period": 5.0,
+                    # Longer than a busy machine needs between two batches: a body that is begun
+                    # on the first of them only keeps the others waiting.
+                    "quiet_period": 15.0,
                     "body_time_budget": max(30.0, self.options.minutes * 60 * 0.45),
                 },
             },
@@ -186,11 +188,19 @@ class Story:
         measured = 0
         probes: dict[str, asyncio.Task[float]] = {}
 
-        def news() -> bool:
-            fleet.check()
+        tell = loop.heard
+
+        def hear(event: Event[Any]) -> None:
+            if tell is not None:
+                tell(event)
             for version in loop.versions:  # the first answer is timed while others are measured
                 if version.name not in probes:
                     probes[version.name] = asyncio.create_task(ruler.first_answer(version))
+
+        loop.heard = hear
+
+        def news() -> bool:
+            fleet.check()
             return len(loop.versions) > measured or loop.decided(pieces, "body")
 
         while await loop.until(news, self.left - MEASURING):
@@ -202,8 +212,8 @@ class Story:
             try:
                 seconds = await probes[version.name] - clash
                 row = await ruler.measure(version.depth, skill=version.name)
-            except ServiceError as error:
-                self.screen.say(f"{version.name} is not in service any more: {error}")
+            except (BusError, ServiceError, ExceptionGroup) as error:
+                self.screen.say(f"{version.name} could not be measured: {first_of(error)}")
                 continue
             results.clock.answering[version.name] = seconds
             results.measured.append(row)

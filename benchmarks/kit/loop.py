@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,7 +25,6 @@ from schemas import (
     TrainingProgressed,
     TrainingRejected,
     TrainingRequested,
-    now,
 )
 
 __all__ = ["Depth", "Loop", "Refusal", "Task", "Version", "depth_of"]
@@ -102,7 +101,7 @@ class Loop:
     domain: str
     body: bool = True
     """False where the fleet trains no bodies."""
-    heard: Callable[[Event[Any]], Awaitable[None] | None] | None = None
+    heard: Callable[[Event[Any]], None] | None = None
     judged: int = 0
     clashes: int = 0
     batched: int = 0
@@ -117,6 +116,7 @@ class Loop:
     versions: list[Version] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     factory_queue: int = 0
+    _found: dict[str, float] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _waiting: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -137,9 +137,7 @@ class Loop:
             if self.take(event):
                 self._changed.set()
                 if self.heard is not None:
-                    result = self.heard(event)
-                    if result is not None:
-                        await result
+                    self.heard(event)
 
     def take(self, event: Event[Any], at: float | None = None) -> bool:
         """Enter one event into the books; False where it is of another domain."""
@@ -150,11 +148,12 @@ class Loop:
             case LearningEvent(domain=self.domain):
                 self.clashes += 1
                 self.last_clash = at
+                self._found[event.data.feedback_id or ""] = at
             case LearningBatchQueued(domain=self.domain, batch_id=batch, events=clashes):
                 self.batched += len(clashes)
                 self.batches.setdefault(batch, False)
-                ages = [(now() - clash.timestamp).total_seconds() for clash in clashes]
-                self.clashed[batch] = at - min(ages, default=0.0)
+                times = (self._found.get(clash.feedback_id or "", at) for clash in clashes)
+                self.clashed[batch] = max(times, default=at)
             case LearningBatchRejected(batch_id=batch) if batch in self.batches:
                 self.batches[batch] = True
             case TrainingRequested(domain=self.domain, task_id=task, batch_ids=batches):

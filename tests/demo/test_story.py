@@ -85,8 +85,8 @@ async def test_requests_go_on_while_it_learns(stub: Callable[..., Any]) -> None:
 
 async def test_the_fleet_is_told_to_learn_soon(stub: Callable[..., Any]) -> None:
     fleet, _, _ = await told(stub)
-    assert "batch_max_age = 5.0" in fleet.settings
-    assert "quiet_period = 5.0" in fleet.settings
+    assert "batch_max_age = 10.0" in fleet.settings
+    assert "quiet_period = 15.0" in fleet.settings
 
 
 def test_it_exits_0_and_leaves_a_report(
