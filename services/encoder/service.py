@@ -7,7 +7,10 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+
+import msgspec
 
 from bus import BusError
 from lora.card import LoRACard
@@ -41,14 +44,16 @@ ANSWER_SECONDS: Final = 30.0
 
 ANSWER_BYTES: Final = 16 << 20
 
-Key = tuple[str, str]
-"""Who is to be answered, and the id of the request: two clients may use the same id."""
+Key = tuple[str, str, bytes]
+"""Who is to be answered, the id of the request, and what it asks: two clients may use the same id,
+and so may one client that has started anew."""
 
 T = TypeVar("T")
 
 
 def _key(data: EncodeAssigned) -> Key:
-    return data.reply_to, data.request_id
+    asked = blake2b(msgspec.msgpack.encode((data.role, data.texts)), digest_size=16)
+    return data.reply_to, data.request_id, asked.digest()
 
 
 class EncoderService(Service):
@@ -172,7 +177,6 @@ class EncoderService(Service):
 
     async def _compute(self) -> None:
         """One batch after another, as long as there are any; no timer."""
-        answering: set[asyncio.Task[None]] = set()
         while True:
             await self._waiting.wait()
             batch = self.batcher.take(now())
@@ -185,9 +189,7 @@ class EncoderService(Service):
                 job.started = job.started or time.monotonic()
             whole = await self._computed(batch)
             # Answers go out while the next batch is computed.
-            task = asyncio.create_task(self._answer(whole))
-            answering.add(task)
-            task.add_done_callback(answering.discard)
+            self._aside(self._answer(whole))
 
     async def _computed(self, batch: Batch) -> list[Job]:
         """Compute a batch; the requests that are whole now. One that fails spoils no other."""

@@ -56,7 +56,7 @@ __all__ = ["RouterService"]
 TICK: Final = 0.25
 """Seconds between two looks at deadlines and silent workers."""
 
-LIST_PATIENCE: Final = 10.0
+LIST_PATIENCE: Final = 5.0
 """Seconds after the start for which requests that need skills wait for the manager's list."""
 
 SETUP_PATIENCE: Final = 2.0
@@ -91,6 +91,7 @@ class RouterService(Service):
             ("requests", "texts", "finished", "refused", "reassigned", "skills", "workers"), 0
         )
         self._listed = asyncio.Event()
+        self._retired: set[str] = set()
         self._started = time.monotonic()
         self._manager: int | None = None
         self._serving: set[asyncio.Task[None]] = set()
@@ -293,7 +294,10 @@ class RouterService(Service):
     async def _list(self, event: Event[SkillListed]) -> None:
         for listed in event.data.cards:
             if listed.state in SERVING:
-                if listed.digest not in self.skills.directory:
+                # A list may be older than what the journal has told meanwhile.
+                if listed.digest not in self._retired and (
+                    listed.digest not in self.skills.directory
+                ):
                     self._install(listed)
             elif listed.digest in self.skills.directory:
                 self.skills.retire(listed.digest)
@@ -305,6 +309,7 @@ class RouterService(Service):
         elif isinstance(event.data, SkillRejected):
             self.peers.unavailable(event.data.digest)
         else:
+            self._retired.add(event.data.digest)
             self.skills.retire(event.data.digest)
             self.log.info("skill retired", skill=event.data.name, version=event.data.version)
 
@@ -317,7 +322,8 @@ class RouterService(Service):
     async def _peer(self, event: Event[Any]) -> None:
         data = event.data
         if isinstance(data, SkillDiscovered):
-            self.skills.offer(data.card, data.peer)
+            if data.card.digest not in self._retired:  # it would be rejected again
+                self.skills.offer(data.card, data.peer)
         elif isinstance(data, PeerLeft):
             self.skills.withdraw(data.peer)
         else:

@@ -77,9 +77,6 @@ class Skills:
         self.directory.retire(digest)
         if self._index is not None:
             self._index.remove(digest)
-            offer = self.directory.offer_of(digest)
-            if offer is not None:
-                self._offer(self._index, offer.card)
 
     def offer(self, card: SkillCard, peer: str) -> None:
         """A peer has this card."""

@@ -21,6 +21,7 @@ from schemas import (
     SkillRetire,
     SkillRetired,
 )
+from services.adapter_manager.errors import ManagerError
 from services.adapter_manager.service import AdapterManagerService
 from services.runtime.cards import describe
 from tests.services.encoder.processes import Ear, Processes, settings, skill, until
@@ -333,3 +334,10 @@ async def test_a_long_list_comes_in_parts_those_that_serve_first(processes: Proc
     parts = list(module._parts(manager.listed() * 800))
     assert len(parts) > 1
     assert sum(map(len, parts)) == 3200
+
+
+async def test_a_missing_model_is_one_clear_sentence(processes: Processes) -> None:
+    with pytest.raises(ManagerError, match=r"the model cannot be used: .*neither a folder"):
+        await processes.start(
+            AdapterManagerService, settings=settings(fleet={"model": "/no/such/folder"})
+        )

@@ -26,9 +26,10 @@ from schemas import (
     SkillRef,
     now,
 )
+from services.encoder.errors import EncoderError
 from services.encoder.service import EncoderService
 from services.runtime.vectors import from_stream
-from tests.services.encoder.processes import Ear, Processes, engine, skill, until
+from tests.services.encoder.processes import Ear, Processes, engine, settings, skill, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -315,3 +316,29 @@ async def test_draining_answers_what_is_in_hand(
     await encoder.drain()
     assert len(answers.of(EncodeCompleted)) == 1 or await answers.first(EncodeCompleted)
     assert encoder.queue == 0
+
+
+async def test_the_same_id_for_other_texts_is_another_request(
+    encoder: EncoderService, router: Router, answers: Ear
+) -> None:
+    """A client that has started anew may count from one again."""
+    for number, text in enumerate(("one", "two"), start=1):
+        await router.assign(text, request="1")
+        answer = await answers.first(EncodeCompleted, number)
+        np.testing.assert_allclose(
+            from_stream(answer.attachments[0]), engine(1).encode([text]), atol=1e-5
+        )
+
+
+async def test_the_model_is_loaded_as_the_settings_say(processes: Processes) -> None:
+    own = settings(encoder={"threads": 1, "device": "cpu"})
+    encoder = await processes.start(EncoderService, settings=own, own_engine=True)
+    assert encoder.engine is not engine(0)
+    assert encoder.engine.dim == 384
+
+
+async def test_a_missing_model_is_one_clear_sentence(processes: Processes) -> None:
+    with pytest.raises(EncoderError, match=r"the model cannot be used: .*neither a folder"):
+        await processes.start(
+            EncoderService, settings=settings(fleet={"model": "/no/such/folder"}), own_engine=True
+        )

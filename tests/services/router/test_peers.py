@@ -8,6 +8,7 @@ import pytest
 from lora.card import LoRACard
 from schemas import (
     Event,
+    PeerLeft,
     SkillDiscovered,
     SkillFetched,
     SkillInstalled,
@@ -125,3 +126,16 @@ async def test_a_peers_card_that_is_rejected_ends_the_wait(fleet: Fleet) -> None
     waiting = asyncio.create_task(client.encode([about]))
     await peer.deliver()
     assert reasons(await waiting) == ["peer_timeout"]
+
+
+async def test_what_a_peer_offered_goes_with_it(fleet: Fleet) -> None:
+    await fleet.up(workers=1)
+    about = "I have lost my bank card"
+    peer = Peer(fleet, routed("banking", about))
+    await peer.offer()
+    data = PeerLeft(peer="london", endpoint="grpc://london:1")
+    await peer.bus.publish(Event(data=data, source="/federation/1"))
+    await until(lambda: not fleet.router.skills.directory.offered(), "the peer's leave")
+    client = await fleet.client()
+    assert reasons(await client.encode([about])) == ["no_skills"]
+    assert (await refused(client, ["x"], skills=["london/banking"])).code == "unknown_skill"
