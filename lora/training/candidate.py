@@ -16,13 +16,15 @@ from lora.training.calibration import Routing, fit_routing
 from lora.training.champion import (
     Champion,
     Encode,
+    body_vectors,
     champion_vectors,
     identity_head,
+    judged_fairly,
     pack_groups,
 )
 from lora.training.dataset import FOLDS, TrainingSet
 from lora.training.errors import ConfigError, NothingToLearn
-from lora.training.gate import Arena, Verdict, judge, mrr, recall
+from lora.training.gate import MIN_GROUPS, Arena, Verdict, judge, mrr, recall
 from lora.training.head import HeadConfig
 from lora.training.sweep import Choice, SweepConfig, train_head
 
@@ -94,24 +96,33 @@ class Candidate:
 
 
 def head_candidate(request: CandidateRequest, progress: Progress | None = None) -> Candidate:
-    """Train a head on vectors alone and judge it; seconds, no torch."""
+    """Train a head and judge it: in seconds and without torch, from vectors alone.
+
+    Where the champion has a body, the candidate is that body with a new head upon it: then the
+    queries are encoded again, once, by `request.encode`.
+    """
     started = time.monotonic()
     data = request.data
     arena = Arena(data)
     if not len(arena.rows):
         raise NothingToLearn("the dataset holds no real feedback with a relevant passage")
     config = _sweep_config(request)
-    trained = train_head(data, arena, config, progress=progress)
+    champion, upon = request.champion, None
+    if champion is not None and champion.card.body:
+        if request.encode is None:
+            raise ConfigError("the champion has a body, and no encoder was given")
+        upon = body_vectors(data, champion, request.encode)
+    trained = train_head(data, arena, config, query_vectors=upon, progress=progress)
     chosen = _chosen(trained.choice, trained.tried)
     folds = {
         fold: replace(
-            blank_card(request, {HEAD: adapter or identity_head(data.dim)}),
+            blank_card(request, _modules(request, adapter, fold)),
             extra=pack_groups(fold_groups(data, fold)),
         )
         for fold, adapter in trained.folds.items()
     }
-    final = trained.adapter or identity_head(data.dim)
-    judged = judge_candidate(request, blank_card(request, {HEAD: final}), arena, trained.vectors)
+    final = blank_card(request, _modules(request, trained.adapter, None))
+    judged = judge_candidate(request, final, arena, trained.vectors)
     seconds = time.monotonic() - started
     accepted, reason = judged.accepted, judged.reason
     card: LoRACard | None = judged.card
@@ -142,6 +153,9 @@ def judge_candidate(
     sides count as they are served: what a threshold would not route stays with the base vector.
     """
     data = request.data
+    fair = judged_fairly(arena, request.champion)
+    if not fair.all() and len(np.unique(arena.groups[fair])) >= MIN_GROUPS:
+        arena, vectors = Arena(data, arena.rows[fair]), vectors[fair]
     base = data.query_vectors[arena.rows]
     routing, kept = _routing(request, arena)
     served = np.where(kept[:, None], vectors, base)
@@ -177,8 +191,8 @@ def judge_candidate(
 
 
 def blank_card(request: CandidateRequest, modules: Mapping[str, Adapter]) -> LoRACard:
-    """A card of this request with these modules; rank and alpha are the first module's."""
-    first = next(iter(modules.values()))
+    """A card of this request with these modules; rank and alpha are the head's, if it has one."""
+    first = modules.get(HEAD) or next(iter(modules.values()))
     return LoRACard(
         name=request.skill,
         version=request.version,
@@ -201,6 +215,20 @@ def fold_groups(data: TrainingSet, fold: int) -> Sequence[int]:
         raise ConfigError(f"folds lie in 0 to {FOLDS - 1}, not {fold}")
     ids: list[int] = np.unique(data.groups[data.folds == fold]).tolist()
     return ids
+
+
+def _modules(
+    request: CandidateRequest, head: Adapter | None, fold: int | None
+) -> dict[str, Adapter]:
+    """The head, upon the champion's body where it has one: its fold's, or the version's own."""
+    modules: dict[str, Adapter] = {}
+    champion = request.champion
+    if champion is not None and champion.card.body:
+        below = champion.card if fold is None else champion.folds.get(fold, champion.card)
+        modules.update(below.body)
+    if head is not None or not modules:
+        modules[HEAD] = head or identity_head(request.data.dim)
+    return modules
 
 
 def _routing(request: CandidateRequest, arena: Arena) -> tuple[Routing, npt.NDArray[np.bool_]]:

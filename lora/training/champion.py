@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,18 @@ from lora.training.gate import Arena
 __all__ = [
     "Champion",
     "Encode",
+    "body_vectors",
+    "card_vectors",
     "champion_vectors",
     "identity_head",
+    "judged_fairly",
     "pack_groups",
     "routes",
     "unpack_groups",
 ]
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
 Encode = Callable[[Sequence[str], LoRACard], Floats]
 """Texts and a card with a body to vectors (k, dim) with the card applied."""
 
@@ -41,6 +45,8 @@ class Champion:
     card: LoRACard
     folds: Mapping[int, LoRACard] = field(default_factory=dict)
     """Its fold models, each fitted without the fold; some may be missing."""
+    seen: Ints | None = None
+    """(g,) ids of all groups that it was trained on; None: not known."""
 
 
 def routes(card: LoRACard, base_vectors: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -66,18 +72,42 @@ def champion_vectors(
     base = np.array(data.query_vectors[arena.rows], np.float32)
     if champion is None:
         return base
-    used = np.full(len(arena.rows), -1)
-    for fold, card in champion.folds.items():
-        used[np.isin(arena.groups, unpack_groups(card.extra))] = fold
-    served = base.copy()
     routed = routes(champion.card, base)
-    for fold in (-1, *champion.folds):
-        rows = np.flatnonzero(routed & (used == fold))
-        if len(rows):
-            card = champion.card if fold < 0 else champion.folds[fold]
-            texts = [data.queries[row] for row in arena.rows[rows]]
-            served[rows] = card_vectors(card, texts, base[rows], encode)
+    served = base.copy()
+    for card, rows in _in_charge(champion, arena.groups):
+        turned = rows[routed[rows]]
+        if len(turned):
+            texts = [data.queries[row] for row in arena.rows[turned]]
+            served[turned] = card_vectors(card, texts, base[turned], encode)
     return served
+
+
+def judged_fairly(arena: Arena, champion: Champion | None) -> npt.NDArray[np.bool_]:
+    """(k,) which of the arena's queries the champion can be judged on: those it never saw.
+
+    Where some fold models are missing, the version itself answers queries that it was trained on;
+    it would look better than it is. All where what it saw is not known.
+    """
+    fair = np.ones(len(arena.rows), bool)
+    if champion is not None and champion.seen is not None:
+        fair = ~np.isin(arena.groups, champion.seen)
+        for card in champion.folds.values():
+            fair |= np.isin(arena.groups, unpack_groups(card.extra))
+    return fair
+
+
+def body_vectors(data: TrainingSet, champion: Champion, encode: Encode) -> Floats:
+    """Vectors (n, dim) of all queries by the bodies of the champion alone, its heads left out.
+
+    As in `champion_vectors` old queries are encoded by the models of their folds, so that a head
+    trained upon them learns from what the body makes of queries that it has not seen.
+    """
+    made = np.array(data.query_vectors, np.float32)
+    for card, rows in _in_charge(champion, data.groups):
+        if card.body and len(rows):
+            alone = replace(card, modules=card.body, target_modules=(), digest=None, bytes=None)
+            made[rows] = encode([data.queries[row] for row in rows], alone)
+    return made
 
 
 def card_vectors(
@@ -89,6 +119,16 @@ def card_vectors(
             raise ConfigError(f"{card.name}@{card.version} has a body, and no encoder was given")
         return encode(texts, card)
     return bend(base, [card.head] if card.head else [])
+
+
+def _in_charge(champion: Champion, groups: Ints) -> list[tuple[LoRACard, Ints]]:
+    """Which model answers which queries: fold models those kept from them, the version the rest."""
+    used = np.full(len(groups), -1)
+    for fold, card in champion.folds.items():
+        used[np.isin(groups, unpack_groups(card.extra))] = fold
+    parts = [(champion.card, np.flatnonzero(used < 0))]
+    parts += [(card, np.flatnonzero(used == fold)) for fold, card in champion.folds.items()]
+    return parts
 
 
 def identity_head(dim: int) -> Adapter:

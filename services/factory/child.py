@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from services.factory.job import CANDIDATE, FOLDS, Job, JobError, Result, read_job, write_result
+from services.factory.job import (
+    CANDIDATE,
+    FOLDS,
+    SEEN,
+    Job,
+    JobError,
+    Result,
+    read_job,
+    write_result,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,13 +79,17 @@ def run(folder: Path, job: Job) -> Result:
         from lora.training.body import body_candidate
 
         candidate = body_candidate(request, progress=progress, model=job.model, threads=job.threads)
-    return _write(folder, candidate, time.monotonic() - started)
+    return _write(folder, request, candidate, time.monotonic() - started)
 
 
-def _write(folder: Path, candidate: Candidate, seconds: float) -> Result:
+def _write(folder: Path, request: CandidateRequest, candidate: Candidate, seconds: float) -> Result:
+    import numpy as np
+
     from lora.card import LoRAFormat
 
     (folder / FOLDS).mkdir(exist_ok=True)
+    # Beside the fold models, never in the card: it is nobody's business what was asked here.
+    np.save(folder / FOLDS / SEEN, np.unique(request.data.groups))
     for fold, card in candidate.folds.items():
         LoRAFormat.write(card, folder / FOLDS / f"{fold}.lora.arrow")
     if candidate.card is not None:
@@ -134,13 +147,24 @@ def _champion(folder: Path, job: Job) -> Champion | None:
     from lora.training.champion import Champion
 
     card = LoRAFormat.read(_place(folder, job.champion.card), digest=job.champion.digest)
-    folds = {}
+    folds, seen = {}, None
     if job.champion.folds is not None:
+        kept = _place(folder, job.champion.folds)
         for fold in range(5):
-            path = _place(folder, job.champion.folds) / f"{fold}.lora.arrow"
-            if path.exists():
+            if (path := kept / f"{fold}.lora.arrow").exists():
                 folds[fold] = LoRAFormat.read(path)
-    return Champion(card, folds)
+        if (kept / SEEN).exists():
+            seen = _groups(kept / SEEN)
+    return Champion(card, folds, seen)
+
+
+def _groups(path: Path) -> npt.NDArray[np.int64]:
+    import numpy as np
+
+    try:
+        return np.asarray(np.load(path, allow_pickle=False), np.int64).ravel()
+    except (OSError, ValueError) as error:
+        raise JobError(f"cannot read the groups {path}: {error}") from error
 
 
 def _encoder(job: Job) -> Encode:

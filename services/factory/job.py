@@ -14,6 +14,7 @@ __all__ = [
     "FOLDS",
     "JOB",
     "RESULT",
+    "SEEN",
     "BaseModelRef",
     "ChampionRef",
     "Job",
@@ -29,6 +30,8 @@ JOB: Final = "job.json"
 RESULT: Final = "result.json"
 CANDIDATE: Final = "candidate.lora.arrow"
 FOLDS: Final = "folds"
+SEEN: Final = "seen.npy"
+"""In the folder of fold models: ids of all query groups that the version was trained on."""
 
 Metric = float | int | str | bool | None
 T = TypeVar("T")

@@ -19,6 +19,7 @@ from services.factory import child
 from services.factory.job import (
     CANDIDATE,
     FOLDS,
+    SEEN,
     BaseModelRef,
     ChampionRef,
     Job,
@@ -83,7 +84,7 @@ def test_a_head_from_folder_to_card(tmp_path: Path) -> None:
     assert card.threshold == result.threshold
     assert card.metrics["gain"] == result.metrics["gain"]
     folds = sorted(path.name for path in (tmp_path / "one" / FOLDS).iterdir())
-    assert folds == [f"{fold}.lora.arrow" for fold in range(5)]
+    assert folds == [*(f"{fold}.lora.arrow" for fold in range(5)), SEEN]
 
     assert card.digest is not None
     reference = ChampionRef(

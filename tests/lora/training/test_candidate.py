@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from lora.card import BaseModel
+from lora.adapter import Adapter
+from lora.card import BaseModel, LoRACard
 from lora.head import bend
 from lora.training.candidate import Candidate, CandidateRequest, head_candidate
 from lora.training.champion import Champion, unpack_groups
@@ -109,6 +113,44 @@ def test_more_data_beats_the_version_before() -> None:
         if card is not None and card.head is not None
     ]
     assert scores[1] > scores[0]
+
+
+def test_a_head_after_a_body_keeps_the_body() -> None:
+    """The next quick version stands upon the deep one: its body, and a new head upon it."""
+    data = world(queries=150)
+    turn = Adapter(np.eye(DIM, 1, dtype=np.float32), np.eye(1, DIM, dtype=np.float32), 1, 1.0)
+    first = ask(data)
+    assert first.card is not None
+    deep = replace(first.card, modules={"layer.0.query": turn}, target_modules=())
+    encoded: list[str] = []
+
+    def encode(texts: Sequence[str], card: LoRACard) -> np.ndarray:
+        """A body that moves nothing: what the base model gives, with the card's head, if any."""
+        encoded.extend(texts)
+        place = {text: row for row, text in enumerate(data.queries)}
+        rows = data.query_vectors[[place[text] for text in texts]]
+        return bend(rows, [card.head] if card.head else [])
+
+    champion = Champion(
+        deep, {fold: replace(deep, extra=c.extra) for fold, c in first.folds.items()}
+    )
+    made = ask(data, champion=champion, encode=encode, version=2)
+    assert made.accepted
+    assert made.card is not None
+    assert set(made.card.modules) == {"layer.0.query", "embedding"}
+    assert all("layer.0.query" in fold.modules for fold in made.folds.values())
+    assert set(encoded) == set(data.queries)
+    with pytest.raises(ConfigError, match="has a body"):
+        ask(data, champion=champion)
+
+
+def test_a_champion_without_fold_models_is_judged_on_newer_feedback() -> None:
+    data = world(queries=150)
+    first = ask(data)
+    assert first.card is not None
+    champion = Champion(first.card, {}, seen=data.groups[:100])
+    again = ask(data, champion=champion)
+    assert again.metrics["groups"] == 50
 
 
 def test_anchors_must_not_lose() -> None:

@@ -13,8 +13,10 @@ from lora.card import BaseModel, LoRACard
 from lora.head import bend
 from lora.training.champion import (
     Champion,
+    body_vectors,
     champion_vectors,
     identity_head,
+    judged_fairly,
     pack_groups,
     routes,
     unpack_groups,
@@ -90,6 +92,39 @@ def test_a_body_is_applied_by_the_encoder_that_is_given() -> None:
     assert (served == 0.5).all()
     with pytest.raises(ConfigError, match="has a body"):
         champion_vectors(data, Arena(data), Champion(deep))
+
+
+def test_a_champion_is_not_judged_on_what_it_was_trained_on() -> None:
+    """Queries of a fold without a fold model count only where they are newer than the version."""
+    data = world(queries=50)
+    arena = Arena(data)
+    folds = {1: card(head(1), extra=pack_groups(data.groups[data.folds == 1].tolist()))}
+    unknown = Champion(card(head(0)), folds)
+    assert judged_fairly(arena, unknown).all()
+    assert judged_fairly(arena, None).all()
+    known = replace(unknown, seen=data.groups[:40])
+    fair = judged_fairly(arena, known)
+    assert fair.tolist() == ((data.folds == 1) | (np.arange(50) >= 40)).tolist()
+
+
+def test_a_head_is_trained_upon_bodies_that_have_not_seen_its_queries() -> None:
+    """Each old query is encoded by its own fold's body, without any head."""
+    data = world(queries=30)
+    own = data.folds == 1
+    deep, fold = (
+        replace(card(head(n)), modules={"layer.0.query": head(n), HEAD: head(9)}, target_modules=())
+        for n in (0, 1)
+    )
+    fold = replace(fold, extra=pack_groups(data.groups[own].tolist()))
+
+    def encode(texts: Sequence[str], asked: LoRACard) -> np.ndarray:
+        assert asked.head is None
+        number = 1.0 if asked.extra else 2.0
+        return np.full((len(texts), DIM), number, np.float32)
+
+    made = body_vectors(data, Champion(deep, {1: fold}), encode)
+    assert (made[own] == 1.0).all()
+    assert (made[~own] == 2.0).all()
 
 
 def test_groups_survive_a_card_whatever_their_number() -> None:
