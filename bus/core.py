@@ -149,6 +149,10 @@ class Core:
             self.counters["refused"] += 1
             reply(protocol.ERROR, protocol.encode(protocol.Error(_code(e), str(e))))
             return
+        except (ValueError, RecursionError) as e:  # JSON that is valid and absurd
+            self.counters["refused"] += 1
+            reply(protocol.ERROR, protocol.encode(protocol.Error("malformed", str(e))))
+            return
         self.writer.submit(run, partial(_answer, reply), len(body))
 
     def _operation(self, asked: protocol.Request, receipt: bytes) -> Callable[[Journal], Any]:

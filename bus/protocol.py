@@ -61,7 +61,7 @@ ERROR = b"error"
 ECHO = b"_echo."
 PING = b"_ping."
 
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Milliseconds = Annotated[int, Meta(ge=0, le=366 * 24 * 3600 * 1000)]
 Visibility = Annotated[int, Meta(ge=1, le=366 * 24 * 3600 * 1000)]
 GroupName = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -83,7 +83,7 @@ class Read(Request, frozen=True, kw_only=True):
     types: list[str] | None = None
     """None or absent: every type."""
     after: Count = 0
-    limit: Annotated[int, Meta(ge=1)] = 1000
+    limit: Annotated[int, Meta(ge=1, le=2**63 - 1)] = 1000
     """At most 10,000; a page also ends after about 8 MiB."""
 
 

@@ -6,6 +6,7 @@ While one group is being fsynced the next one gathers: nothing waits for a timer
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from bus.errors import BusError, Closed
 from bus.journal import Journal, Stored
 
 __all__ = ["Committed", "Operation", "Writer"]
+
+_log = logging.getLogger(__name__)
 
 GROUP = 1_000
 GROUP_BYTES = 8 * 2**20
@@ -163,9 +166,13 @@ class Writer:
         except sqlite3.Error as e:
             journal.rollback()
             raise journal.failure(e) from e
-        except BaseException:
+        except BusError:
             journal.rollback()
             raise
+        except Exception as e:  # a request that nobody foresaw must not end the journal
+            journal.rollback()
+            _log.exception("an operation on the journal failed")
+            raise BusError(f"the journal cannot do this: {e}") from e
         journal.commit()
         events, journal.outbox = journal.outbox, []
         size = sum(operation.size for operation in group)

@@ -209,6 +209,7 @@ def test_the_verbs(tool: Tool) -> None:
         ("read", {"after": -1}, "malformed"),
         ("read", {"after": 2**70}, "malformed"),
         ("dead", {"action": "burn"}, "malformed"),
+        ("append", b'{"events": [' + b"[" * 100_000, "malformed"),
     ],
 )
 def test_bad_requests_are_answered(tool: Tool, verb: str, request_: object, code: str) -> None:

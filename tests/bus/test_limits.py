@@ -1,0 +1,146 @@
+"""When something is full, broken or slow: told with its code, and nobody else suffers."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bus
+import schemas
+from bus.journal import Journal
+from bus.writer import Writer
+from schemas import Event, FeedbackGiven, TrainingProgressed
+from tests.bus.kit import BrokerProcess, eventually, feedback, progress, short_folder
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    with short_folder() as folder:
+        yield folder
+
+
+async def test_a_full_disk_refuses_and_reading_goes_on() -> None:
+    made: list[Journal] = []
+
+    def make() -> Journal:
+        made.append(Journal(None))
+        return made[0]
+
+    committed: list[Any] = []
+    writer = Writer(make, committed.append)
+    await writer.start()
+
+    def fill(journal: Journal) -> None:
+        (pages,) = journal.connection.execute("PRAGMA page_count").fetchone()
+        journal.connection.execute(f"PRAGMA max_page_count = {pages + 3}")
+
+    def append(n: int, size: int) -> Any:
+        data = FeedbackGiven(query="x" * size, relevant=())
+        raw = schemas.encode(Event(data=data, source="/test/1", id=f"f{n}"))
+        return lambda journal: journal.append([(data.type, "/test/1", f"f{n}", raw)])
+
+    results: dict[str, Any] = {}
+    try:
+        writer.submit(fill, lambda result: None)
+        # In one group, probably: what does not fit must not take the others with it.
+        writer.submit(append(1, 10), lambda result: results.update(small=result))
+        writer.submit(append(2, 10**6), lambda result: results.update(large=result))
+        writer.submit(lambda j: j.heads(), lambda result: results.update(heads=result))
+        await eventually(lambda: sum(len(group.results) for group in committed) == 4)
+    finally:
+        await writer.stop()
+    for group in committed:
+        for done, result in group.results:
+            done(result)
+    assert results["small"] == [(1, False)]
+    assert isinstance(results["large"], bus.DiskFull)
+    assert results["heads"] == {"feedback.given": 1}
+
+
+async def test_an_operation_that_fails_ends_nothing() -> None:
+    committed: list[Any] = []
+    writer = Writer(lambda: Journal(None), committed.append)
+    await writer.start()
+    writer.submit(lambda journal: 1 / 0, lambda result: None)
+    writer.submit(lambda journal: 2, lambda result: None)
+    await eventually(lambda: sum(len(group.results) for group in committed) == 2)
+    await writer.stop()
+    results = [result for group in committed for _, result in group.results]
+    assert isinstance(results[0], bus.BusError)
+    assert results[1] == 2
+
+
+async def test_what_a_consumer_cannot_decode_is_a_dead_letter(state: Path) -> None:
+    process = BrokerProcess(state)
+    process.start()
+    async with await bus.connect(process.url, source="/a/1") as one:
+        await one.publish(feedback(1), feedback(2), feedback(3))
+    process.stop()
+    database = sqlite3.connect(state / "journal.sqlite")
+    newer = database.execute("SELECT raw FROM events WHERE sequence = 1").fetchone()[0]
+    newer = newer.replace(b'"query":"q1"', b'"query":[1]')
+    database.execute("UPDATE events SET raw = ? WHERE sequence = 1", (newer,))
+    database.commit()
+    database.close()
+    process.start()
+    async with await bus.connect(process.url, source="/a/1") as one:
+        async with one.consume("g", FeedbackGiven) as work:
+            assert (await work.get(5)).event.id == "f2"
+        (letter,) = await one.dead_letters()
+        assert letter.event is None
+        assert letter.raw == newer
+        assert "query" in letter.reason
+        assert [e.id for e in (await one.read()).events] == ["f2", "f3"]
+        async with one.watch(FeedbackGiven, after=0) as events:
+            assert [(await events.get(5)).id for _ in range(2)] == ["f2", "f3"]
+    process.stop()
+
+
+async def test_a_slow_subscriber_slows_nobody(state: Path) -> None:
+    process = BrokerProcess(state)
+    process.start()
+    fast = await bus.connect(process.url, source="/fast/1")
+    slow = await bus.connect(process.url, source="/slow/1")
+    async with slow.watch(TrainingProgressed), fast.watch(TrainingProgressed) as events:
+        slow.link._subscriber.pause()  # type: ignore[attr-defined]  # a process that hangs
+        for n in range(3000):
+            await fast.publish(progress(n))
+        assert [(await events.get(5)).data.step for _ in range(3000)] == list(range(3000))
+        assert await fast.publish(feedback(1)) == (1,)
+    await fast.aclose()
+    await slow.aclose()
+    process.stop()
+
+
+async def test_durable_events_that_were_lost_come_from_the_journal(state: Path) -> None:
+    process = BrokerProcess(state)
+    process.start()
+    one = await bus.connect(process.url, source="/a/1")
+    two = await bus.connect(process.url, source="/b/1")
+    async with two.watch(FeedbackGiven) as events:
+        await one.publish(feedback(1))
+        assert (await events.get(5)).id == "f1"
+        lose = two.link.on_message  # type: ignore[attr-defined]
+        two.link.on_message = lambda message: None  # type: ignore[attr-defined]
+        await one.publish(feedback(2), feedback(3))
+        await one.publish(feedback(4))
+        await two.heads()
+        await asyncio.sleep(0.1)
+        two.link.on_message = lose  # type: ignore[attr-defined]
+        # No further event shows the gap: the broker's heartbeat does.
+        assert [(await events.get(8)).id for _ in range(3)] == ["f2", "f3", "f4"]
+        assert two.statistics().dropped == 3
+    await one.aclose()
+    await two.aclose()
+    process.stop()
+
+
+def test_exported_names_are_listed_and_sorted() -> None:
+    names = {name for name, value in vars(bus).items() if not name.startswith("_")}
+    modules = {name for name in names if type(getattr(bus, name)).__name__ == "module"}
+    assert names - modules - {"annotations"} == set(bus.__all__)
