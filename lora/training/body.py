@@ -114,7 +114,7 @@ def _sweep(request: CandidateRequest, threads: int) -> BodySweep:
     unknown = set(given) - of_body - of_sweep
     if unknown:
         raise ConfigError(f"unknown settings of a body: {', '.join(sorted(unknown))}")
-    values = {
+    values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list | tuple) else value
         for name, value in given.items()
     }

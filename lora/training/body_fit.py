@@ -115,16 +115,19 @@ class Objective:
 
 
 class Optimizer:
-    """AdamW over a body and a head, with warm-up and linear decay to zero over `steps` steps."""
+    """AdamW over a body and a head, with warm-up and linear decay to zero over `steps` steps.
+
+    Without a number of steps the rates stay as they are.
+    """
 
     def __init__(
         self,
         body: Mapping[str, nn.Parameter],
         head: Mapping[str, nn.Parameter],
         config: BodyConfig,
-        steps: int,
+        steps: int | None,
     ) -> None:
-        self._steps = max(1, steps)
+        self._steps = None if steps is None else max(1, steps)
         self._rates = (config.learning_rate, config.head_learning_rate)
         self.parameters = {**body, **head}
         groups = [
@@ -140,8 +143,10 @@ class Optimizer:
 
     def step(self, loss: Tensor) -> None:
         """One step down this loss."""
-        warm = min(1.0, (self.done + 1) / max(1.0, _WARMUP * self._steps))
-        share = warm * max(0.0, 1.0 - self.done / self._steps)
+        share = 1.0
+        if self._steps is not None:
+            warm = min(1.0, (self.done + 1) / max(1.0, _WARMUP * self._steps))
+            share = warm * max(0.0, 1.0 - self.done / self._steps)
         for index, group in zip(self._groups, self.adam.param_groups, strict=True):
             group["lr"] = self._rates[index] * share
         self.adam.zero_grad(set_to_none=True)

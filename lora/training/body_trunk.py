@@ -134,10 +134,14 @@ class Trunk:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
+    def prepare(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Model input of any texts; one thread at a time, as tokenizers want it."""
+        with self._tokenizer:
+            return self.engine.prepare(texts, role=self.role)
+
     def features(self, rows: Ints) -> tuple[dict[str, Any], Tensor | None]:
         """Model input of these texts, and what the frozen layers made of it (k, tokens, width)."""
-        with self._tokenizer:
-            features = self.engine.prepare([self.texts[row] for row in rows], role=self.role)
+        features = self.prepare([self.texts[row] for row in rows])
         if not self._states:
             return features, None
         mask = features["attention_mask"].bool()
@@ -192,6 +196,12 @@ class Replica:
         features, self._states = self._trunk.features(rows)
         with self._resumed(self._states is not None):
             out: Tensor = self.module(dict(features), task=self._trunk.role)["sentence_embedding"]
+        return out
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """(k, dim) embeddings of any texts, through all layers, gradients where they are on."""
+        features = self._trunk.prepare(texts)
+        out: Tensor = self.module(features, task=self._trunk.role)["sentence_embedding"]
         return out
 
     def vectors(self, rows: Ints, *, batch: int = _CHUNK) -> Floats:
