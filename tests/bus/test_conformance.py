@@ -190,7 +190,8 @@ async def test_an_expired_lease_changes_nothing(connect: Connect) -> None:
     async with one.consume("g", FeedbackGiven, visibility=0.1) as work:
         first = await work.get(5)
         second = await work.get(5)  # comes when the first lease has run out
-        assert (first.event.id, second.event.id, second.attempt) == ("f1", "f1", 2)
+        assert (first.event.id, second.event.id) == ("f1", "f1")
+        assert second.attempt > first.attempt
         with pytest.raises(bus.StaleLease):
             await first.ack(publish=[rejected(1)])
         assert not (await one.read(LearningBatchRejected)).events
@@ -269,14 +270,16 @@ async def test_leaving_hands_back_uncounted(connect: Connect) -> None:
 async def test_leases_that_run_out_end_in_the_dead_letters(connect: Connect) -> None:
     one = await connect()
     await one.publish(feedback(1))
-    async with one.consume("g", FeedbackGiven, visibility=0.05) as work:
-        for attempt in range(1, 8):
-            assert (await work.get(5)).attempt == attempt
-        for _ in range(200):
-            letters = await one.dead_letters()
-            if letters:
-                break
-            await asyncio.sleep(0.02)
+    letters: tuple[bus.DeadLetter, ...] = ()
+    attempts = []
+    async with one.consume("g", FeedbackGiven, visibility=0.1) as work:
+        while not letters:  # on a busy machine a lease may run out on its way here
+            try:
+                attempts.append((await work.get(0.5)).attempt)
+            except TimeoutError:
+                letters = await one.dead_letters()
+    assert attempts == sorted(set(attempts))
+    assert attempts[-1] <= 7
     assert "ran out 7 times" in letters[0].reason
 
 
