@@ -268,7 +268,7 @@ class _Batches:
     def _own_rows(self) -> Ints:
         """Passages that stand as queries: all, or about as many as there are queries."""
         count = len(self._problem.passages)
-        most = max(512, min(len(self._members), self._config.batch))
+        most = max(128, min(len(self._members), self._config.batch))
         if not self._config.self_weight:
             return np.zeros(0, np.int64)
         if count <= most:

@@ -47,7 +47,7 @@ class SweepConfig:
     scales: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2)
     """Shares of the change that are tried."""
     time_budget_s: float = 15.0
-    """Seconds for everything; the first setting is always tried in full."""
+    """Seconds for everything, kept by trying fewer settings, pairs of folds and steps."""
     max_passages: int = 1536
     """Passages that a softmax runs over where there are many."""
     max_rank: int = 128
@@ -133,6 +133,7 @@ class _Sweep:
         self.rows = {fold: np.flatnonzero(arena.folds == fold) for fold in self.folds}
         self.base = {fold: self.vectors[self.rows[fold]] @ arena.passages.T for fold in self.folds}
         self.scales = (0.0, *config.scales)
+        self.checkpoints = sorted(set(config.checkpoints))
         self.done = 0
 
     def run(self) -> TrainedHead:
@@ -174,13 +175,24 @@ class _Sweep:
             for number, pair in enumerate(pairs):
                 self._measure(setting, pair, tables)
                 if not tried and number == 0 and len(pairs) == 10:
-                    once = time.monotonic() - begun
-                    if 19 * once > budget - elapsed:
-                        # A ring of five pairs still gives every fold two inner folds.
-                        pairs[1:] = [p for p in pairs[1:] if p[1] - p[0] in (1, 4)]
+                    pairs[1:] = self._affordable(
+                        pairs[1:], time.monotonic() - begun, budget - elapsed
+                    )
             spent = time.monotonic() - begun
             tried += 1
         return tables, tried
+
+    def _affordable(
+        self, pairs: list[tuple[int, int]], once: float, left: float
+    ) -> list[tuple[int, int]]:
+        """The pairs there is time for, when one took `once` seconds; and fewer steps if need be."""
+        # Fold models and the final fit see more queries than a pair's: together nine more pairs.
+        if 19 * once <= left:
+            return pairs
+        # A ring of five pairs still gives every fold two inner folds.
+        longest = self.checkpoints[-1] * left / (13 * once)
+        self.checkpoints = [c for c in self.checkpoints if c <= longest] or self.checkpoints[:2]
+        return [pair for pair in pairs if pair[1] - pair[0] in (1, 4)]
 
     def _measure(
         self,
@@ -195,7 +207,7 @@ class _Sweep:
             self.problem,
             setting,
             members=members,
-            checkpoints=self.config.checkpoints,
+            checkpoints=self.checkpoints,
             seed=self.config.seed,
         )
         self._tell(fits[max(fits)].loss)
@@ -227,19 +239,20 @@ class _Sweep:
     ) -> Choice:
         """The best setting by the inner folds of these pairs; the outer fold is never looked at."""
         settings = min(len(lists) for pair in pairs for lists in tables[pair].values())
-        total = np.zeros((settings, len(self.config.checkpoints), len(self.scales)))
+        stops = self.checkpoints
+        total = np.zeros((settings, len(stops), len(self.scales)))
         count = 0
         for pair in pairs:
             for fold, lists in tables[pair].items():
                 if fold != outer:
-                    total += np.stack(lists[:settings])
+                    total += np.stack([table[: len(stops)] for table in lists[:settings]])
                     count += len(self.rows[fold])
         # argmax takes the first of equals: no change, then the smallest, soonest and most trusted.
         order = total.transpose(2, 1, 0)
         scale, line, setting = np.unravel_index(int(order.argmax()), order.shape)
         return Choice(
             config=self.config.grid[int(setting)],
-            step=sorted(self.config.checkpoints)[int(line)],
+            step=stops[int(line)],
             scale=self.scales[int(scale)],
             score=float(order.max()) / max(count, 1),
         )
