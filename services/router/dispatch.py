@@ -13,7 +13,7 @@ import msgspec
 from schemas import AssignedRow, EncodeAssigned, EncodeFailed, EncodeFinished, Event, Role, now
 from services.router.errors import Refused
 from services.router.outstanding import Answer, Entry, Outstanding
-from services.router.placement import Change, Work, Workers, estimate
+from services.router.placement import Change, Work, Workers, estimate, fingerprint
 
 __all__ = ["Dispatcher"]
 
@@ -72,7 +72,7 @@ class Dispatcher:
             deadline=deadline,
             texts=0,
             assigned=event,
-            work=Work(tokens=sum(map(estimate, texts)), tie=event.id),
+            work=Work(tokens=sum(map(estimate, texts)), tie=fingerprint(role, texts)),
             answer=answer,
         )
         self.books.open(entry)

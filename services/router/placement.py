@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
 from typing import Final
 
-__all__ = ["Change", "Work", "Worker", "Workers", "estimate"]
+__all__ = ["Change", "Work", "Worker", "Workers", "estimate", "fingerprint"]
 
 SILENCE: Final = 6.0
 """Seconds without a heartbeat after which a worker is taken for gone."""
@@ -22,6 +22,15 @@ _MAX_TOKENS: Final = 512
 def estimate(text: str) -> int:
     """Roughly the tokens of a text; the model, which knows better, is elsewhere."""
     return min(2 + len(text) // 4, _MAX_TOKENS)
+
+
+def fingerprint(role: str, texts: Iterable[str]) -> str:
+    """What tells equal workers apart where no card does: the same texts go to the same worker,
+    whose cache may hold them."""
+    digest = blake2b(role.encode(), digest_size=16)
+    for text in texts:
+        digest.update(b"\n" + text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 class Change(Enum):
@@ -45,7 +54,7 @@ class Work:
     saved: Mapping[str, int] = field(default_factory=dict)
     """Tokens that a worker need not compute, since it holds the base vectors."""
     tie: str = ""
-    """What decides between equals where no card does."""
+    """What decides between equals; empty: the cards."""
 
     def cost(self, worker: Worker) -> int:
         """Tokens until `worker` would be done with it."""
@@ -136,13 +145,13 @@ class Workers:
     def choose(self, work: Work) -> str | None:
         """The worker that should serve it, None where none is ready.
 
-        The least cost wins; equals are told apart by rendezvous hashing over the cards, so that
-        each set of cards has its own favourite and keeps it when others come and go.
+        The least cost wins; equals are told apart by rendezvous hashing over the texts or the
+        cards, so that each has its own favourite and keeps it when others come and go.
         """
         candidates = [worker for worker in self._workers.values() if worker.ready]
         if not candidates:
             return None
-        topic = "\n".join(sorted(work.cards)) or work.tie
+        topic = work.tie or "\n".join(sorted(work.cards))
         best = min(candidates, key=lambda worker: (work.cost(worker), _weight(topic, worker)))
         return best.address
 

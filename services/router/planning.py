@@ -17,7 +17,7 @@ from services.router.errors import Refused, UnknownSkill
 from services.router.index import SkillIndex
 from services.router.names import Directory, Found
 from services.router.outstanding import Answer
-from services.router.placement import Work, estimate
+from services.router.placement import Work, estimate, fingerprint
 
 __all__ = ["Plan", "Planner", "work_of"]
 
@@ -180,7 +180,7 @@ class Planner:
         )
 
 
-def work_of(data: EncodeRequested, plan: Plan, vectors: BaseVectors, tie: str) -> Work:
+def work_of(data: EncodeRequested, plan: Plan, vectors: BaseVectors) -> Work:
     """What a plan asks of a worker: rows without a body are free where the base vector is held."""
     lengths = [estimate(text) for text in data.texts]
     shallow = {i for i, card in enumerate(plan.cards) if card.target_modules == HEAD_ONLY}
@@ -193,5 +193,6 @@ def work_of(data: EncodeRequested, plan: Plan, vectors: BaseVectors, tie: str) -
         tokens=sum(lengths),
         cards=tuple(card.digest for card in plan.cards),
         saved=vectors.saved(data.role, light),
-        tie=tie,
+        # Cards with a body have a favourite worker each; all else goes where its texts went before.
+        tie="" if len(light) < len(data.texts) else fingerprint(data.role, data.texts),
     )

@@ -165,7 +165,7 @@ class RouterService(Service):
                 if data.route != "base":
                     await self._until_listed()
                 plan = await self.planner.plan(data, entry.deadline)
-            work = work_of(data, plan, self.vectors, tie=event.id)
+            work = work_of(data, plan, self.vectors)
             before = self.dispatcher.books.served_by(entry.key)
             if before is not None:  # it may still hold the answer
                 work = replace(work, saved={**work.saved, before: work.tokens})

@@ -1,6 +1,6 @@
 """Which worker serves: least work first, cards and base vectors count, churn is low."""
 
-from services.router.placement import CARD_COST, Change, Work, Workers, estimate
+from services.router.placement import CARD_COST, Change, Work, Workers, estimate, fingerprint
 
 CARD = "sha256:" + "a" * 64
 
@@ -90,3 +90,15 @@ def test_a_silent_worker_is_gone() -> None:
 def test_a_longer_text_is_more_work_up_to_what_a_model_reads() -> None:
     assert estimate("") < estimate("some words") < estimate("some words " * 20)
     assert estimate("x" * 100_000) == estimate("x" * 1_000_000)
+
+
+def test_the_same_texts_go_to_the_same_worker_while_loads_are_equal() -> None:
+    fleet = workers("encoder-1", "encoder-2", "encoder-3")
+    chosen = {}
+    for number in range(100):
+        tie = fingerprint("query", (f"text {number}",))
+        chosen[number] = fleet.choose(Work(tokens=5, tie=tie))
+        assert fleet.choose(Work(tokens=9, tie=tie)) == chosen[number]
+    assert set(chosen.values()) == {"encoder-1", "encoder-2", "encoder-3"}
+    assert fingerprint("query", ("a",)) != fingerprint("document", ("a",))
+    assert fingerprint("query", ("a", "b")) != fingerprint("query", ("b", "a"))
