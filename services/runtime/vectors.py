@@ -24,7 +24,8 @@ def to_stream(vectors: NDArray[np.float32]) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
+    stream: bytes = sink.getvalue().to_pybytes()
+    return stream
 
 
 def from_stream(stream: bytes) -> NDArray[np.float32]:
@@ -37,7 +38,7 @@ def from_stream(stream: bytes) -> NDArray[np.float32]:
         if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
             raise AttachmentError(f"column {COLUMN!r} is {kind}, not fixed_size_list<float32>")
         column = table.column(COLUMN).combine_chunks()
-        flat = column.flatten().to_numpy(zero_copy_only=False)
+        flat: NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False)
     except (pa.ArrowException, KeyError) as e:
         raise AttachmentError(f"the attachment is no stream of embeddings: {e}") from e
-    return flat.astype(np.float32, copy=False).reshape(table.num_rows, kind.list_size)
+    return flat.reshape(table.num_rows, kind.list_size)

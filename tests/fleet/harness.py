@@ -100,7 +100,7 @@ async def until(
     """Wait for a condition, asked again and again, at most `seconds`."""
     try:
         async with asyncio.timeout(seconds):
-            while not await holds():  # noqa: ASYNC110  (a question to other processes)
+            while not await holds():
                 await asyncio.sleep(every)
     except TimeoutError:
         raise AssertionError(f"not within {seconds:.0f} s: {what}") from None

@@ -86,8 +86,9 @@ def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 async def test_without_a_card_the_vectors_are_those_of_sentence_transformers(
     fleet: harness.Fleet,
 ) -> None:
-    from lora.model import find_model
     from sentence_transformers import SentenceTransformer
+
+    from lora.model import find_model
 
     texts = ["a", "two words", "a much longer text " * 40, "Zürich – naïve café ☕", ""]
     async with fleet.client() as client:
