@@ -91,10 +91,4 @@ class Embedder:
     async def _encode(
         self, texts: Sequence[str], role: Role, route: Route, skills: Sequence[str] = ()
     ) -> Encoded:
-        try:
-            return await self._client.encode(texts, role=role, route=route, skills=skills)
-        except ExceptionGroup as several:  # of requests that failed together, the first says why
-            first: BaseException = several
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
-            raise first from several
+        return await self._client.encode(texts, role=role, route=route, skills=skills)

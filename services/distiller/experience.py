@@ -215,8 +215,8 @@ class ExperienceStore:
 
     def _keep(self, piece: Piece) -> None:
         cursor = self._store.execute(
-            "INSERT OR IGNORE INTO feedback (name, query, rouge_score, entropy_delta, margin, served)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO feedback"
+            " (name, query, rouge_score, entropy_delta, margin, served) VALUES (?, ?, ?, ?, ?, ?)",
             (
                 piece.name,
                 self._number(piece.domain, piece.query),

@@ -111,13 +111,7 @@ class Distiller(Service):
         known = self._store.vectors(wanted, role)
         missing = [text for text in wanted if text not in known]
         if missing:
-            try:
-                answer = await self._client.encode(missing, role=role, route="base")
-            except ExceptionGroup as several:  # failed together: the first says why
-                first: BaseException = several
-                while isinstance(first, BaseExceptionGroup):
-                    first = first.exceptions[0]
-                raise first from several
+            answer = await self._client.encode(missing, role=role, route="base")
             fresh = dict(zip(missing, answer.vectors, strict=True))
             self._store.keep_vectors(fresh, role)
             known |= fresh

@@ -37,13 +37,7 @@ def is_passing(error: BaseException) -> bool:
 
 async def embed(client: FleetClient, texts: Sequence[str], role: Role = "query") -> Vector:
     """Base vectors (n, dim). Raises `EncodeFailedError`, `bus.RequestTimeout`."""
-    try:
-        return (await client.encode(texts, role=role, route="base")).vectors
-    except ExceptionGroup as several:  # of requests that failed together the first says why
-        first: BaseException = several
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from several
+    return (await client.encode(texts, role=role, route="base")).vectors
 
 
 async def background(client: FleetClient, folder: Path, model: str) -> Path:

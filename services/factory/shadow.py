@@ -64,7 +64,7 @@ class Shadow:
             )
         except Closed:
             raise
-        except (ExceptionGroup, BusError, ServiceError, TrainingError) as error:
+        except (BusError, ServiceError, TrainingError) as error:
             self._log.info("versions not compared", skill=card.name, why=str(error))
             self._versions.look_again_at(version, pieces + 1)
             return None

@@ -253,8 +253,13 @@ async def test_one_piece_that_cannot_be_judged_does_not_keep_the_others(
     async with stage(tmp_path) as on, on.service(DissonanceMonitor, NAME):
         await on.bus.publish(wrong(1), huge, wrong(2))
         judged = await on.until(2, FeedbackJudged)
+        await until(lambda: on.bus.dead_letters())
+        (dead,) = await on.bus.dead_letters()
 
     assert {data.feedback_id for data in judged} == {"w1", "w2"}
+    assert dead.event is not None
+    assert dead.event.id == "huge"
+    assert "1000000 allowed" in dead.reason
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

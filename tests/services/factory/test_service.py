@@ -30,7 +30,7 @@ from services.runtime.settings import FactorySettings, Settings
 from tests.services.factory.fakes import described, stage, until, vector
 
 NAME = "factory"
-CHILD = Path(__file__).with_name("fake_child.py")
+CHILD = "tests.services.factory.fake_child"
 
 
 class Plan:
@@ -59,7 +59,7 @@ class Plan:
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
     def factory(self, context: Context) -> Factory:
-        return Factory(context, child=(sys.executable, str(CHILD), str(self.file)))
+        return Factory(context, child=(sys.executable, "-m", CHILD, str(self.file)))
 
 
 def settings(**changes: Any) -> Settings:
@@ -139,18 +139,15 @@ async def test_pending_tasks_of_a_skill_coalesce_into_the_newest(tmp_path: Path)
         plan.holds("head")
         async with on.service(plan.factory, NAME):
             await until(lambda: len(plan.log) == 1)
-            refused = {data.task_id: data.reason for data in await on.until(1, TrainingRejected)}
             plan.gate.touch()
-            await on.until(2, SkillPublished)
-            await asyncio.sleep(0.1)
-            published = {event.data.task_id for event in await on.said(SkillPublished)}
-            refused = {
-                event.data.task_id: event.data.reason for event in await on.said(TrainingRejected)
-            }
+            await on.until(4, SkillPublished, TrainingRejected)
+        published = {event.data.task_id for event in await on.said(SkillPublished)}
+        refused = {e.data.task_id: e.data.reason for e in await on.said(TrainingRejected)}
 
-    assert published | set(refused) == {"t1", "t2", "t3", "other"}
+    # Whichever of the three was in training when the next one came was let finish.
     assert {"t3", "other"} <= published
-    assert refused["t2"] == "superseded"
+    assert published | set(refused) == {"t1", "t2", "t3", "other"}
+    assert set(refused.values()) == {"superseded"}
 
 
 async def test_a_much_larger_task_takes_the_place_of_a_head_in_training(tmp_path: Path) -> None:
@@ -202,11 +199,13 @@ async def test_the_body_waits_for_the_quiet_period_across_a_restart(tmp_path: Pa
 
 async def test_no_body_is_trained_where_the_schedule_is_off(tmp_path: Path) -> None:
     plan = Plan(tmp_path, body=True)
-    async with stage(tmp_path, settings(body_schedule="off")) as on:
-        async with on.service(plan.factory, NAME) as factory:
-            await on.bus.publish(task("t1"))
-            await on.until(1, SkillPublished)
-            await until(lambda: factory.queue == 0)
+    async with (
+        stage(tmp_path, settings(body_schedule="off")) as on,
+        on.service(plan.factory, NAME) as factory,
+    ):
+        await on.bus.publish(task("t1"))
+        await on.until(1, SkillPublished)
+        await until(lambda: factory.queue == 0)
 
     assert [entry["phase"] for entry in plan.log] == ["head"]
 
@@ -284,10 +283,12 @@ async def test_a_child_that_fails_is_tried_thrice_then_the_task_is_refused(tmp_p
     plan = Plan(tmp_path)
     plan.phases["head"]["fails"] = True
     plan.save()
-    async with stage(tmp_path, settings(body_schedule="off")) as on:
-        async with on.service(plan.factory, NAME):
-            await on.bus.publish(task("t1"))
-            (refused,) = await on.until(1, TrainingRejected)
+    async with (
+        stage(tmp_path, settings(body_schedule="off")) as on,
+        on.service(plan.factory, NAME),
+    ):
+        await on.bus.publish(task("t1"))
+        (refused,) = await on.until(1, TrainingRejected)
 
     assert len(plan.log) == 3
     assert "the child was told to fail" in refused.reason
@@ -316,15 +317,17 @@ async def test_versions_that_others_made_count(tmp_path: Path) -> None:
 
 async def test_a_version_that_was_rejected_is_champion_no_more(tmp_path: Path) -> None:
     plan = Plan(tmp_path)
-    async with stage(tmp_path, settings(body_schedule="off")) as on:
-        async with on.service(plan.factory, NAME) as factory:
-            await on.bus.publish(task("t1"))
-            (first,) = await on.until(1, SkillPublished)
-            data = SkillRejected(name="birds", digest=first.card.digest, reason="unsound")
-            await on.bus.publish(Event(data=data, source="/adapter_manager/1"))
-            await until(lambda: factory._versions.newest("birds") is None)
-            await on.bus.publish(task("t2"))
-            second = (await on.until(2, SkillPublished))[1]
+    async with (
+        stage(tmp_path, settings(body_schedule="off")) as on,
+        on.service(plan.factory, NAME) as factory,
+    ):
+        await on.bus.publish(task("t1"))
+        (first,) = await on.until(1, SkillPublished)
+        data = SkillRejected(name="birds", digest=first.card.digest, reason="unsound")
+        await on.bus.publish(Event(data=data, source="/adapter_manager/1"))
+        await until(lambda: factory._versions.newest("birds") is None)
+        await on.bus.publish(task("t2"))
+        second = (await on.until(2, SkillPublished))[1]
 
     assert second.card.version == 2
     assert second.card.parents == ()
@@ -332,13 +335,15 @@ async def test_a_version_that_was_rejected_is_champion_no_more(tmp_path: Path) -
 
 async def test_queries_of_other_domains_are_negatives(tmp_path: Path) -> None:
     plan = Plan(tmp_path)
-    async with stage(tmp_path, settings(body_schedule="off")) as on:
-        async with on.service(plan.factory, NAME) as factory:
-            await on.bus.publish(*(feedback(number, "bees") for number in range(5)))
-            await until(lambda: factory._feedback.others("birds") is not None)
-            await on.bus.publish(task("t1"))
-            await on.until(1, SkillPublished)
-            assert factory._feedback.others("bees") is None
+    async with (
+        stage(tmp_path, settings(body_schedule="off")) as on,
+        on.service(plan.factory, NAME) as factory,
+    ):
+        await on.bus.publish(*(feedback(number, "bees") for number in range(5)))
+        await until(lambda: factory._feedback.others("birds") is not None)
+        await on.bus.publish(task("t1"))
+        await on.until(1, SkillPublished)
+        assert factory._feedback.others("bees") is None
 
     assert plan.log[0]["negatives"] is not None
 
@@ -346,31 +351,33 @@ async def test_queries_of_other_domains_are_negatives(tmp_path: Path) -> None:
 async def test_a_version_worse_than_the_one_before_is_retired(tmp_path: Path) -> None:
     """The later feedback's right answers are found by the base model, and not by version 1."""
     plan = Plan(tmp_path)
-    async with stage(tmp_path, settings(body_schedule="off", shadow_min=50)) as on:
-        async with on.service(plan.factory, NAME) as factory:
-            await on.bus.publish(task("t1"))
-            (published,) = await on.until(1, SkillPublished)
-            on.fleet.cards[published.card.digest] = lambda text, base: vector("query number 7")
-            later = []
-            for number in range(60):
-                event = feedback(number)
-                data = FeedbackJudged(
-                    feedback_id=f"later{number}",
-                    query=f"right answer to question {number}",
-                    relevant=(f"right answer {number}",),
-                    irrelevant=(f"query number {number}",),
-                    domain="birds",
-                    served=(),
-                    rouge_score=1.0,
-                    entropy_delta=0.0,
-                )
-                later.append(Event(data=data, source=event.source, id=f"later{number}"))
-            await on.bus.publish(*later[:49])
-            await until(lambda: factory._feedback.count_since("birds", 0.0) == 49)
-            assert await on.said(SkillRetire) == []
-            await on.bus.publish(*later[49:])
-            (retired,) = await on.until(1, SkillRetire)
-            assert factory._versions.newest("birds") is None
+    async with (
+        stage(tmp_path, settings(body_schedule="off", shadow_min=50)) as on,
+        on.service(plan.factory, NAME) as factory,
+    ):
+        await on.bus.publish(task("t1"))
+        (published,) = await on.until(1, SkillPublished)
+        on.fleet.cards[published.card.digest] = lambda text, base: vector("query number 7")
+        later = []
+        for number in range(60):
+            event = feedback(number)
+            data = FeedbackJudged(
+                feedback_id=f"later{number}",
+                query=f"right answer to question {number}",
+                relevant=(f"right answer {number}",),
+                irrelevant=(f"query number {number}",),
+                domain="birds",
+                served=(),
+                rouge_score=1.0,
+                entropy_delta=0.0,
+            )
+            later.append(Event(data=data, source=event.source, id=f"later{number}"))
+        await on.bus.publish(*later[:49])
+        await until(lambda: factory._feedback.count_since("birds", 0.0) == 49)
+        assert await on.said(SkillRetire) == []
+        await on.bus.publish(*later[49:])
+        (retired,) = await on.until(1, SkillRetire)
+        assert factory._versions.newest("birds") is None
 
     assert (retired.name, retired.version) == ("birds", 1)
     assert retired.digest == published.card.digest
@@ -380,13 +387,15 @@ async def test_a_version_worse_than_the_one_before_is_retired(tmp_path: Path) ->
 
 async def test_a_task_taken_twice_is_done_once(tmp_path: Path) -> None:
     plan = Plan(tmp_path)
-    async with stage(tmp_path, settings(body_schedule="off")) as on:
-        async with on.service(plan.factory, NAME) as factory:
-            event = task("t1")
-            await on.bus.publish(event)
-            await on.until(1, SkillPublished)
-            await factory._take(_Again(event))
-            await until(lambda: factory.queue == 0)
+    async with (
+        stage(tmp_path, settings(body_schedule="off")) as on,
+        on.service(plan.factory, NAME) as factory,
+    ):
+        event = task("t1")
+        await on.bus.publish(event)
+        await on.until(1, SkillPublished)
+        await factory._take(_Again(event))
+        await until(lambda: factory.queue == 0)
 
     assert len(plan.log) == 1
 
