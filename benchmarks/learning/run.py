@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -90,7 +91,7 @@ async def one_run(data: DataSet, plan: Plan, size: int, seed: int, say: Say) -> 
             return run
     say("the query matrix and a head without a gate")
     try:
-        found: References = references(data, given, vectors)
+        found: References = await asyncio.to_thread(references, data, given, vectors)
         run.matrix, run.ungated = found.matrix, found.head
     except Exception as error:
         run.error = f"the references: {_sentence(error)}"
@@ -158,7 +159,10 @@ class _Session:
         heads = [it for it in loop.versions if it.depth == "head"]
         bodies = [it for it in loop.versions if it.depth == "body"]
         run.head_published, run.body_published = len(heads), len(bodies)
-        run.refusals = [f"{it.depth}: {it.reason}" for it in loop.refusals]
+        run.refusals = [
+            it.reason if it.reason.startswith(it.depth) else f"{it.depth}: {it.reason}"
+            for it in loop.refusals
+        ]
         run.head = run.final = run.auto = run.base
         run.routed = 0.0
         if heads:
