@@ -18,12 +18,12 @@ from schemas import (
 )
 from services.dissonance_monitor import memory, store
 from services.dissonance_monitor.embedding import Embedder, Served
-from services.dissonance_monitor.handful import Handfuls
 from services.dissonance_monitor.judge import Piece, judge, scores_of
 from services.dissonance_monitor.memory import Asked, Memory, Neighbours, Vector
 from services.dissonance_monitor.skills import Skills
 from services.dissonance_monitor.store import Judgement, MonitorStore, cause_of
 from services.runtime.client import FleetClient
+from services.runtime.handful import Handfuls
 from services.runtime.service import Context, Service
 from services.runtime.store import open_store
 

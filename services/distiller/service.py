@@ -26,9 +26,9 @@ from schemas import (
 )
 from services.distiller.build import Vectors, build
 from services.distiller.experience import SCHEMA, Experience, ExperienceStore, Piece
-from services.distiller.handful import Handfuls
 from services.distiller.teacher import Contribution, Material, teacher_of
 from services.runtime.client import FleetClient
+from services.runtime.handful import Handfuls
 from services.runtime.service import Context, Service
 from services.runtime.store import open_store
 

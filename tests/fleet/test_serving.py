@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,71 +12,24 @@ import numpy as np
 import pytest
 
 from bus import Bus
-from lora.card import Adapter, LoRACard
-from lora.store import CardStore
 from schemas import (
     EncodeCompleted,
     EncodeRequested,
     Event,
     FleetHeartbeat,
-    SkillInstalled,
-    SkillPublished,
-    SkillRejected,
 )
 from services.errors import EncodeFailedError
-from services.runtime.cards import describe
 from services.runtime.client import FleetClient
 from tests.fleet import harness
-
-DIM = 384
+from tests.fleet.cards import head, install
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Fleet]:
-    import shutil
-    import tempfile
-
+def fleet() -> Iterator[harness.Fleet]:
     folder = Path(tempfile.mkdtemp(prefix="cs-"))
     with harness.running(folder, "--workers", "2") as running:
         yield running
     shutil.rmtree(folder, ignore_errors=True)
-    gc.collect()
-
-
-def head(name: str, seed: int, *, version: int = 1) -> LoRACard:
-    from lora.model import find_model
-
-    random = np.random.default_rng(seed)
-    adapter = Adapter(
-        a=random.normal(0, 0.05, (DIM, 8)).astype(np.float32),
-        b=random.normal(0, 0.05, (8, DIM)).astype(np.float32),
-        rank=8,
-        alpha=16.0,
-    )
-    return LoRACard(
-        name=name,
-        version=version,
-        base_model=find_model().base_model,
-        dim=DIM,
-        modules={"embedding": adapter},
-        description=f"made for a test, {name}",
-    )
-
-
-async def install(bus: Bus, fleet: harness.Fleet, card: LoRACard) -> LoRACard:
-    stored = CardStore(fleet.state / "cards").put(card)
-    async with bus.watch((SkillInstalled, SkillRejected), after=0) as events:
-        await bus.publish(
-            Event(data=SkillPublished(card=describe(stored), origin="test"), source=bus.source)
-        )
-        async with asyncio.timeout(30):
-            async for event in events:
-                data = event.data
-                if isinstance(data, SkillRejected) and data.digest == stored.digest:
-                    raise AssertionError(data.reason)
-                if isinstance(data, SkillInstalled) and data.card.digest == stored.digest:
-                    return stored
-    raise AssertionError("the bus closed")
 
 
 def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
