@@ -170,6 +170,8 @@ class _Training:
         made = self._shortened(made, self.clock() - begun)
         jobs: list[tuple[int, ...]] = [_WHOLE, *((fold,) for fold in made.judged)]
         choices = {job: self._choose(tables, job) for job in jobs}
+        # What needs no body is a matter of a moment.
+        self._announce([job for job in jobs if not choices[job].body], -1)
         fits = self.trunk.each(lambda replica, job: self._finish(replica, job, choices[job]), jobs)
         vectors, judged = self.base.copy(), np.zeros(len(self.base), bool)
         folds: dict[int, Mapping[str, Adapter]] = {}
@@ -177,6 +179,8 @@ class _Training:
             vectors[self.rows[fold]], judged[self.rows[fold]] = found, True
             folds[fold] = kept
         modules, _, loss = fits[0]
+        if self.progress is not None:
+            self.progress(self.done, self.done, loss)
         return TrainedBody(
             modules=modules,
             folds=folds,

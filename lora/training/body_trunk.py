@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from lora.config import LoRAConfig
 from lora.engine import ArrowEngine
+from lora.layer import LoRALinear
 from lora.manager import LoRAManager
 from lora.matching import select_targets
 from lora.training.errors import TrainingError
@@ -88,9 +89,10 @@ class Trunk:
         self.engine, self.role, self.texts = engine, role, tuple(texts)
         self.lengths: Ints = np.array(engine.token_counts(texts, role=role), np.int64)
         """(n,) tokens of each text."""
-        linears = [n for n, m in engine.module.named_modules() if isinstance(m, nn.Linear)]
+        bare = _copy(engine.module)
+        linears = [n for n, m in bare.named_modules() if isinstance(m, nn.Linear)]
         chosen = select_targets(targets, linears)
-        prefix, depth = _stack(engine.module, chosen)
+        prefix, depth = _stack(bare, chosen)
         self.skipped = max(0, depth - layers) if layers and depth else 0
         """Frozen layers that do not run any more."""
         kept = int(self.lengths.sum()) * engine.dim * 4
@@ -172,11 +174,7 @@ class Replica:
 
     def __init__(self, trunk: Trunk) -> None:
         self._trunk = trunk
-        module = trunk.engine.module
-        shared = [*module.parameters(), *module.buffers()]
-        memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
-        memo[id(module.tokenizer)] = module.tokenizer
-        self.module: nn.Module = copy.deepcopy(module, memo)
+        self.module: nn.Module = _copy(trunk.engine.module)
         self.module.eval()
         self.manager = LoRAManager(self.module)
         self._states: Tensor | None = None
@@ -263,6 +261,17 @@ class Replica:
 
 class _EnoughError(Exception):
     """The frozen layers have run; the others need not."""
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """Modules of their own over the same weights, without the adapters that may be in them."""
+    memo: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    tokenizer = getattr(module, "tokenizer", None)
+    memo[id(tokenizer)] = tokenizer
+    for inside in module.modules():
+        if isinstance(inside, LoRALinear):
+            memo[id(inside)] = copy.deepcopy(inside.base, memo)
+    return copy.deepcopy(module, memo)
 
 
 def _stack(module: nn.Module, targets: Sequence[str]) -> tuple[str, int]:

@@ -25,6 +25,16 @@ class Event:
 
 
 @pytest.fixture
+def tiny(tiny):
+    """The tiny model with weights ten times as large: its vectors tell texts apart."""
+    with torch.no_grad():
+        for parameter in tiny.module.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(10)
+    return tiny
+
+
+@pytest.fixture
 def data(tiny):
     return encoded(tiny, per_passage=5)
 
