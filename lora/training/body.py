@@ -30,7 +30,6 @@ __all__ = [
     "BodySweep",
     "TrainedBody",
     "body_candidate",
-    "body_phase",
     "train_body",
 ]
 
@@ -94,10 +93,6 @@ def body_candidate(
     return Candidate(
         card, folds, accepted, reason, judged.metrics, _chosen(trained, sweep.config), seconds
     )
-
-
-body_phase = body_candidate
-"""The same, by the name of the phase."""
 
 
 def _encoder(engine: ArrowEngine) -> Any:

@@ -49,9 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(given[0])
     try:
         job = read_job(folder)
-        # A head is too small a problem for more than one thread: on shared cores a second one
-        # mostly waits, and makes the first wait too.
-        _limit_threads(1 if job.phase == "head" else job.threads)
+        _one_thread()
         run(folder, job)
     except JobError as error:
         print(error, file=sys.stderr)
@@ -219,10 +217,14 @@ def _reporter(phase: str) -> Callable[[int, int, float], None]:
     return report
 
 
-def _limit_threads(threads: int) -> None:
-    """Must come before NumPy is imported: its BLAS reads these once."""
+def _one_thread() -> None:
+    """One thread for each matrix product; a body runs several fits at once instead.
+
+    On shared cores a second one mostly waits, and makes the first wait too. This must come before
+    NumPy is imported: its BLAS reads these once.
+    """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(max(1, threads))
+        os.environ[name] = "1"
 
 
 if __name__ == "__main__":

@@ -264,10 +264,12 @@ class FactorySettings(_Section, frozen=True, kw_only=True):
     ] = 15.0
     body_time_budget: Annotated[
         float, doc("Time for choosing and training a body, its gate included.", "s", gt=0)
-    ] = 900.0
+    ] = 400.0
     threads: Annotated[
         Annotated[int, doc("", "threads", ge=1, le=1024)] | None,
-        doc("CPU threads of the training process; not set: half of the cores."),
+        doc(
+            "Fits that a body runs at once, a thread each; not set: one a core, with low priority."
+        ),
     ] = None
     temperature: Annotated[
         float, doc("Temperature of the softmax over the passages in training.", gt=0)
@@ -287,7 +289,7 @@ class FactorySettings(_Section, frozen=True, kw_only=True):
     @property
     def thread_count(self) -> int:
         """`threads`, or the default that fits this machine."""
-        return self.threads or max(1, (os.cpu_count() or 1) // 2)
+        return self.threads or (os.cpu_count() or 1)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

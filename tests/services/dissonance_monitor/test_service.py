@@ -230,7 +230,7 @@ async def test_passages_are_embedded_once(tmp_path: Path) -> None:
 async def test_while_the_fleet_cannot_embed_feedback_waits_and_nothing_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.dissonance_monitor.handful.PATIENCE", 0.05)
+    monkeypatch.setattr("services.runtime.handful.PATIENCE", 0.05)
     async with stage(tmp_path) as on, on.service(DissonanceMonitor, NAME):
         on.fleet.failing = "internal"
         await on.bus.publish(wrong(1))
@@ -244,7 +244,7 @@ async def test_while_the_fleet_cannot_embed_feedback_waits_and_nothing_fails(
 async def test_one_piece_that_cannot_be_judged_does_not_keep_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.dissonance_monitor.handful._RETRY_DELAYS", (0.0,))
+    monkeypatch.setattr("services.runtime.handful._RETRY_DELAYS", (0.0,))
     huge = Event(
         data=FeedbackGiven(query="q", relevant=("x" * 1_020_000,), domain="birds", served=()),
         source="/client/1",
@@ -267,7 +267,7 @@ async def test_killed_around_the_acknowledgement_nothing_is_lost_or_doubled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Given a process that dies right before, or right after, its ack reached the broker."""
-    monkeypatch.setattr("services.dissonance_monitor.handful.VISIBILITY", 0.5)
+    monkeypatch.setattr("services.runtime.handful.VISIBILITY", 0.5)
     async with stage(tmp_path) as on:
         async with on.service(DissonanceMonitor, NAME) as monitor:
             died = asyncio.Event()

@@ -249,7 +249,7 @@ async def test_a_teacher_s_pairs_inherit_the_fold_of_their_origin(tmp_path: Path
 async def test_killed_around_the_acknowledgement_it_asks_for_one_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    monkeypatch.setattr("services.distiller.handful.VISIBILITY", 0.5)
+    monkeypatch.setattr("services.runtime.handful.VISIBILITY", 0.5)
     async with stage(tmp_path) as on:
         async with on.service(Distiller, NAME) as distiller:
             died, real = asyncio.Event(), distiller.bus.ack
