@@ -146,7 +146,7 @@ def test_defaults_fit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
         assert FleetSettings().worker_count == workers
         assert EncoderSettings().threads_for(workers) == threads
-        assert FactorySettings().thread_count == max(1, cores // 2)
+        assert FactorySettings().thread_count == cores
     assert EncoderSettings(threads=3).threads_for(8) == 3
 
 
