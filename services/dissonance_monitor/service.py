@@ -14,6 +14,7 @@ from schemas import (
     FeedbackGiven,
     GenerationObserved,
     SkillInstalled,
+    SkillListed,
     SkillRetired,
 )
 from services.dissonance_monitor import memory, store
@@ -32,9 +33,15 @@ __all__ = ["DissonanceMonitor"]
 HANDFUL = 64
 """Pieces judged together: their texts share requests."""
 
-ENCODE_DEADLINE_MS = 10_000
+ENCODE_DEADLINE_MS = 60_000
+"""Long enough for a busy machine: what is given up is asked again from the start. A process that
+was killed is made up for sooner, because requests are sent again and reassigned meanwhile."""
+
 PATIENCE = 2.0
-"""Seconds until batches are said again that the broker did not take."""
+"""Seconds until what the broker did not take, or the manager not answer, is tried again."""
+
+LOOK = 60.0
+"""Seconds after which the clock is looked at again: it may have been set, or the machine slept."""
 
 GENERAL = "general"
 """The domain of what is given none and lies near no skill."""
@@ -67,6 +74,7 @@ class DissonanceMonitor(Service):
         self._embedder = Embedder(self._client, self._memory)
         self.counters["waiting"] = self._store.waiting()
         await self.listen((SkillInstalled, SkillRetired), self._learn)
+        await self.listen(SkillListed, self._list, to=self.address)
         self.spawn(self._ask_skills(), "ask skills")
         self.spawn(self._tend(), "tend batches")
         kinds = (FeedbackGiven, GenerationObserved)
@@ -88,13 +96,16 @@ class DissonanceMonitor(Service):
     async def _ask_skills(self) -> None:
         while True:
             try:
-                cards = await self._client.skills()
-                break
+                await self._client.skills()  # the answer, in one part or many, is heard by `_list`
+                return
+            except Closed:
+                return
             except BusError as error:
-                if isinstance(error, Closed):
-                    return
                 self.log.debug("skills not known yet", why=str(error))
-        for card in cards:
+                await asyncio.sleep(PATIENCE)
+
+    async def _list(self, event: Event[SkillListed]) -> None:
+        for card in event.data.cards:
             if card.state in ("installed", "kept"):
                 self._skills.learn(card)
 
@@ -179,7 +190,7 @@ class DissonanceMonitor(Service):
             pause = await self._say_batches()
             due = self._store.due()
             if pause is None and due is not None:
-                pause = max(0.0, due - time.time())
+                pause = min(LOOK, max(0.0, due - time.time()))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), pause)
 

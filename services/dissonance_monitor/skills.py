@@ -30,7 +30,7 @@ class Skills:
 
     def __init__(self) -> None:
         self._cards: dict[str, dict[str, SkillCard]] = {}  # name: digest: card
-        self._index: tuple[Vector, list[SkillCard]] | None = None
+        self._index: tuple[Vector, Vector, list[str]] | None = None
 
     def learn(self, card: SkillCard) -> None:
         """A version was installed."""
@@ -49,21 +49,22 @@ class Skills:
         """Where a base vector (dim,) of a query lies."""
         if self._index is None:
             self._index = self._indexed(len(vector))
-        prototypes, owners = self._index
+        prototypes, thresholds, owners = self._index
         if not owners:
             return Nearest(None, None)
         cosines = prototypes @ (vector / max(float(np.linalg.norm(vector)), 1e-12))
         best = int(cosines.argmax())
-        scored = zip(owners, cosines.tolist(), strict=True)
-        allowed = np.array([_reached(card, score) for card, score in scored])
+        allowed = cosines >= thresholds
         domain = None
         if allowed.any():
-            domain = owners[int(np.where(allowed, cosines, -np.inf).argmax())].name
+            domain = owners[int(np.where(allowed, cosines, -np.inf).argmax())]
         return Nearest(float(cosines[best]), domain)
 
-    def _indexed(self, dim: int) -> tuple[Vector, list[SkillCard]]:
+    def _indexed(self, dim: int) -> tuple[Vector, Vector, list[str]]:
+        """Prototypes (p, dim), and of each the least cosine that routes and the skill's name."""
         rows: list[Vector] = []
-        owners: list[SkillCard] = []
+        thresholds: list[float] = []
+        owners: list[str] = []
         for name in sorted(self._cards):
             card = max(self._cards[name].values(), key=lambda card: (card.version, card.digest))
             try:
@@ -74,10 +75,8 @@ class Skills:
                 continue
             norms = np.linalg.norm(prototypes, axis=1, keepdims=True)
             rows.append(prototypes / np.maximum(norms, 1e-12))
-            owners += [card] * len(prototypes)
+            least = np.inf if card.threshold is None else card.threshold
+            thresholds += [float(least)] * len(prototypes)
+            owners += [name] * len(prototypes)
         stacked = np.concatenate(rows) if rows else np.zeros((0, dim), np.float32)
-        return stacked.astype(np.float32), owners
-
-
-def _reached(card: SkillCard, score: float) -> bool:
-    return card.threshold is not None and score >= card.threshold
+        return stacked.astype(np.float32), np.array(thresholds, np.float32), owners

@@ -37,7 +37,8 @@ __all__ = ["Distiller"]
 HANDFUL = 128
 """Events taken together: their texts share requests, batches of one domain share a dataset."""
 
-ENCODE_DEADLINE_MS = 10_000
+ENCODE_DEADLINE_MS = 60_000
+"""Long enough for a busy machine: what is given up is asked again from the start."""
 
 Vector = npt.NDArray[np.float32]
 

@@ -16,6 +16,7 @@ from schemas import (
     Event,
     FeedbackJudged,
     SkillInstalled,
+    SkillListed,
     SkillRejected,
     SkillRetired,
     TrainingProgressed,
@@ -93,6 +94,7 @@ class Factory(Service):
         self._versions = VersionStore(self._file, self.state.of(f"{self.name}/versions"))
         self._feedback = FeedbackStore(self._file)
         self._feedback.serves(model.base_model.sha256)
+        self._versions.serves(model.base_model.sha256)
         self._sha256 = model.base_model.sha256
         self._bench = Bench(
             folder / "jobs", self.settings, self.state, self._versions, self._feedback, self._child
@@ -109,6 +111,7 @@ class Factory(Service):
             self.source,
         )
         await self.listen((SkillInstalled, SkillRetired, SkillRejected), self._hear_of_skill)
+        await self.listen(SkillListed, self._list, to=self.address)
         self.spawn(self._ask_skills(), "ask skills")
         self.spawn(self._fill(), "fill in vectors")
         self.spawn(self._schedule(), "schedule")
@@ -167,19 +170,23 @@ class Factory(Service):
         asked = time.monotonic()
         while True:
             try:
-                cards = await self._client.skills(timeout=SKILLS_PATIENCE / 2)
-                break
+                # The answer, in one part or many, is heard by `_list`.
+                await self._client.skills(timeout=SKILLS_PATIENCE / 2)
+                self._known.set()
+                return
             except Closed:
                 return
             except BusError as error:
                 self.log.debug("versions not listed yet", why=str(error))
                 if time.monotonic() - asked >= SKILLS_PATIENCE:
                     self._known.set()
-        for card in cards:
+                await asyncio.sleep(RETRY)
+
+    async def _list(self, event: Event[SkillListed]) -> None:
+        for card in event.data.cards:
             self._versions.learn(card, time.time())
-            if card.state in ("retired", "rejected"):
+            if card.state not in ("installed", "kept"):
                 self._versions.forget(card.name, card.digest)
-        self._known.set()
 
     async def _fill(self) -> None:
         """Fetch the vectors that trainings need, ahead of time and a few at a time."""

@@ -42,6 +42,11 @@ class VersionStore:
     def __init__(self, store: sqlite3.Connection, folder: Path) -> None:
         self._store = store
         self._folder = folder
+        self._model: str | None = None
+
+    def serves(self, sha256: str) -> None:
+        """Only versions made for the model with these weights are in service."""
+        self._model = sha256
 
     def learn(
         self, card: SkillCard, since: float, *, ours: bool = False, next_look: int = 0
@@ -69,15 +74,16 @@ class VersionStore:
 
     def newest(self, skill: str, below: int | None = None) -> Version | None:
         """The version in service, or the newest one numbered below `below`."""
-        row = self._store.execute(
+        rows = self._store.execute(
             "SELECT * FROM versions WHERE skill = ? AND NOT gone AND (? IS NULL OR version < ?)"
-            " ORDER BY version DESC, digest LIMIT 1",
+            " ORDER BY version DESC, digest",
             (skill, below, below),
-        ).fetchone()
-        if row is None:
-            return None
-        card = msgspec.json.decode(row["card"], type=SkillCard)
-        return Version(card, row["since"], bool(row["ours"]), row["next_look"])
+        )
+        for row in rows:
+            card = msgspec.json.decode(row["card"], type=SkillCard)
+            if self._model in (None, card.base_model.sha256):
+                return Version(card, row["since"], bool(row["ours"]), row["next_look"])
+        return None
 
     def next_number(self, skill: str) -> int:
         """One above every version that there ever was."""

@@ -21,7 +21,7 @@ from schemas import (
 )
 from services.dissonance_monitor.service import DissonanceMonitor
 from services.runtime.settings import MonitorSettings, Settings
-from tests.services.factory.fakes import stage, until, vector
+from tests.services.factory.fakes import described, stage, until, vector
 
 NAME = "dissonance_monitor"
 SERVED = "sha256:" + "5" * 64
@@ -325,3 +325,15 @@ async def test_a_thousand_pieces_are_judged_in_seconds(tmp_path: Path) -> None:
         took = time.monotonic() - start
 
     assert took < 15, f"{took:.1f} s"
+
+
+async def test_a_list_of_skills_in_several_parts_is_known_whole(tmp_path: Path) -> None:
+    """Given a monitor that starts when two skills are installed, each told in a part of its own."""
+    async with stage(tmp_path) as on:
+        values = {name: getattr(card("owls hunt"), name) for name in SkillCard.__struct_fields__}
+        other = values | {"name": "owls", "digest": "sha256:" + "6" * 64}
+        on.fleet.listed = [described(card("bird songs")), described(SkillCard(**other))]
+        async with on.service(DissonanceMonitor, NAME) as monitor:
+            near = monitor._skills.nearest
+            await until(lambda: near(vector("owls hunt")).domain == "owls")
+            assert near(vector("bird songs")).domain == "birds"

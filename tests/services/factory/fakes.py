@@ -77,7 +77,9 @@ class FakeFleet:
     async def _serve(self, events: Any) -> None:
         async for event in events:
             if isinstance(event.data, SkillListRequested):
-                await self._answer(event, SkillListed(cards=tuple(self.listed)))
+                # As the manager does with long lists: in several parts.
+                for part in [(card,) for card in self.listed] or [()]:
+                    await self._answer(event, SkillListed(cards=part))
             else:
                 await self._encode(event)
 

@@ -17,6 +17,8 @@ from schemas import (
     DatasetRef,
     Event,
     FeedbackJudged,
+    ListedCard,
+    SkillCard,
     SkillPublished,
     SkillRejected,
     SkillRetire,
@@ -313,6 +315,30 @@ async def test_versions_that_others_made_count(tmp_path: Path) -> None:
 
     assert second.card.version == 8
     assert second.card.parents == (imported.digest,)
+
+
+async def test_only_versions_in_service_for_this_model_are_champions(tmp_path: Path) -> None:
+    """Given, in several parts: a version that waits, one of another model, one that serves."""
+    plan = Plan(tmp_path)
+    async with stage(tmp_path, settings(body_schedule="off")) as on:
+        async with on.service(plan.factory, NAME):
+            await on.bus.publish(task("t1"))
+            (first,) = await on.until(1, SkillPublished)
+        values = {name: getattr(first.card, name) for name in SkillCard.__struct_fields__}
+
+        def version(number: int, state: str = "installed", **more: Any) -> ListedCard:
+            changes = {"version": number, "digest": f"sha256:{number:064d}", **more}
+            return described(SkillCard(**values | changes), state)
+
+        foreign = BaseModelRef(id="another", sha256="a" * 64)
+        on.fleet.listed = [version(5, "pending"), version(6, base_model=foreign)]
+        on.fleet.listed.append(described(first.card))
+        async with on.service(plan.factory, NAME):
+            await on.bus.publish(task("t2"))
+            second = (await on.until(2, SkillPublished))[1]
+
+    assert second.card.parents == (first.card.digest,)
+    assert second.card.version == 7
 
 
 async def test_a_version_that_was_rejected_is_champion_no_more(tmp_path: Path) -> None:
