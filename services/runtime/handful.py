@@ -13,7 +13,9 @@ from bus import (
     Closed,
     Consumer,
     Delivery,
+    DiskFull,
     Kinds,
+    ReadOnly,
     RequestTimeout,
     StaleLease,
     Unreachable,
@@ -43,7 +45,7 @@ def is_passing(error: BaseException) -> bool:
     """The fleet did not answer now; it may later."""
     if isinstance(error, EncodeFailedError):
         return error.code in _PASSING
-    return isinstance(error, RequestTimeout | Unreachable)
+    return isinstance(error, RequestTimeout | Unreachable | DiskFull | ReadOnly)
 
 
 class Handfuls:
@@ -108,7 +110,7 @@ class Handfuls:
                 log.info("the fleet cannot answer now", why=str(error), events=len(deliveries))
                 until = now() + timedelta(seconds=PATIENCE)
                 for one in deliveries:
-                    with contextlib.suppress(StaleLease, Unreachable):
+                    with contextlib.suppress(BusError):
                         await one.defer(until)
             elif len(deliveries) > 1:
                 for one in deliveries:
@@ -127,7 +129,7 @@ class Handfuls:
 
     async def _failed(self, delivery: Delivery, error: Exception) -> None:
         delay = _RETRY_DELAYS[min(delivery.attempt, len(_RETRY_DELAYS)) - 1]
-        with contextlib.suppress(StaleLease, Unreachable):
+        with contextlib.suppress(BusError):
             await delivery.nack(delay=delay, reason=f"{type(error).__name__}: {error}")
 
 
@@ -139,7 +141,7 @@ async def _kept(deliveries: Sequence[Delivery]) -> AsyncIterator[None]:
         while True:
             await asyncio.sleep(VISIBILITY / 3)
             for one in deliveries:
-                with contextlib.suppress(StaleLease, Unreachable):
+                with contextlib.suppress(BusError):
                     await one.extend(VISIBILITY)
 
     keeper = asyncio.create_task(keep())

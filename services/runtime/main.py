@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
-import structlog
 
 from bus import Bus, BusError, connect
 from schemas import Event, FleetHeartbeat, FleetStop
@@ -25,7 +26,8 @@ from services.runtime.state import StateFolder
 __all__ = ["arguments", "run", "serve"]
 
 HEARTBEAT_SECONDS = 2.0
-DRAIN_SECONDS = 10.0
+CLOSE_SECONDS = 2.5
+"""Kept of the grace period for closing down, after the drain."""
 
 
 def arguments(name: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,8 +58,16 @@ def settings_of(options: argparse.Namespace) -> Settings:
     )
 
 
-async def serve(kind: type[Service], context: Context) -> None:
-    """Run one process until it is told to stop; raises what its background work raised."""
+async def serve(
+    kind: type[Service],
+    context: Context,
+    *,
+    closing: Callable[[], None] = lambda: None,
+) -> None:
+    """Run one process until it is told to stop; raises what its background work raised.
+
+    `closing` is called when an orderly stop has nothing left to do but to close.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     service = kind(context)
@@ -67,16 +77,27 @@ async def serve(kind: type[Service], context: Context) -> None:
     try:
         pulse.start()
         await service.listen(FleetStop, lambda event: _obey(event, service, stop))
-        await _first(asyncio.create_task(service.setup()), service.failure, stop)
-        if not stop.is_set():
+        whole = await _first(asyncio.create_task(service.setup()), service.failure, stop)
+        if whole and not stop.is_set():
             await pulse.enter("ready")
             await _first(asyncio.create_task(stop.wait()), service.failure, stop)
         await pulse.enter("draining")
-        async with asyncio.timeout(DRAIN_SECONDS):
-            await service.drain()
+        if whole:  # what was never set up has nothing in hand
+            await _drain(service)
+        closing()
     finally:
         await service.aclose()
         await pulse.aclose()
+
+
+async def _drain(service: Service) -> None:
+    grace = service.settings.fleet.stop_grace
+    seconds = max(grace - CLOSE_SECONDS, grace / 2)
+    try:
+        async with asyncio.timeout(seconds):
+            await service.drain()
+    except TimeoutError:
+        service.log.warning("not drained in time", seconds=seconds)
 
 
 async def _obey(event: Event[FleetStop], service: Service, stop: asyncio.Event) -> None:
@@ -86,8 +107,11 @@ async def _obey(event: Event[FleetStop], service: Service, stop: asyncio.Event) 
 
 async def _first(
     task: asyncio.Task[Any], failure: asyncio.Future[None], stop: asyncio.Event
-) -> None:
-    """Wait for the task, the process's failure or the order to stop, whichever comes first."""
+) -> bool:
+    """Wait for the task, the process's failure or the order to stop, whichever comes first.
+
+    Returns whether the task has ended by itself; where it has not, it is cancelled.
+    """
     stopping = asyncio.create_task(stop.wait())
     try:
         waited: set[asyncio.Future[Any]] = {task, failure, stopping}
@@ -96,6 +120,7 @@ async def _first(
             failure.result()
         if task.done():
             task.result()
+        return task.done()
     finally:
         for waiting in (task, stopping):
             waiting.cancel()
@@ -112,7 +137,7 @@ class _Pulse:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._beat())
+        self._task = self._service.spawn(self._beat(), "pulse")
 
     async def _beat(self) -> None:
         while True:
@@ -156,7 +181,8 @@ async def _join(kind: type[Service], options: argparse.Namespace, settings: Sett
         source=f"/{kind.name}/{options.instance}",
     )
     async with bus:
-        await serve(kind, Context(settings, bus, state, options.instance))
+        context = Context(settings, bus, state, options.instance)
+        await serve(kind, context, closing=_leave_soon)
 
 
 def run(kind: type[Service], argv: Sequence[str] | None = None) -> None:
@@ -167,12 +193,27 @@ def run(kind: type[Service], argv: Sequence[str] | None = None) -> None:
     except ServiceError as error:
         sys.exit(_sentence(kind, error, code=2))
     logs.configure(kind.name, options.instance, settings.fleet.log_level)
+    code = 0
     try:
         asyncio.run(_join(kind, options, settings))
     except (BusError, ServiceError) as error:
-        sys.exit(_sentence(kind, error, code=1))
-    except TimeoutError:
-        structlog.get_logger().warning("not drained in time", seconds=DRAIN_SECONDS)
+        code = _sentence(kind, error, code=1)
+    _leave(code)
+
+
+def _leave_soon() -> None:
+    """A thread that is still at work by then, at a load or a download, is not waited for."""
+    last = threading.Timer(CLOSE_SECONDS, _leave, (0,))
+    last.daemon = True
+    last.start()
+
+
+def _leave(code: int) -> NoReturn:
+    """Everything is closed: the system frees torch in no time, the interpreter takes seconds."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _sentence(kind: type[Service], error: Exception, *, code: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import structlog
 
-from bus import Bus, Closed, Delivery, Kinds, StaleLease, Start, Unreachable
+from bus import Bus, BusError, Closed, Delivery, Kinds, StaleLease, Start
 from schemas import Event, Payload, address_of
 from services.runtime.settings import Settings
 from services.runtime.state import StateFolder
@@ -162,7 +162,9 @@ class Service:
             delay = RETRY_DELAYS[min(delivery.attempt, len(RETRY_DELAYS)) - 1]
             try:
                 await delivery.nack(delay=delay, reason=f"{type(error).__name__}: {error}")
-            except (StaleLease, Unreachable) as lost:
+            except Closed:
+                raise
+            except BusError as lost:  # a full disk, too: the lease runs out, and it comes again
                 self.log.warning("event not handed back", id=event.id, why=str(lost))
 
     async def _until_live(self, task: asyncio.Task[None], live: asyncio.Future[None]) -> None:
