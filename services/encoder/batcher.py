@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,9 @@ from lora.card import LoRACard
 from schemas import EncodeAssigned, Event
 
 __all__ = ["Batch", "Batcher", "Job", "Row"]
+
+PACE: Final = 1000.0
+"""Tokens for which a request may be held up by a second, by others that came later and ask less."""
 
 
 @dataclass(eq=False)
@@ -33,6 +38,8 @@ class Job:
     """Rows not yet in a batch, the longest first, so that rows of one length lie together."""
     left: int = field(init=False)
     """Rows without a vector."""
+    turn: float = field(init=False)
+    """Whose is the least is served first: seconds, monotonic."""
     started: float | None = None
     compute: float = 0.0
     """Seconds of the batches that took part in it."""
@@ -42,6 +49,7 @@ class Job:
     def __post_init__(self) -> None:
         self.vectors = [None] * len(self.lengths)
         self.left = len(self.lengths)
+        self.turn = self.received + sum(self.lengths) / PACE
         self.pending = deque(sorted(range(self.left), key=lambda row: -self.lengths[row]))
 
     @property
@@ -107,26 +115,29 @@ class Batch(NamedTuple):
 
 
 class Batcher:
-    """First in, first out, by token budget; a batch is ready whenever anything waits.
+    """By turn and token budget; a batch is ready whenever anything waits.
 
-    There is no timer: while one batch is computed the next one gathers by itself.
+    The turn is the time of arrival and, on top, what the request asks for: a query does not wait
+    behind a bulk of texts that came a moment before, equals go first in, first out, and nobody
+    waits for ever, for a turn never moves. There is no timer: while one batch is computed the next
+    one gathers by itself.
     """
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._jobs: deque[Job] = deque()
+        self._jobs: list[Job] = []  # by turn
 
     def __len__(self) -> int:
         return sum(len(job.pending) for job in self._jobs)
 
     def add(self, job: Job) -> None:
         """Let a request wait for its turn."""
-        self._jobs.append(job)
+        insort(self._jobs, job, key=attrgetter("turn"))
 
     def remove(self, jobs: Sequence[Job]) -> None:
         """Forget requests that need no more rows."""
         gone = set(map(id, jobs))
-        self._jobs = deque(job for job in self._jobs if id(job) not in gone)
+        self._jobs = [job for job in self._jobs if id(job) not in gone]
 
     def take(self, now: datetime) -> Batch:
         """Rows of waiting requests, as many as the budget of tokens allows, at least one.
@@ -141,7 +152,7 @@ class Batcher:
         while self._jobs:
             job = self._jobs[0]
             if not job.pending:
-                self._jobs.popleft()
+                self._jobs.pop(0)
                 continue
             row = Row(job, job.pending[0])
             if rows and tokens + row.length > self._budget:

@@ -108,13 +108,14 @@ class EncoderService(Service):
         await self._empty.wait()
 
     async def aclose(self) -> None:
-        """Stop the threads; a batch under way ends first."""
+        """Stop the threads; a batch under way ends first, a model that still loads does not."""
         for task in self._side:
             task.cancel()
         await asyncio.gather(*self._side, return_exceptions=True)
         await super().aclose()
         self._files.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self._torch.shutdown, wait=True, cancel_futures=True)
+        loaded = hasattr(self, "engine")
+        await asyncio.to_thread(self._torch.shutdown, wait=loaded, cancel_futures=True)
 
     def _load(self) -> ArrowEngine:
         from lora.engine import ArrowEngine  # the only place where the fleet serves with torch
@@ -161,6 +162,9 @@ class EncoderService(Service):
             await self._fail(event, code, f"{self.address} cannot apply the skill: {error}")
         except (EncoderError, IndexError) as error:
             await self._fail(event, "internal", f"the assignment makes no sense: {error}")
+        except Exception as error:  # or it would be in hand for ever, and nobody told
+            self.log.exception("request not admitted", id=data.request_id)
+            await self._fail(event, "internal", f"{type(error).__name__}: {error}")
         else:
             self.batcher.add(Job(event, stacks, self._lengths(data), received))
             self._waiting.set()

@@ -14,7 +14,12 @@ from services.encoder.batcher import Batcher, Job
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def job(*lengths: int, stack: tuple[LoRACard, ...] = (), seconds: float = 30.0) -> Job:
+def job(
+    *lengths: int,
+    stack: tuple[LoRACard, ...] = (),
+    seconds: float = 30.0,
+    received: float = 0.0,
+) -> Job:
     data = EncodeAssigned(
         request_id="r",
         texts=tuple(f"text {number}" for number in range(len(lengths))),
@@ -26,7 +31,7 @@ def job(*lengths: int, stack: tuple[LoRACard, ...] = (), seconds: float = 30.0) 
         router="router-1",
     )
     event = Event(data=data, source="/router/1", to="encoder-1")
-    return Job(event, (stack,) * len(lengths), lengths, received=0.0)
+    return Job(event, (stack,) * len(lengths), lengths, received=received)
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def cards(tmp_path: Path) -> list[LoRACard]:
 
 def test_a_batch_takes_waiting_rows_up_to_the_budget_of_tokens() -> None:
     batcher = Batcher(budget=10)
-    first, second = job(4, 4), job(2, 4)
+    first, second = job(4, 4), job(2, 4, received=1.0)
     batcher.add(first)
     batcher.add(second)
     assert len(batcher) == 4
@@ -80,6 +85,33 @@ def test_the_first_to_come_is_the_first_to_be_served() -> None:
     for waiting in jobs:
         batcher.add(waiting)
     assert [batcher.take(NOW).jobs[0] for _ in jobs] == jobs
+
+
+def test_a_query_does_not_wait_behind_a_bulk_that_came_a_moment_before() -> None:
+    batcher = Batcher(budget=100)
+    bulk = job(*[50] * 64)
+    batcher.add(bulk)
+    assert batcher.take(NOW).jobs == (bulk,)  # nothing else waits
+
+    query = job(10, received=0.2)
+    batcher.add(query)
+    batch = batcher.take(NOW)
+
+    assert set(batch.jobs) == {query, bulk}, "the rest of the batch is not idle"
+
+
+def test_a_bulk_is_not_held_up_for_ever_by_those_who_ask_less() -> None:
+    batcher = Batcher(budget=10)
+    bulk = job(10, *[50] * 64)
+    batcher.add(bulk)
+    for number in range(100):  # one tenth of a second apart, more than there is time for
+        batcher.add(job(10, received=number / 10))
+
+    before = 0
+    while batcher.take(NOW).jobs != (bulk,):
+        before += 1
+
+    assert 0 < before < 40, "its turn comes after what it asks for, a second a thousand tokens"
 
 
 def test_rows_of_different_cards_meet_and_lie_by_cards_then_by_length(
@@ -138,7 +170,7 @@ def test_a_request_is_whole_once_every_row_has_its_vector() -> None:
 
 def test_a_removed_request_gives_no_more_rows() -> None:
     batcher = Batcher(budget=4)
-    gone, stays = job(4, 4), job(4)
+    gone, stays = job(4, 4), job(4, received=1.0)
     batcher.add(gone)
     batcher.add(stays)
     batcher.take(NOW)

@@ -342,3 +342,27 @@ async def test_a_missing_model_is_one_clear_sentence(processes: Processes) -> No
         await processes.start(
             EncoderService, settings=settings(fleet={"model": "/no/such/folder"}), own_engine=True
         )
+
+
+async def test_a_card_that_cannot_be_opened_for_any_reason_is_told_and_not_kept_in_hand(
+    encoder: EncoderService,
+    router: Router,
+    answers: Ear,
+    words: Ear,
+    processes: Processes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card = processes.store.put(skill("law"))
+
+    def refuse(digest: str) -> LoRACard:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(encoder.shelf._store, "open", refuse)
+    await router.assign("a text", cards=(card,), request="r-1")
+
+    failed = await answers.first(EncodeFailed)
+    assert failed.data.code == "internal"
+    assert "Permission denied" in failed.data.message
+    await words.first(EncodeFinished)
+    async with asyncio.timeout(5):
+        await encoder.drain()
