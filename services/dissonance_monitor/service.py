@@ -24,6 +24,7 @@ from services.dissonance_monitor.memory import Asked, Memory, Neighbours, Vector
 from services.dissonance_monitor.skills import Skills
 from services.dissonance_monitor.store import Judgement, MonitorStore, cause_of
 from services.runtime.client import FleetClient
+from services.runtime.disk import waiting_for_room
 from services.runtime.handful import Handfuls
 from services.runtime.service import Context, Service
 from services.runtime.store import open_store
@@ -78,7 +79,8 @@ class DissonanceMonitor(Service):
         self.spawn(self._ask_skills(), "ask skills")
         self.spawn(self._tend(), "tend batches")
         kinds = (FeedbackGiven, GenerationObserved)
-        await Handfuls(self, kinds, self._judge, most=HANDFUL, bytes_of=_bytes).start()
+        handler = waiting_for_room(self._judge, self.log)
+        await Handfuls(self, kinds, handler, most=HANDFUL, bytes_of=_bytes).start()
 
     async def aclose(self) -> None:
         """Stop, and close the store."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,10 +25,13 @@ from schemas import (
     TrainingRequested,
     derived_id,
 )
+from services.distiller import datasets
 from services.distiller.build import Vectors, build
+from services.distiller.datasets import DatasetFolder
 from services.distiller.experience import SCHEMA, Experience, ExperienceStore, Piece
 from services.distiller.teacher import Contribution, Material, teacher_of
 from services.runtime.client import FleetClient
+from services.runtime.disk import waiting_for_room
 from services.runtime.handful import Handfuls
 from services.runtime.service import Context, Service
 from services.runtime.store import open_store
@@ -70,12 +74,17 @@ class Distiller(Service):
         """Open the store, know the model, take feedback and batches."""
         model = await asyncio.to_thread(find_model, self.settings.fleet.model)
         self._model = BaseModelRef(id=model.base_model.id, sha256=model.base_model.sha256)
-        self._file = open_store(self.state.of(self.name) / "experience.sqlite", SCHEMA)
+        self._file = open_store(
+            self.state.of(self.name) / "experience.sqlite", SCHEMA + datasets.SCHEMA
+        )
         self._store = ExperienceStore(self._file, self.settings.distiller.near_duplicate)
         self._store.serves(self._model.sha256)
+        self._datasets = DatasetFolder(self._file, self.state.datasets)
         self.counters |= self._store.counts()
         kinds = (FeedbackJudged, LearningBatchQueued)
-        await Handfuls(self, kinds, self._handle, most=HANDFUL, bytes_of=_bytes).start()
+        self._datasets.tidy()
+        handler = waiting_for_room(self._handle, self.log)
+        await Handfuls(self, kinds, handler, most=HANDFUL, bytes_of=_bytes).start()
 
     async def aclose(self) -> None:
         """Stop, and close the store."""
@@ -140,6 +149,7 @@ class Distiller(Service):
         )
         data = await self._dataset(order, experience, contribution)
         digest = await asyncio.to_thread(data.write, self.state.datasets)
+        self._datasets.keep(domain, digest, time.time())
         self.log.info("dataset made", domain=domain, rows=data.rows, batches=len(learnable))
         return [*answers, self._request(order, data, digest, contribution)]
 

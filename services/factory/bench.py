@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from lora.store import CardStore
 from services.factory.errors import FactoryError
@@ -121,6 +119,12 @@ class Bench:
         """Delete the job's folder."""
         shutil.rmtree(self._folder / owed.key, ignore_errors=True)
 
+    def tidy(self, owed: Collection[str]) -> None:
+        """Delete the folders of all jobs but those of these keys."""
+        for folder in self._folder.glob("*"):
+            if folder.name not in owed:
+                shutil.rmtree(folder, ignore_errors=True)
+
     async def _job(
         self, owed: Owed, client: FleetClient, background: Path, attempts: int, folder: Path
     ) -> Job:
@@ -130,10 +134,9 @@ class Bench:
         description = f"Learned from feedback on {task.domain}."
         vector = folder / "description.npy"
         save(vector, (await embed(client, [description]))[0])
-        negatives = self._feedback.others(task.domain)
+        negatives = self._feedback.others(task.domain, _MAX_NEGATIVES, settings.seed)
         if negatives is not None:
-            kept = np.random.default_rng(settings.seed).permutation(len(negatives))
-            save(folder / "negatives.npy", negatives[kept[:_MAX_NEGATIVES]])
+            save(folder / "negatives.npy", negatives)
         trusted = None
         if settings.anchors is not None:
             made = await anchors(

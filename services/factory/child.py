@@ -57,9 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         from lora.errors import LoRAError
 
-        if not isinstance(error, LoRAError):
+        if isinstance(error, OSError):
+            print(f"the job cannot be done here: {error}", file=sys.stderr)
+        elif isinstance(error, LoRAError):
+            print(error, file=sys.stderr)
+        else:
             raise
-        print(error, file=sys.stderr)
         return 1
     return 0
 

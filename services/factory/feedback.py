@@ -101,19 +101,25 @@ class FeedbackStore:
             )
             self._store.execute("DELETE FROM vectors WHERE key NOT IN (SELECT key FROM feedback)")
 
-    def others(self, domain: str) -> Vector | None:
-        """Base vectors (n, dim) of the queries of all other domains; None where there are none.
+    def others(self, domain: str, most: int, seed: int = 0) -> Vector | None:
+        """Base vectors (n, dim) of queries of all other domains, `most` of them drawn by `seed`.
 
-        A query that was asked in this domain too is no negative.
+        A query that was asked in this domain too is no negative; None where there are none.
         """
-        rows = self._store.execute(
-            "SELECT v.vector FROM vectors v WHERE v.key IN"
-            " (SELECT key FROM feedback WHERE domain != ?) AND v.key NOT IN"
-            " (SELECT key FROM feedback WHERE domain = ?)",
-            (domain, domain),
-        ).fetchall()
-        if not rows:
+        keys = [
+            row["key"]
+            for row in self._store.execute(
+                "SELECT v.key FROM vectors v WHERE v.key IN"
+                " (SELECT key FROM feedback WHERE domain != ?) AND v.key NOT IN"
+                " (SELECT key FROM feedback WHERE domain = ?) ORDER BY v.key",
+                (domain, domain),
+            )
+        ]
+        if not keys:
             return None
+        drawn = np.random.default_rng(seed).permutation(len(keys))[:most]
+        find = "SELECT vector FROM vectors WHERE key = ?"
+        rows = [self._store.execute(find, (keys[at],)).fetchone() for at in drawn.tolist()]
         return np.stack([np.frombuffer(row["vector"], np.float32) for row in rows])
 
     def count_since(self, domain: str, at: float) -> int:

@@ -32,7 +32,9 @@ from services.factory.publication import Publisher
 from services.factory.shadow import Shadow
 from services.factory.tasks import MAX_FAILURES, Owed, Phase, TaskStore
 from services.factory.versions import VersionStore
+from services.runtime import disk
 from services.runtime.client import FleetClient
+from services.runtime.disk import disk_is_full
 from services.runtime.lifeline import command
 from services.runtime.service import Context, Service
 from services.runtime.store import open_store, transaction
@@ -73,6 +75,8 @@ class Factory(Service):
         self._changed = asyncio.Event()
         self._fresh = asyncio.Event()
         self._later = asyncio.Event()
+        self._judged: set[str] | None = None
+        """Domains of feedback since versions were looked at; None: all, at the start."""
         self._known = asyncio.Event()
         self._lanes: dict[Phase, tuple[Owed, asyncio.Task[None]]] = {}
         self._opened = False
@@ -99,6 +103,11 @@ class Factory(Service):
         self._bench = Bench(
             folder / "jobs", self.settings, self.state, self._versions, self._feedback, self._child
         )
+        for owed in self._ledger.owed():
+            if self._ledger.has_newer(owed):  # it was in training when the newer one came
+                self._ledger.supersede(owed)
+        self._bench.tidy({owed.key for owed in self._ledger.owed()})
+        self._versions.tidy()
         self._shadow = Shadow(
             self._client, self._versions, self._feedback, self.settings.factory.seed, self.source
         )
@@ -140,6 +149,8 @@ class Factory(Service):
             self._feedback.keep(event.data, event.time.timestamp())
             await delivery.ack()
             self._fresh.set()
+            if self._judged is not None:
+                self._judged.add(event.data.domain)
             self._later.set()
             return
         self._surpass(event.data)
@@ -252,6 +263,8 @@ class Factory(Service):
             lane = self._lanes.get(owed.phase)
             if lane is not None and lane[1] is asyncio.current_task():
                 del self._lanes[owed.phase]
+            else:
+                self._bench.clear(owed)  # a larger task took its place
             self._changed.set()
 
     def _not_trained(self, owed: Owed, error: Exception) -> None:
@@ -260,12 +273,21 @@ class Factory(Service):
             self.log.info("training waits for the fleet", skill=skill, why=str(error))
             self._ledger.postpone(owed, time.time() + RETRY, failed=False)
             return
+        if disk_is_full(error, self.state.of(self.name)):
+            self.log.error("the disk is full: training waits", skill=skill, why=str(error))
+            self._bench.clear(owed)
+            self._ledger.postpone(owed, time.time() + disk.PATIENCE, failed=False)
+            return
         expected = isinstance(error, ServiceError | LoRAError | TrainingError | OSError)
         self.log.warning("training failed", skill=skill, why=str(error), exc_info=not expected)
-        if owed.failures + 1 < MAX_FAILURES:
+        if self._ledger.has_newer(owed):
+            self._ledger.supersede(owed)
+            self._bench.clear(owed)
+        elif owed.failures + 1 < MAX_FAILURES:
             self._ledger.postpone(owed, time.time() + RETRY * 2**owed.failures, failed=True)
         else:
             self._publisher.give_up(owed, str(error) or type(error).__name__)
+            self._bench.clear(owed)
 
     async def _train(self, owed: Owed) -> None:
         self.log.info("training", skill=owed.task.skill, phase=owed.phase, task=owed.task.task_id)
@@ -332,7 +354,8 @@ class Factory(Service):
 
     async def _watch_versions(self) -> None:
         while True:
-            for skill in self._versions.skills():
+            looked, self._judged = self._judged, set()
+            for skill in self._versions.skills() if looked is None else sorted(looked):
                 version = self._versions.newest(skill)
                 if version is None or not version.ours:
                     continue

@@ -120,6 +120,14 @@ class VersionStore:
         shutil.copytree(source, beside)
         beside.rename(target)
 
+    def tidy(self) -> None:
+        """Delete the fold models of cards that never became versions."""
+        rows = self._store.execute("SELECT digest FROM versions")
+        known = {self.folds(row["digest"]).name for row in rows}
+        for folder in self._folder.glob("*"):
+            if folder.name not in known:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def prune_folds(self, skill: str, keep: int) -> None:
         """Delete the fold models of all but the newest `keep` versions of a skill."""
         rows = self._store.execute(

@@ -1,6 +1,7 @@
 """The distiller on a bus: what it keeps, the datasets it makes, and that a kill changes nothing."""
 
 import asyncio
+import errno
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from schemas import (
     TrainingRequested,
 )
 from services.distiller.build import MINED
+from services.distiller.datasets import KEPT
 from services.distiller.service import Distiller
 from services.distiller.teacher import Contribution, Material, Pair
 from services.runtime.settings import DistillerSettings, Settings
@@ -267,3 +269,49 @@ async def test_killed_around_the_acknowledgement_it_asks_for_one_training(
             await on.until(1, TrainingRequested)
             await asyncio.sleep(0.7)
             assert len(await on.said(TrainingRequested)) == 1
+
+
+async def test_a_full_disk_keeps_batches_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it is full, nothing of it goes to the dead letters or is written by half."""
+    monkeypatch.setattr("services.runtime.disk.PATIENCE", 0.02)
+    real, refused = TrainingSet.write, []
+
+    def write(data: TrainingSet, folder: Path) -> str:
+        if len(refused) < 8:
+            refused.append(folder)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(data, folder)
+
+    monkeypatch.setattr(TrainingSet, "write", write)
+    async with stage(tmp_path) as on, on.service(Distiller, NAME):
+        await on.bus.publish(batch("b1", range(16)))
+        (task,) = await on.until(1, TrainingRequested)
+        assert await on.bus.dead_letters() == ()
+
+    assert len(refused) == 8
+    assert len(dataset(on, task).queries) == 16
+
+
+async def test_only_the_last_datasets_of_a_domain_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of others stay, and so does what a training may be about to read."""
+    async with stage(tmp_path) as on:
+        async with on.service(Distiller, NAME):
+            for number in range(KEPT + 1):
+                await on.bus.publish(batch(f"b{number}", range(4 * number, 4 * number + 8)))
+                await on.until(number + 1, TrainingRequested)
+            await on.bus.publish(batch("bees", range(8), "bees"))
+            tasks = await on.until(KEPT + 2, TrainingRequested)
+            assert len(list(on.state.datasets.iterdir())) == KEPT + 2
+        (on.state.datasets / ".writing-half.parquet").touch()
+        monkeypatch.setattr("services.distiller.datasets.GRACE", 0.0)
+        async with on.service(Distiller, NAME):
+            await on.bus.publish(batch("last", range(40, 48)))
+            tasks = await on.until(KEPT + 3, TrainingRequested)
+            await until(lambda: len(list(on.state.datasets.iterdir())) == KEPT + 1)
+
+    for task in tasks[2:]:
+        assert dataset(on, task).rows == task.dataset.rows

@@ -27,6 +27,7 @@ from schemas import (
     TrainingRequested,
 )
 from services.factory.service import Factory
+from services.factory.tasks import MAX_FAILURES
 from services.runtime.service import Context
 from services.runtime.settings import FactorySettings, Settings
 from tests.services.factory.fakes import described, stage, until, vector
@@ -168,6 +169,51 @@ async def test_a_much_larger_task_takes_the_place_of_a_head_in_training(tmp_path
 
     assert published.task_id == "t3"
     assert refused == {"t1", "t2"}
+    assert list((tmp_path / "factory" / "jobs").iterdir()) == []
+
+
+async def test_what_a_newer_task_outdated_is_not_begun_again_after_a_kill(tmp_path: Path) -> None:
+    """And the folder of the half done job goes."""
+    plan = Plan(tmp_path)
+    plan.holds("head")
+    async with stage(tmp_path, settings(body_schedule="off")) as on:
+        async with on.service(plan.factory, NAME) as factory:
+            await on.bus.publish(task("t1"))
+            await until(lambda: len(plan.log) == 1)
+            await on.bus.publish(task("t2"))
+            await until(lambda: len(factory._ledger.owed()) == 2)
+        plan.gate.touch()
+        async with on.service(plan.factory, NAME):
+            (refused,) = await on.until(1, TrainingRejected)
+            (published,) = await on.until(1, SkillPublished)
+
+    assert (refused.task_id, refused.reason) == ("t1", "superseded")
+    assert published.task_id == "t2"
+    assert [entry["task"] for entry in plan.log] == ["t1", "t2"]
+    assert list((tmp_path / "factory" / "jobs").iterdir()) == []
+
+
+async def test_a_full_disk_keeps_a_task_waiting_and_refuses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(tmp_path)
+    plan.phases["head"]["fails"] = True
+    plan.save()
+    monkeypatch.setattr("services.runtime.disk.PATIENCE", 0.05)
+    monkeypatch.setattr("services.runtime.disk.RESERVE", 1 << 80)
+    async with (
+        stage(tmp_path, settings(body_schedule="off")) as on,
+        on.service(plan.factory, NAME),
+    ):
+        await on.bus.publish(task("t1"))
+        await until(lambda: len(plan.log) > MAX_FAILURES)
+        assert await on.said(TrainingRejected) == []
+        monkeypatch.setattr("services.runtime.disk.RESERVE", 0)
+        plan.phases["head"]["fails"] = False
+        plan.save()
+        (published,) = await on.until(1, SkillPublished)
+
+    assert published.task_id == "t1"
 
 
 async def test_a_head_runs_beside_a_body_whose_champion_it_changes(tmp_path: Path) -> None:
@@ -366,10 +412,11 @@ async def test_queries_of_other_domains_are_negatives(tmp_path: Path) -> None:
         on.service(plan.factory, NAME) as factory,
     ):
         await on.bus.publish(*(feedback(number, "bees") for number in range(5)))
-        await until(lambda: factory._feedback.others("birds") is not None)
+        await until(lambda: factory._feedback.others("birds", 9) is not None)
         await on.bus.publish(task("t1"))
         await on.until(1, SkillPublished)
-        assert factory._feedback.others("bees") is None
+        assert len(factory._feedback.others("birds", 3)) == 3
+        assert factory._feedback.others("bees", 9) is None
 
     assert plan.log[0]["negatives"] is not None
 

@@ -1,0 +1,61 @@
+"""The datasets that were made: of each domain the last few stay, so the folder is bounded."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+from services.runtime.store import transaction
+
+__all__ = ["KEPT", "SCHEMA", "DatasetFolder"]
+
+KEPT = 4
+"""Datasets of each domain that stay. Of waiting tasks only the newest lives on, and a training
+reads its dataset when it begins."""
+
+GRACE = 900.0
+"""Seconds that any dataset stays: a training that is about to begin may be about to read it."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS datasets (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    domain TEXT NOT NULL, digest TEXT NOT NULL UNIQUE, made REAL NOT NULL
+);
+"""
+
+
+class DatasetFolder:
+    """Knows which dataset is of which domain, and deletes the oldest."""
+
+    def __init__(self, store: sqlite3.Connection, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+
+    def keep(self, domain: str, digest: str, now: float) -> None:
+        """A dataset (`sha256:…`) was written; the domain's oldest beyond `KEPT` go.
+
+        `now` is in seconds since the epoch.
+        """
+        with transaction(self._store):
+            self._store.execute("DELETE FROM datasets WHERE digest = ?", (digest,))
+            self._store.execute(
+                "INSERT INTO datasets (domain, digest, made) VALUES (?, ?, ?)",
+                (domain, digest, now),
+            )
+        old = self._store.execute(
+            "SELECT digest FROM datasets WHERE domain = ? AND made < ? AND number NOT IN"
+            " (SELECT number FROM datasets WHERE domain = ? ORDER BY number DESC LIMIT ?)",
+            (domain, now - GRACE, domain, KEPT),
+        ).fetchall()
+        for row in old:
+            name = row["digest"].removeprefix("sha256:")
+            with contextlib.suppress(OSError):  # tried again after the next one
+                (self._folder / f"{name}.parquet").unlink(missing_ok=True)
+                self._store.execute("DELETE FROM datasets WHERE digest = ?", (row["digest"],))
+
+    def tidy(self) -> None:
+        """Delete what a kill left half written."""
+        for file in self._folder.glob(".writing-*.parquet"):
+            with contextlib.suppress(OSError):
+                file.unlink()
