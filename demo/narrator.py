@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks.kit.loop import Loop, depth_of
+from benchmarks.kit.loop import Loop
 from demo.results import Mark, Results
 from demo.screen import Screen
 from schemas import (
@@ -53,7 +53,7 @@ class Narrator:
                 count = len(self.loop.batches)
                 self._mark("batch", f"{len(events)} clashes")
                 if count == 1 or not self.screen.live or count % 8 == 0:
-                    self.screen.say(f"batch {count} of {len(events)} clashes is queued")
+                    self.screen.say(f"batch {count} is queued: {len(events)} clashes")
                 self._bars()
             case LearningBatchRejected(reason=reason):
                 self.screen.say(f"a batch holds nothing learnable: {reason}", "yellow")
@@ -69,7 +69,7 @@ class Narrator:
             case SkillPublished(card=card):
                 self._published(card)
             case SkillInstalled(card=card):
-                self._mark(depth_of(card), f"{card.name}@{card.version}")
+                self._mark(self.loop.depth(card), f"{card.name}@{card.version}")
                 self.screen.say(f"{card.name}@{card.version} is in service on every encoder")
             case SkillRejected(reason=reason):
                 self._mark("refused", reason)
@@ -112,7 +112,7 @@ class Narrator:
             return "?" if value is None else format(value, form)
 
         self.screen.say(
-            f"gate: passed. {card.name}@{card.version} ({depth_of(card)}, "
+            f"gate: passed. {card.name}@{card.version} ({self.loop.depth(card)}, "
             f"{card.bytes / 1e6:.1f} MB) has MRR@10 {figure('before', '.3f')} → "
             f"{figure('after', '.3f')} on {figure('groups', '.0f')} query groups it was not "
             f"trained on; gain {figure('gain', '+.3f')}, at least {figure('low', '+.3f')}; "

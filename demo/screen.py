@@ -107,8 +107,8 @@ class Screen:
             title=f"{results.base.figures.queries:,} held-out queries", title_justify="left"
         )
         table.add_column("route")
-        for heading in ("recall@1", "gain (95 %)", "MRR@10", "gain (95 %)"):
-            table.add_column(heading, justify="right")
+        for measure in ("recall@1", "MRR@10"):
+            table.add_column(f"{measure} (gain)\n95 % interval", justify="right", no_wrap=True)
         table.add_column("routed", justify="right")
         for it in results.measured:
             recall, mrr = results.gains(it)
@@ -116,10 +116,8 @@ class Screen:
             name = {"base": "base model", "auto": "auto"}.get(it.label, f"{it.skill} ({it.label})")
             table.add_row(
                 name,
-                f"{it.figures.recall:.3f}",
-                "" if base else interval(recall),
-                f"{it.figures.mrr:.3f}",
-                "" if base else interval(mrr),
+                _cell(it.figures.recall, None if base else recall),
+                _cell(it.figures.mrr, None if base else mrr),
                 f"{it.routed:.0%}",
             )
         self.console.print(table)
@@ -130,6 +128,13 @@ def first_of(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def _cell(figure: float, gain: Gain | None) -> str:
+    """A figure, and below it what was gained: narrow enough for any terminal."""
+    if gain is None:
+        return f"{figure:.3f}"
+    return f"{figure:.3f} ({gain.mean:+.3f})\n{gain.low:+.3f} to {gain.high:+.3f}"
 
 
 def interval(gain: Gain) -> str:

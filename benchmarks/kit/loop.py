@@ -116,6 +116,7 @@ class Loop:
     versions: list[Version] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     factory_queue: int = 0
+    _depths: dict[str, Depth] = field(default_factory=dict)
     _found: dict[str, float] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _waiting: list[asyncio.Task[None]] = field(default_factory=list)
@@ -162,7 +163,7 @@ class Loop:
             case TrainingRejected(task_id=task) if task in self.tasks:
                 self._refused(self.tasks[task], event.data, at)
             case SkillPublished(card=card) if card.name == self.domain:
-                self.published.append(event.data)
+                self._published(event.data)
             case SkillInstalled(card=card) if card.name == self.domain:
                 self._installed(card, at)
             case SkillRejected(name=self.domain, digest=digest, reason=reason):
@@ -183,11 +184,27 @@ class Loop:
         task.verdicts[depth] = at
         self.refusals.append(Refusal(depth, data.reason, dict(data.metrics), at, task.task_id))
 
+    def _published(self, data: SkillPublished) -> None:
+        """A task's head is decided before its body, whatever their cards are made of.
+
+        A head upon a body reaches into the encoder too, and of a body the head alone may remain.
+        """
+        task = self.tasks.get(data.task_id or "")
+        if task is not None:
+            earlier = any(it.task_id == task.task_id for it in self.published)
+            decided = earlier or "head" in task.verdicts
+            self._depths[data.card.digest] = "body" if decided else "head"
+        self.published.append(data)
+
+    def depth(self, card: SkillCard) -> Depth:
+        """The phase of its task that made a card; what it is made of, where that is not known."""
+        return self._depths.get(card.digest) or depth_of(card)
+
     def _installed(self, card: SkillCard, at: float) -> None:
         if any(it.card.digest == card.digest for it in self.versions):
             return
         task = next((it.task_id for it in self.published if it.card.digest == card.digest), None)
-        depth = depth_of(card)
+        depth = self.depth(card)
         self.versions.append(Version(card, depth, task, at))
         if task in self.tasks:
             self.tasks[task].verdicts[depth] = at
@@ -195,7 +212,7 @@ class Loop:
     def _not_installed(self, digest: str, reason: str, at: float) -> None:
         for told in self.published:
             if told.card.digest == digest:
-                depth = depth_of(told.card)
+                depth = self.depth(told.card)
                 self.refusals.append(Refusal(depth, reason, {}, at, told.task_id))
                 if told.task_id in self.tasks:
                     self.tasks[told.task_id].verdicts[depth] = at

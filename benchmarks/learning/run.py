@@ -63,7 +63,8 @@ class Run:
     head_published: int = 0
     body_published: int = 0
     head_s: float | None = None
-    """Seconds from the last piece of feedback to the head's verdict on the last batch."""
+    """Seconds from the last piece of feedback to the head's verdict on the last batch: the card
+    answers a request that names it, or is refused."""
     body_s: float | None = None
     refusals: list[str] = field(default_factory=list)
     matrix: Figures | None = None
@@ -150,7 +151,15 @@ class _Session:
                 f"{pieces} pieces judged, {len(loop.batches)} batches, {len(loop.tasks)} tasks"
             )
         last: Task | None = loop.last_task()
-        return None if last is None else last.verdicts[depth] - start
+        if last is None:
+            return None
+        seconds = last.verdicts[depth] - start
+        for version in loop.versions:
+            if version.depth == depth and version.task_id == last.task_id:  # until it answers
+                begun = time.monotonic()
+                await self.client.encode(self.data.test.texts[:1], skills=(version.name,))
+                seconds += time.monotonic() - begun
+        return seconds
 
     async def _after(self, loop: Loop, stored: npt.NDArray[np.float32]) -> None:
         self.say("measuring after")

@@ -172,6 +172,18 @@ def test_a_version_decides_when_it_is_installed_not_when_it_is_published(loop: L
     ]
 
 
+def test_depths_are_told_by_the_task_where_the_card_does_not_show_them(loop: Loop) -> None:
+    """A head upon an earlier body; and a body of which the head alone was best."""
+    tell(loop, judged(), *[clash()] * 4, batch("b1"), asked("t1", "b1"))
+    head, body = card(3, "query", "embedding"), card(4)
+    tell(loop, SkillPublished(card=head, origin="here", task_id="t1"), SkillInstalled(card=head))
+    assert loop.decided(1, "head")
+    assert not loop.decided(1, "body")
+    tell(loop, SkillPublished(card=body, origin="here", task_id="t1"), SkillInstalled(card=body))
+    assert loop.decided(1, "body")
+    assert [it.depth for it in loop.versions] == ["head", "body"]
+
+
 def test_a_card_that_the_manager_rejects_is_a_refusal(loop: Loop) -> None:
     tell(loop, judged(), *[clash()] * 4, batch("b1"), asked("t1", "b1"))
     tell(loop, SkillPublished(card=card(1), origin="here", task_id="t1"))

@@ -1,5 +1,6 @@
 """The report and the verdict that it carries."""
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -7,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from demo.report import page, write_report
 from demo.results import Example, Mark, Measured, Results
+from demo.screen import Screen
 
 
 def results(*, shift: int = 1, published: bool = True) -> Results:
@@ -77,3 +80,16 @@ def test_the_folder_holds_page_and_figures_and_ignores_itself(tmp_path: Path) ->
     assert [row["label"] for row in figures["measured"]] == ["base", "head", "auto"]
     assert figures["failure"] is None
     assert (path.parent / ".gitignore").read_text("utf-8") == "*\n"
+
+
+def test_the_table_fits_a_narrow_terminal_with_whole_figures() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    found = results()
+    Screen(console).table(found)
+    text = console.export_text()
+
+    recall, mrr = found.gains(found.measured[1])
+    for gain in (recall, mrr):
+        assert f"({gain.mean:+.3f})" in text
+        assert f"{gain.low:+.3f} to {gain.high:+.3f}" in text
+    assert "recall@1 (gain)" in text

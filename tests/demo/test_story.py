@@ -63,7 +63,7 @@ async def test_without_a_terminal_it_tells_the_loop_in_plain_lines(
 
     for line in (
         "the first clash (contradiction)",
-        "batch 1 of 64 clashes is queued",
+        "batch 1 is queued: 64 clashes",
         "training asked for",
         "training: head",
         "gate: passed. python-stdlib@1 (head,",
