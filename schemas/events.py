@@ -369,12 +369,16 @@ class SkillListRequested(Payload, frozen=True, kw_only=True):
 
 
 class SkillListed(Payload, frozen=True, kw_only=True):
-    """The manager's answer: its cards, with their state."""
+    """The manager's answer: its cards, with their state; a long list in several parts."""
 
     type: ClassVar[str] = "skill.listed"
     addressed: ClassVar[bool] = True
 
     cards: tuple[ListedCard, ...]
+    part: int = 0
+    """Which of the `parts` this is, from 0 on."""
+    parts: int = 1
+    """How many answers make the list."""
 
 
 class SkillDiscovered(Payload, frozen=True, kw_only=True):

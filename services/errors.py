@@ -4,6 +4,7 @@ ServiceError
 ├── AttachmentError         vectors that are none
 ├── CardDescriptionError    what an event says of a card makes no sense
 ├── EncodeFailedError       the fleet answered a request with an error
+├── NotLearningError        a process that learning needs does not run
 ├── SettingsError
 └── FleetError
     ├── PreflightError
@@ -18,6 +19,7 @@ __all__ = [
     "FleetError",
     "FleetRunningError",
     "GaveUpError",
+    "NotLearningError",
     "PreflightError",
     "ServiceError",
     "SettingsError",
@@ -43,6 +45,10 @@ class EncodeFailedError(ServiceError):
         super().__init__(message)
         self.code = code
         self.retry_after_ms = retry_after_ms
+
+
+class NotLearningError(ServiceError):
+    """Feedback would teach this fleet nothing now: names the processes that do not run."""
 
 
 class SettingsError(ServiceError):

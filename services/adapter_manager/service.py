@@ -293,9 +293,10 @@ class AdapterManagerService(Service):
     # Lists ------------------------------------------------------------------------------------
 
     async def _list(self, event: Event[SkillListRequested]) -> None:
-        for ordinal, cards in enumerate(_parts(self.listed())):
+        parts = tuple(_parts(self.listed()))
+        for ordinal, cards in enumerate(parts):
             listed = event.derive(
-                SkillListed(cards=cards),
+                SkillListed(cards=cards, part=ordinal, parts=len(parts)),
                 source=self.source,
                 ordinal=ordinal,
                 to=event.data.reply_to,

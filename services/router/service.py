@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Coroutine
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -62,6 +62,9 @@ LIST_PATIENCE: Final = 5.0
 SETUP_PATIENCE: Final = 2.0
 """Seconds for which being ready waits for it."""
 
+LONGEST_MS: Final = 366 * 86_400_000
+"""Milliseconds; a deadline beyond a year is no nearer."""
+
 SERVING: Final = ("installed", "kept")
 
 
@@ -91,6 +94,7 @@ class RouterService(Service):
             ("requests", "texts", "finished", "refused", "reassigned", "skills", "workers"), 0
         )
         self._listed = asyncio.Event()
+        self._parts: dict[str, set[int]] = {}
         self._retired: set[str] = set()
         self._started = time.monotonic()
         self._manager: int | None = None
@@ -137,8 +141,8 @@ class RouterService(Service):
             await self.dispatcher.repeat(known)
             return
         own = self.settings.router
-        deadline = event.time + timedelta(milliseconds=data.deadline_ms)
         try:
+            deadline = _deadline(event)
             check(data, max_texts=own.max_texts, max_text_bytes=own.max_text_bytes)
             if deadline <= now():
                 raise Refused("deadline", f"the deadline of {data.deadline_ms} ms has passed")
@@ -301,7 +305,12 @@ class RouterService(Service):
                     self._install(listed)
             elif listed.digest in self.skills.directory:
                 self.skills.retire(listed.digest)
-        self._listed.set()
+        if not self._listed.is_set():
+            heard = self._parts.setdefault(event.correlation_id or "", set())
+            heard.add(event.data.part)
+            if len(heard) >= event.data.parts:
+                self._listed.set()
+                self._parts.clear()
 
     async def _skill(self, event: Event[Any]) -> None:
         if isinstance(event.data, SkillInstalled):
@@ -363,3 +372,11 @@ class RouterService(Service):
         task = asyncio.create_task(guarded())
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
+
+
+def _deadline(event: Event[EncodeRequested]) -> datetime:
+    milliseconds = min(event.data.deadline_ms, LONGEST_MS)
+    try:
+        return event.time + timedelta(milliseconds=milliseconds)
+    except OverflowError as error:
+        raise Refused("invalid", f"time is {event.time}: too late for a deadline") from error

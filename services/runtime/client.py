@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,18 +18,31 @@ from schemas import (
     EncodeRequested,
     Event,
     FeedbackGiven,
+    FleetHeartbeat,
     ListedCard,
     Role,
     SkillListed,
     SkillListRequested,
     now,
 )
-from services.errors import EncodeFailedError
+from services.errors import EncodeFailedError, NotLearningError
 from services.runtime.vectors import from_stream
 
 __all__ = ["Encoded", "FleetClient"]
 
 Route = Literal["auto", "named", "base"]
+
+MAX_BYTES: Final = 512 << 10
+"""JSON of the texts of one request; an event may have 1 MiB."""
+
+RESEND: Final = 2.0
+"""Seconds after which a list is asked for again; doubles each time."""
+
+LEARNING: Final = ("dissonance_monitor", "distiller", "factory")
+"""The services without which feedback teaches nothing."""
+
+SILENCE: Final = 6.0
+"""Seconds without a heartbeat after which a process is taken for gone."""
 
 
 class Encoded(NamedTuple):
@@ -48,7 +62,8 @@ class Encoded(NamedTuple):
 class FleetClient:
     """Speaks to a running fleet over a bus that the caller owns.
 
-    Long lists travel as several requests of at most `chunk` texts, `in_flight` at a time.
+    Long lists travel as several requests of at most `chunk` texts (fewer where they are long),
+    `in_flight` at a time.
     """
 
     def __init__(
@@ -99,7 +114,7 @@ class FleetClient:
                 progress(len(part))
             return answer
 
-        parts = [texts[i : i + self.chunk] for i in range(0, len(texts), self.chunk)] or [texts]
+        parts = list(_parts(texts, self.chunk))
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(part)) for part in parts]
@@ -128,17 +143,59 @@ class FleetClient:
             failed = answer.data
             if isinstance(failed, EncodeCompleted):
                 return failed, from_stream(answer.attachments[0])
-            pause = (failed.retry_after_ms or 0) / 1000
+            pause = max(failed.retry_after_ms or 0, 50) / 1000
             if failed.code != "overloaded" or now().timestamp() + pause >= ends:
                 raise EncodeFailedError(failed.code, failed.message, failed.retry_after_ms)
             await asyncio.sleep(pause)
 
     async def skills(self, *, timeout: float = 10.0) -> tuple[ListedCard, ...]:
-        """The cards that the manager knows, with their state."""
-        request = Event(data=SkillListRequested(reply_to=self.bus.address), source=self.bus.source)
-        answer = await self.bus.request(request, SkillListed, timeout=timeout)
-        cards: tuple[ListedCard, ...] = answer.data.cards
-        return cards
+        """The cards that the manager knows, with their state; raises `bus.RequestTimeout`."""
+        loop = asyncio.get_running_loop()
+        ends, pause = loop.time() + timeout, RESEND
+        found: dict[str, dict[int, tuple[ListedCard, ...]]] = {}
+        async with self.bus.watch(SkillListed) as answers:
+            while (left := ends - loop.time()) > 0:
+                # A new question each time: parts of two lists are not to be mixed.
+                asked = Event(
+                    data=SkillListRequested(reply_to=self.bus.address), source=self.bus.source
+                )
+                found[asked.id] = {}
+                await self.bus.publish(asked)
+                again = min(ends, loop.time() + pause)
+                pause *= 2
+                while (left := again - loop.time()) > 0:
+                    try:
+                        answer = await answers.get(timeout=left)
+                    except TimeoutError:
+                        break
+                    parts = found.get(answer.correlation_id or "")
+                    if parts is None:
+                        continue  # somebody else's question, under the same name
+                    parts[answer.data.part] = answer.data.cards
+                    if len(parts) >= answer.data.parts:
+                        return tuple(card for number in sorted(parts) for card in parts[number])
+        raise RequestTimeout(f"the adapter manager did not list its skills within {timeout:g} s")
+
+    async def enable_evolution(self, *, timeout: float = SILENCE) -> None:
+        """Return once everything that learns from feedback is at work.
+
+        The processes belong to whoever runs the fleet: where one does not say within `timeout`
+        seconds that it is ready, this raises `NotLearningError`, which names it.
+        """
+        states: dict[str, str] = {}
+        missing = list(LEARNING)
+        try:
+            async with asyncio.timeout(timeout), self.bus.watch(FleetHeartbeat) as beats:
+                while missing:
+                    beat = (await beats.get()).data
+                    states[beat.service] = beat.state
+                    missing = [name for name in LEARNING if states.get(name) != "ready"]
+        except TimeoutError as error:
+            told = " and ".join(f"{name} ({states.get(name, 'not running')})" for name in missing)
+            raise NotLearningError(
+                f"this fleet does not learn now: not ready within {timeout:g} s: {told}; "
+                "run_all.py runs them all"
+            ) from error
 
     async def feedback(
         self,
@@ -163,3 +220,15 @@ class FleetClient:
         event = Event(data=data, source=self.bus.source)
         await self.bus.publish(event)
         return event.id
+
+
+def _parts(texts: Sequence[str], most: int) -> Iterator[Sequence[str]]:
+    """Stretches of at most `most` texts that fit into an event; one empty one of none."""
+    start, size = 0, 0
+    for place, text in enumerate(texts):
+        length = len(msgspec.json.encode(text)) + 1
+        if place > start and (place - start >= most or size + length > MAX_BYTES):
+            yield texts[start:place]
+            start, size = place, 0
+        size += length
+    yield texts[start:]

@@ -1,0 +1,51 @@
+"""Requests and lists at the edges of what the wire allows: each gets its word."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from schemas import EncodeFailed, EncodeRequested, Event
+from services.adapter_manager import service as manager_module
+from services.adapter_manager.service import AdapterManagerService
+from services.router.service import RouterService
+from services.runtime.cards import describe
+from tests.services.encoder.processes import skill
+from tests.services.router.fleet import Fleet, ask
+
+
+async def test_a_deadline_beyond_all_time_is_no_reason_for_silence(fleet: Fleet) -> None:
+    await fleet.start(AdapterManagerService)
+    await fleet.start(RouterService)
+    bus = await fleet.bus("/client/1")
+    async with bus.watch(EncodeFailed) as answers:
+        await ask(bus, "a", id="far", route="named", skills=("law",), deadline_ms=10**18)
+        far = (await answers.get(timeout=10)).data
+
+        last: Event[EncodeRequested] = Event(
+            data=EncodeRequested(texts=("a",), reply_to=bus.address),
+            source=bus.source,
+            id="last",
+            time=datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC),
+        )
+        await bus.publish(last)
+        late = (await answers.get(timeout=10)).data
+
+    assert (far.request_id, far.code) == ("far", "unknown_skill")
+    assert (late.request_id, late.code) == ("last", "invalid")
+    assert "9999" in late.message
+
+
+async def test_what_is_named_waits_for_all_parts_of_the_list(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager_module, "PART", 2000)
+    manager = await fleet.start(AdapterManagerService)
+    for number in range(8):
+        card = describe(fleet.store.put(skill(f"skill-{number}", seed=number)))
+        manager.ledger.put(card, "installed")
+
+    router = await fleet.start(RouterService)
+
+    assert len(list(manager_module._parts(manager.listed()))) > 1
+    assert router._listed.is_set()
+    assert len(router.skills.directory) == 8, "it says ready when it knows all of them"

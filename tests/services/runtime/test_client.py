@@ -1,0 +1,134 @@
+"""The client of the fleet: what it asks comes whole, what it is told is passed on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bus import RequestTimeout
+from schemas import (
+    EncodeRequested,
+    Event,
+    FleetHeartbeat,
+    SkillListed,
+    SkillListRequested,
+)
+from services.adapter_manager import service as manager_module
+from services.adapter_manager.service import AdapterManagerService
+from services.errors import NotLearningError
+from services.runtime.cards import describe
+from tests.services.encoder.processes import Processes, skill
+
+
+@pytest.fixture
+async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
+    processes = Processes(tmp_path)
+    yield processes
+    await processes.aclose()
+
+
+async def test_a_list_of_several_parts_comes_whole(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager_module, "PART", 2000)
+    manager = await processes.start(AdapterManagerService)
+    for number in range(5):
+        card = describe(processes.store.put(skill(f"skill-{number}", seed=number)))
+        manager.ledger.put(card, "installed")
+    assert len(list(manager_module._parts(manager.listed()))) > 1
+    client = await processes.client()
+
+    listed = await client.skills()
+
+    assert sorted(card.name for card in listed) == [f"skill-{number}" for number in range(5)]
+
+
+async def test_a_part_that_was_lost_is_asked_for_again(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.runtime.client.RESEND", 0.05)
+    manager = await processes.bus("/adapter_manager/1")
+    client = await processes.client()
+    asked: list[str] = []
+
+    async def answer() -> None:
+        async with manager.watch(SkillListRequested) as questions:
+            live.set_result(None)
+            async for question in questions:
+                asked.append(question.id)
+                for part in (0, 1):
+                    if part == 1 and len(asked) == 1:
+                        continue
+                    listed = SkillListed(cards=(), part=part, parts=2)
+                    await manager.publish(
+                        question.derive(listed, source=manager.source, to=question.data.reply_to)
+                    )
+
+    live = asyncio.get_running_loop().create_future()
+    answering = asyncio.create_task(answer())
+    await live
+
+    assert await client.skills() == ()
+
+    answering.cancel()
+    assert len(set(asked)) >= 2
+
+
+async def test_nobody_who_lists_is_an_error_in_time(processes: Processes) -> None:
+    client = await processes.client()
+    with pytest.raises(RequestTimeout, match=r"did not list its skills within 0\.1 s"):
+        await client.skills(timeout=0.1)
+
+
+async def test_long_texts_travel_in_requests_that_fit_into_an_event(processes: Processes) -> None:
+    texts = ["é" * 30_000] * 40 + ["short"] * 70
+    bus = await processes.bus("/ear/1")
+    client = await processes.client(in_flight=100)
+    async with bus.watch(EncodeRequested) as heard:
+        asking = asyncio.create_task(client.encode(texts, deadline_ms=500))
+        told: list[str] = []
+        while len(told) < len(texts):
+            event = await heard.get(timeout=10)
+            assert len(msgspec.json.encode(event.data)) < 1 << 20
+            assert len(event.data.texts) <= 64
+            told += event.data.texts
+        with pytest.raises(RequestTimeout):
+            await asking
+    assert sorted(told) == sorted(texts)
+
+
+def beat(service: str, state: str = "ready") -> Event[FleetHeartbeat]:
+    data = FleetHeartbeat(
+        service=service, instance="1", pid=1, state=state, queue=0, rss_bytes=1, counters={}
+    )
+    return Event(data=data, source=f"/{service}/1")
+
+
+async def test_evolution_is_on_once_all_who_learn_are_ready(processes: Processes) -> None:
+    fleet = await processes.bus("/fleet/1")
+    client = await processes.client()
+    waiting = asyncio.create_task(client.enable_evolution(timeout=10))
+
+    while not waiting.done():
+        for service in ("dissonance_monitor", "distiller", "factory"):
+            await fleet.publish(beat(service))
+        await asyncio.sleep(0.01)
+
+    await waiting
+
+
+async def test_evolution_names_who_is_missing_and_who_is_not_ready(processes: Processes) -> None:
+    fleet = await processes.bus("/fleet/1")
+    client = await processes.client()
+    waiting = asyncio.create_task(client.enable_evolution(timeout=0.5))
+
+    while not waiting.done():
+        await fleet.publish(beat("dissonance_monitor"), beat("distiller", "starting"))
+        await asyncio.sleep(0.01)
+
+    with pytest.raises(
+        NotLearningError, match=r"distiller \(starting\) and factory \(not running\)"
+    ):
+        await waiting
