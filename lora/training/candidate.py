@@ -21,6 +21,7 @@ from lora.training.champion import (
     identity_head,
     judged_fairly,
     pack_groups,
+    unpack_groups,
 )
 from lora.training.dataset import FOLDS, TrainingSet
 from lora.training.errors import ConfigError, NothingToLearn
@@ -117,7 +118,7 @@ def head_candidate(request: CandidateRequest, progress: Progress | None = None) 
     folds = {
         fold: replace(
             blank_card(request, _modules(request, adapter, fold)),
-            extra=pack_groups(fold_groups(data, fold)),
+            extra=pack_groups(_kept_away(request, fold)),
         )
         for fold, adapter in trained.folds.items()
     }
@@ -215,6 +216,21 @@ def fold_groups(data: TrainingSet, fold: int) -> Sequence[int]:
         raise ConfigError(f"folds lie in 0 to {FOLDS - 1}, not {fold}")
     ids: list[int] = np.unique(data.groups[data.folds == fold]).tolist()
     return ids
+
+
+def _kept_away(request: CandidateRequest, fold: int) -> Sequence[int]:
+    """Ids of the groups that neither the head of a fold model nor the body below it has seen.
+
+    Where the champion's body has no model of this fold the version's own stands in for it, which
+    was trained on the old queries of the fold.
+    """
+    groups, champion = fold_groups(request.data, fold), request.champion
+    if champion is None or not champion.card.body or champion.seen is None:
+        return groups
+    below = champion.folds.get(fold)
+    away = set() if below is None else set(unpack_groups(below.extra).tolist())
+    seen = set(champion.seen.tolist()) - away
+    return [group for group in groups if group not in seen]
 
 
 def _modules(

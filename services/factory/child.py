@@ -80,17 +80,22 @@ def run(folder: Path, job: Job) -> Result:
         from lora.training.body import body_candidate
 
         candidate = body_candidate(request, progress=progress, model=job.model, threads=job.threads)
-    return _write(folder, request, candidate, time.monotonic() - started)
+    return _write(folder, job.phase, request, candidate, time.monotonic() - started)
 
 
-def _write(folder: Path, request: CandidateRequest, candidate: Candidate, seconds: float) -> Result:
+def _write(
+    folder: Path, phase: str, request: CandidateRequest, candidate: Candidate, seconds: float
+) -> Result:
     import numpy as np
 
     from lora.card import LoRAFormat
 
     (folder / FOLDS).mkdir(exist_ok=True)
     # Beside the fold models, never in the card: it is nobody's business what was asked here.
-    np.save(folder / FOLDS / SEEN, np.unique(request.data.groups))
+    seen, below = request.data.groups, request.champion
+    if phase == "head" and below is not None and below.card.body and below.seen is not None:
+        seen = np.concatenate([seen, below.seen])  # by the body that the head stands upon
+    np.save(folder / FOLDS / SEEN, np.unique(seen))
     for fold, card in candidate.folds.items():
         LoRAFormat.write(card, folder / FOLDS / f"{fold}.lora.arrow")
     if candidate.card is not None:

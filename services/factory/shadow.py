@@ -10,14 +10,16 @@ import numpy.typing as npt
 import structlog
 
 from bus import BusError, Closed
+from lora.training.calibration import routing_scores
 from lora.training.dataset import FEEDBACK, Label, TrainingSet
 from lora.training.errors import TrainingError
 from lora.training.folds import assign_groups, fold_of
 from lora.training.gate import Arena, Verdict, judge
-from schemas import Event, SkillRetire, derived_id
+from schemas import Event, SkillCard, SkillRetire, derived_id
 from services.errors import ServiceError
 from services.factory.feedback import FeedbackStore, Piece
 from services.factory.versions import Version, VersionStore
+from services.runtime.cards import prototypes_of
 from services.runtime.client import FleetClient
 
 __all__ = ["Shadow", "compare", "dataset_of"]
@@ -58,15 +60,15 @@ class Shadow:
             verdict = await compare(
                 self._client,
                 self._feedback.since(card.name, version.since),
-                card.digest,
-                None if before is None else before.card.digest,
+                card,
+                None if before is None else before.card,
                 seed=self._seed,
             )
         except Closed:
             raise
         except (BusError, ServiceError, TrainingError) as error:
             self._log.info("versions not compared", skill=card.name, why=str(error))
-            self._versions.look_again_at(version, pieces + 1)
+            self._versions.look_again_at(version, pieces + max(1, pieces // 10))
             return None
         self._versions.look_again_at(version, 2 * pieces)
         self._log.info(
@@ -93,12 +95,18 @@ class Shadow:
 
 
 async def compare(
-    client: FleetClient, pieces: Sequence[Piece], present: str, before: str | None, *, seed: int = 0
+    client: FleetClient,
+    pieces: Sequence[Piece],
+    present: SkillCard,
+    before: SkillCard | None,
+    *,
+    seed: int = 0,
 ) -> Verdict:
     """The gate's verdict on the version before (None: the base model) as challenger of the present.
 
-    `present` and `before` are digests: both are applied to every query, by name. Accepted means
-    that the present one is significantly worse. The candidates are the passages of these pieces.
+    Both count as routed, as in the gate: a query that a card's threshold would not give it stays
+    with the base model. Accepted means that the present one is significantly worse. The candidates
+    are the passages of these pieces.
     Raises `EncodeFailedError` (`unknown_skill` where a version is gone), `bus.RequestTimeout`,
     `lora.training.errors.TrainingError` where nothing can be compared.
     """
@@ -110,10 +118,11 @@ async def compare(
     frozen = (await client.encode(passages, role="document", route="base")).vectors
     data = await asyncio.to_thread(dataset_of, pieces, queries, base, passages, frozen)
 
-    async def served(digest: str | None) -> Vector:
-        if digest is None:
+    async def served(card: SkillCard | None) -> Vector:
+        if card is None:
             return base
-        return (await client.encode(queries, role="query", route="named", skills=[digest])).vectors
+        found = await client.encode(queries, role="query", route="named", skills=[card.digest])
+        return np.where(_routed(card, base)[:, None], found.vectors, base)
 
     now, then = await served(present), await served(before)
 
@@ -123,6 +132,15 @@ async def compare(
         return judge(arena.ranks(now[rows]), arena.ranks(then[rows]), arena.groups, seed=seed)
 
     return await asyncio.to_thread(ranked)
+
+
+def _routed(card: SkillCard, base: Vector) -> npt.NDArray[np.bool_]:
+    """(n,) which queries with these base vectors the card answers; all with named use only."""
+    prototypes = prototypes_of(card, base.shape[1])
+    if card.threshold is None or prototypes is None:
+        return np.ones(len(base), bool)
+    routed: npt.NDArray[np.bool_] = routing_scores(base, prototypes) >= card.threshold
+    return routed
 
 
 def dataset_of(

@@ -144,6 +144,27 @@ def test_a_head_after_a_body_keeps_the_body() -> None:
         ask(data, champion=champion)
 
 
+def test_a_fold_model_is_kept_away_only_from_what_its_body_has_not_seen_either() -> None:
+    """Given a body judged on fold 0 alone: in other folds only newer queries are unseen."""
+    data = world(queries=150)
+    turn = Adapter(np.eye(DIM, 1, dtype=np.float32), np.eye(1, DIM, dtype=np.float32), 1, 1.0)
+    first = ask(data)
+    assert first.card is not None
+    deep = replace(first.card, modules={"layer.0.query": turn}, target_modules=())
+    held = replace(deep, extra=first.folds[0].extra)
+    seen = data.groups[:120]
+    made = ask(
+        data,
+        champion=Champion(deep, {0: held}, seen),
+        encode=lambda texts, card: data.query_vectors[[data.queries.index(t) for t in texts]],
+        version=2,
+    )
+    for fold, card in made.folds.items():
+        away = set(unpack_groups(card.extra).tolist())
+        of_fold = set(data.groups[data.folds == fold].tolist())
+        assert away == (of_fold if fold == 0 else of_fold - set(seen.tolist()))
+
+
 def test_a_champion_without_fold_models_is_judged_on_newer_feedback() -> None:
     data = world(queries=150)
     first = ask(data)
