@@ -120,6 +120,8 @@ class Broker:
             socket.curve_server = True
             socket.curve_publickey, socket.curve_secretkey = self._pair
         if kind == zmq.XPUB:
+            # Every subscriber's own: two may have chosen the same word after `_echo.`.
+            socket.setsockopt(zmq.XPUB_VERBOSE, 1)
             socket.setsockopt(zmq.SNDHWM, self.settings.subscriber_queue)
         elif kind == zmq.SUB:
             socket.setsockopt(zmq.RCVHWM, 10_000)
@@ -209,7 +211,7 @@ class Broker:
             from bus.journal import Journal
 
             assert isinstance(journal, Journal)  # noqa: S101
-            more = journal.retention.maintain()
+            more = journal.maintain()
             size = journal.retention.bytes
             backlog = journal.retention.backlog() if size >= FULL * settings.retention_bytes else 0
             return more, size, backlog, journal.retention.evicted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ __all__ = ["Entry", "Journal", "Stored"]
 
 PAGE_BYTES = 8 * 2**20
 MAX_PAGE = 10_000
+_log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
@@ -66,22 +68,28 @@ class Journal:
         self._changed: set[str] = set()
         self._last = 0
         self._fold = False
+        self._unfolded = False
+        self._stale = False
         self._load()
+        self.retention.load()
+        self._bytes = self.retention.bytes
         self.leases.resume()
 
     def _load(self) -> None:
-        self._heads = dict(self.connection.execute("SELECT type, head FROM types"))
-        self._last = max(self._heads.values(), default=0)
         self._changed.clear()
         self.outbox = []
+        self._heads = dict(self.connection.execute("SELECT type, head FROM types"))
+        self._last = max(self._heads.values(), default=0)
         self.leases.load()
-        self.retention.load()
 
     # transactions
 
     def begin(self) -> None:
         """Start a transaction."""
+        if self._stale or self.connection.in_transaction:
+            self.rollback()  # the one before ended in a way that nobody foresaw
         self.connection.execute("BEGIN")
+        self._bytes = self.retention.bytes
 
     def commit(self) -> None:
         """Make everything since `begin` durable; raises `DiskFull`, `ReadOnly`: then undone."""
@@ -100,13 +108,30 @@ class Journal:
             raise broken(e, self.path) from e
         if self._fold:
             self._fold = False
-            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._empty_log()
+
+    def _empty_log(self) -> None:
+        """Leave nothing of what was erased in the write-ahead log; where it fails, tried later."""
+        try:
+            (busy, *_) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._unfolded = bool(busy)
+        except sqlite3.Error as e:  # what was committed is committed
+            self._unfolded = True
+            _log.warning("the journal's log cannot be emptied: %s", e)
+
+    def maintain(self) -> bool:
+        """Forget a stretch of what is too old; True if more may be left to forget."""
+        self._fold = self._fold or self._unfolded
+        return self.retention.maintain()
 
     def rollback(self) -> None:
         """Undo everything since `begin`."""
+        self._stale = True
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
         self._load()
+        self.retention.bytes = self._bytes
+        self._stale = False
 
     def failure(self, error: sqlite3.Error) -> BusError:
         """What an SQLite error within a transaction means to a client."""

@@ -60,6 +60,8 @@ class Leases:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._db = journal.connection
+        self._looked = 0.0
+        """Up to when `sweep` has looked at what became due."""
         self._cursors: dict[tuple[str, str], int] = {}
         """Up to where a group has taken a type; what is beyond was never leased."""
         self.touched = True
@@ -69,6 +71,7 @@ class Leases:
 
     def load(self) -> None:
         """Read the cursors from the file."""
+        self._looked, self.touched = 0.0, True
         rows = self._db.execute("SELECT grp, type, position FROM cursors")
         self._cursors = {(group, kind): position for group, kind, position in rows}
 
@@ -105,20 +108,25 @@ class Leases:
         now = self._journal.clock()
         taken: list[Leased] = []
         size = 0
-        for row in self._waiting(group, types, limit, now):
-            raw = self._journal.event(row.sequence)
-            if raw is None:  # the byte cap took it
-                self._delete(row)
-                continue
-            lease = secrets.token_hex(8)
-            self._db.execute(
-                "UPDATE pending SET lease = ?, due = ?, attempt = ? WHERE grp = ? AND sequence = ?",
-                (lease, now + visibility, row.attempt + 1, group, row.sequence),
-            )
-            taken.append(Leased(lease, row.attempt + 1, raw))
-            size += len(raw)
-            if size >= LEASE_BYTES:
+        while (left := limit - len(taken)) > 0 and size < LEASE_BYTES:
+            rows = self._waiting(group, types, left, now)
+            if not rows:
                 break
+            for row in rows:
+                raw = self._journal.event(row.sequence)
+                if raw is None:  # the byte cap took it, or it was erased
+                    self._delete(row)
+                    continue
+                lease = secrets.token_hex(8)
+                self._db.execute(
+                    "UPDATE pending SET lease = ?, due = ?, attempt = ?"
+                    " WHERE grp = ? AND sequence = ?",
+                    (lease, now + visibility, row.attempt + 1, group, row.sequence),
+                )
+                taken.append(Leased(lease, row.attempt + 1, raw))
+                size += len(raw)
+                if size >= LEASE_BYTES:
+                    break
         if len(taken) < limit and size < LEASE_BYTES:
             taken += self._fresh(group, types, limit - len(taken), now + visibility)
         self.touched = self.touched or bool(taken)
@@ -182,11 +190,19 @@ class Leases:
                 self.freed = True
             self.touched = True
 
+    def sweep(self) -> None:
+        """Take back what ran out; who waits for leases is to try again after it."""
+        self._looked, self.touched = self._journal.clock(), True
+        self.expire()
+
     def next_due(self) -> float | None:
-        """When something next lapses or becomes due (seconds since the epoch)."""
+        """When something lapses or becomes due after the last `sweep` (seconds since the epoch).
+
+        That may be past: it came while other work was under way, and nobody was woken for it.
+        """
         self.touched = False
         query = "SELECT min(due) FROM pending WHERE due > ?"
-        due: float | None = self._db.execute(query, (self._journal.clock(),)).fetchone()[0]
+        due: float | None = self._db.execute(query, (self._looked,)).fetchone()[0]
         return due
 
     # ends of a lease

@@ -110,7 +110,7 @@ class Writer:
         try:
             while (group := self._gather()) is not None:
                 if group:
-                    self._post(self._finish, self._run(journal, group))
+                    self._post(self._finish, self._attempt(journal, group))
         finally:
             journal.close()
 
@@ -131,13 +131,24 @@ class Writer:
             size += item.size
         return group
 
+    def _attempt(self, journal: Journal, group: list[Operation]) -> Committed:
+        try:
+            return self._run(journal, group)
+        except Exception as e:  # without this thread nobody would ever be answered again
+            _log.exception("the journal failed")
+            error = BusError(f"the journal failed: {e}")
+            results: list[tuple[Done, Any]] = [(operation.done, error) for operation in group]
+            size = sum(operation.size for operation in group)
+            return Committed(results, [], None, False, False, size, error)
+
     def _run(self, journal: Journal, group: list[Operation]) -> Committed:
         try:
             return self._transact(journal, group)
-        except BusError as e:
+        except (BusError, sqlite3.Error) as e:
+            error = e if isinstance(e, BusError) else journal.failure(e)
             if len(group) == 1:
                 size = group[0].size
-                return Committed([(group[0].done, e)], [], None, False, False, size, e)
+                return Committed([(group[0].done, error)], [], None, False, False, size, error)
         # One that the disk has no room for must not take reads and small ones with it.
         parts = [self._run(journal, [operation]) for operation in group]
         return Committed(

@@ -86,8 +86,10 @@ def test_unknown_attributes_are_kept(journal: Journal) -> None:
 def test_what_is_rolled_back_was_never_there(journal: Journal) -> None:
     put(journal, entry(1))
     journal.begin()
+    size = journal.retention.bytes
     journal.append([entry(2)])
     journal.rollback()
+    assert journal.retention.bytes == size
     assert journal.heads() == {"feedback.given": 1}
     assert put(journal, entry(3)) == [(2, False)]
 
@@ -127,7 +129,7 @@ def maintain(journal: Journal) -> None:
     more = True
     while more:
         journal.begin()
-        more = journal.retention.maintain()
+        more = journal.maintain()
         journal.commit()
 
 
@@ -221,3 +223,62 @@ def test_erased_bytes_leave_the_files(tmp_path: Path) -> None:
     held = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert b"qSECRETWORD" not in held
     journal.close()
+
+
+def test_a_reader_of_the_file_delays_erasing_from_the_log_only(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.connection.execute("PRAGMA busy_timeout = 20")
+    event = feedback("SECRETWORD", domain="law")
+    put(journal, Entry(event.type, event.source, event.id, schemas.encode(event)))
+    reader = sqlite3.connect(tmp_path / "j")
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM events").fetchall()
+    journal.begin()
+    assert journal.erase(["feedback.given"], {"domain": "law"}) == 1
+    journal.commit()
+    reader.close()
+    maintain(journal)
+    held = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"qSECRETWORD" not in held
+    journal.close()
+
+
+def test_numbers_go_on_after_erasure(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "j")
+    event = feedback(1, domain="law")
+    put(first, Entry(event.type, event.source, event.id, schemas.encode(event)))
+    first.begin()
+    assert first.erase(["feedback.given"], {"domain": "law"}) == 1
+    first.commit()
+    first.close()
+    second = Journal(tmp_path / "j")
+    put(second, entry(2))
+    (raw,), truncated = second.read(["feedback.given"], 0, 10)
+    assert (schemas.decode(raw).sequence, schemas.decode(raw).previous) == (2, 1)
+    assert not truncated
+    second.close()
+
+
+def test_what_was_erased_under_a_lease_hides_nothing(journal: Journal) -> None:
+    gone = feedback(1, domain="law")
+    put(journal, Entry(gone.type, gone.source, gone.id, schemas.encode(gone)), entry(2))
+    held = [token for _, token in lease(journal)]
+    journal.begin()
+    journal.erase(["feedback.given"], {"domain": "law"})
+    for token in held:
+        journal.leases.nack(token, 0.0, "", False, b"")
+    journal.commit()
+    assert [name for name, _ in lease(journal, 1)] == ["f2"]
+
+
+def test_what_falls_due_during_other_work_is_not_forgotten(journal: Journal, clock: Clock) -> None:
+    put(journal, entry(1))
+    lease(journal, seconds=10)
+    journal.leases.sweep()
+    due = journal.leases.next_due()
+    assert due == clock.now + 10
+    clock.now += 11  # the group that asks next was at work meanwhile
+    assert journal.leases.next_due() == due
+    journal.leases.sweep()
+    clock.now += 1
+    assert journal.leases.next_due() is None
