@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
@@ -22,14 +23,17 @@ from bus.contract import (
     Statistics,
 )
 from bus.core import SOURCE as BROKER
-from bus.errors import Closed, Refused, RequestTimeout, StaleLease, refusal
+from bus.errors import BusError, Closed, Refused, RequestTimeout, StaleLease, refusal
 from bus.link import Link
+from bus.signal import Signal
 from bus.subscription import Watch
 from schemas import Event, Lane, Payload
 
 __all__ = ["ClientBus"]
 
 MAX_RESEND = 30.0
+CLOSING = 5.0
+"""Seconds that closing waits for the journal's answers."""
 YIELD = 64
 FULL_PAUSES = (0.001, 0.004, 0.015, 0.06, 0.24)
 """Seconds between attempts to send over a queue that is full, before an event is dropped."""
@@ -67,7 +71,11 @@ class ClientBus(Bus):
         self._closed = False
         link.on_message = self._dispatch
         link.on_stray = self._stray
-        self._releases: set[asyncio.Task[None]] = set()
+        self._answerable: set[str] = set()
+        """Topics of answers whose subscription is live."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = 0
+        self._called = Signal()
 
     async def open(self) -> None:
         """Hear the broker's refusals; raises `Unreachable`."""
@@ -161,11 +169,15 @@ class ClientBus(Bus):
     async def call(self, verb: str, request: protocol.Request) -> bytes:
         """Ask the journal; raises `Refused` and its kinds, `Unreachable`, `Closed`."""
         self._check()
+        self._calls += 1
         try:
             return await self.link.call(verb, protocol.encode(request), self.patience)
         except Refused:
             self.refused += 1
             raise
+        finally:
+            self._calls -= 1
+            self._called.set()
 
     # listening
 
@@ -234,9 +246,10 @@ class ClientBus(Bus):
         end = loop.time() + timeout
         answer = self._replies.expect(event.id, tuple(kind.type for kind in chosen))
         try:
-            if any(self._replies not in self._sinks.get(topic, ()) for topic in topics):
+            if not self._answerable.issuperset(topics):
                 self.add(self._replies, topics)
                 await self.confirm()
+                self._answerable.update(topics)
             pause = resend
             while (left := end - loop.time()) > 0:
                 self._check()
@@ -322,16 +335,20 @@ class ClientBus(Bus):
         except msgspec.DecodeError:
             return
         if granted and not self._closed:
-            task = asyncio.create_task(self._release([item.lease for item in granted]))
-            self._releases.add(task)
-            task.add_done_callback(self._releases.discard)
+            self.background(self._release([item.lease for item in granted]))
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it beside everything else; closing waits a moment for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _release(self, leases: Sequence[str]) -> None:
         for lease in leases:
             try:
                 await self.call("defer", protocol.Defer(lease=lease))
-            except (Refused, Closed):
-                continue
+            except BusError as e:
+                _log.info("a lease was not handed back, it will run out: %s", e)
 
     def _check(self) -> None:
         if self._closed:
@@ -344,9 +361,13 @@ class ClientBus(Bus):
             await member.__aexit__(None, None, None)
         for watch in list(self._watches):
             watch.end()
-        if self._releases:
-            await asyncio.wait(self._releases, timeout=1.0)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
         self._closed = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(self.patience, CLOSING)):
+                while self._calls:
+                    await self._called.wait()
         self._replies.close()
         await self.link.aclose()
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Leased", "Member"]
 
 WAIT_MS = 20_000
+IDLE = 1.0
+"""Seconds that a delivery waits for somebody to ask for it, where nobody does."""
 _log = logging.getLogger(__name__)
 
 
@@ -251,11 +253,25 @@ class Member(Consumer):
             self._ready.append(
                 Leased(self._bus, event, item.attempt, item.lease, since + self._visibility)
             )
+        # What nobody asks for goes back before its lease runs out, soon if nobody waits any more.
+        patience = self._visibility / 2
+        asyncio.get_running_loop().call_later(
+            patience if self._callers else min(IDLE, patience), self._put_back, list(self._ready)
+        )
         self._signal.set()
         for lease, reason in bad:  # no later delivery would decode either
             self._bus.refused += 1
-            await self._bus.call("nack", protocol.Nack(lease=lease, reason=reason, dead=True))
+            try:
+                await self._bus.call("nack", protocol.Nack(lease=lease, reason=reason, dead=True))
+            except BusError as e:
+                _log.warning("what cannot be decoded comes again: %s", e)
         return bool(self._ready)
+
+    def _put_back(self, deliveries: Sequence[Leased]) -> None:
+        unclaimed = [delivery for delivery in deliveries if delivery in self._ready]
+        for delivery in unclaimed:
+            self._ready.remove(delivery)
+            self._bus.background(self._hand_back(delivery))
 
 
 def _milliseconds(seconds: float) -> int:

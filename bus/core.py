@@ -64,8 +64,12 @@ class Core:
     async def start(self) -> None:
         """Open the journal; raises what it raises."""
         await self.writer.start()
-        self.writer.submit(lambda journal: journal.heads(), self.heads.update)
+        self.writer.submit(lambda journal: journal.heads(), self._opened)
         self.writer.submit(lambda journal: setattr(journal.leases, "touched", True), _ignore)
+
+    def _opened(self, heads: Any) -> None:
+        for kind, head in heads.items() if isinstance(heads, dict) else ():
+            self.heads[kind] = max(head, self.heads.get(kind, 0))  # its group may have appended
 
     async def aclose(self) -> None:
         """Answer who waits, finish what was submitted, close the journal."""
@@ -92,6 +96,7 @@ class Core:
             if len(message) > 1 and len(message[1]) > self.settings.max_event_bytes:
                 raise self._too_large(len(message[1]))
             event = schemas.from_frames(message)
+            _check_text(message[1])
             if event.data.lane is schemas.Lane.LIVE:
                 self.counters["broadcast"] += 1
                 self.emit(message)
@@ -100,6 +105,9 @@ class Core:
                 raise Refused(f"{event.type} is durable: attachments travel with live events only")
         except (schemas.SchemaError, BusError) as e:
             self._refuse(message[1] if len(message) > 1 else b"", e)
+            return
+        except (ValueError, RecursionError) as e:  # JSON that is valid and absurd
+            self._refuse(message[1], Refused(str(e)))
             return
         if self.congested:
             self.counters["dropped"] += 1  # no receipt: its sender sends it again
@@ -113,14 +121,13 @@ class Core:
             self._refuse(raw, result)
         elif result is not None:  # known before: its broadcast is the receipt that was missed
             self.counters["duplicates"] += 1
-            kind, stored = result
-            self.emit([kind.encode(), stored])
+            self.emit([schemas.header(result).type.encode(), result])
 
     def _refuse(self, raw: bytes, error: schemas.SchemaError | BusError) -> None:
         self.counters["refused"] += 1
         try:
             about = msgspec.json.decode(raw, type=_Origin)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (ValueError, RecursionError):
             about = _Origin()
         _log.warning("refused %s of %s: %s", about.id or "?", about.source or "?", error)
         if about.source and about.id:
@@ -142,6 +149,7 @@ class Core:
         try:
             asked = protocol.parse_request(verb, body)
             if isinstance(asked, protocol.Lease):
+                _check_durable(asked.types)
                 self._waiters.add(Waiter(key, asked, reply))
                 return
             run = self._operation(asked, blake2b(verb + b"\0" + body, digest_size=16).digest())
@@ -183,6 +191,7 @@ class Core:
             if len(raw) > self.settings.max_event_bytes:
                 raise self._too_large(len(raw))
             event = schemas.decode(raw)
+            _check_text(raw)
             if event.data.lane is not schemas.Lane.DURABLE:
                 raise Refused(f"{event.type} is live: the journal takes durable events only")
             entries.append(Entry(event.type, event.source, event.id, raw))
@@ -240,11 +249,9 @@ class Core:
             self._due = loop.call_later(min(delay, 3600.0), self._fell_due)
 
     def _fell_due(self) -> None:
-        def run(journal: Journal) -> None:
-            journal.leases.expire()
-            journal.leases.touched = True
-
-        self.writer.submit(run, lambda _: self._waiters.wake(None))
+        self.writer.submit(
+            lambda journal: journal.leases.sweep(), lambda _: self._waiters.wake(None)
+        )
 
 
 class _Origin(msgspec.Struct):
@@ -254,6 +261,20 @@ class _Origin(msgspec.Struct):
 
 def _code(error: schemas.SchemaError | BusError) -> str:
     return error.code if isinstance(error, schemas.SchemaError | Refused) else "malformed"
+
+
+def _check_text(raw: bytes) -> None:
+    """What nobody here reads is not checked by decoding, but others must be able to read it."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as e:
+        raise Refused(f"the event is not UTF-8 at byte {e.start}") from e
+
+
+def _check_durable(types: Sequence[str]) -> None:
+    for name in types:
+        if schemas.payload_type(name).lane is not schemas.Lane.DURABLE:
+            raise Refused(f"{name} is live: only durable events can be leased")
 
 
 def _ignore(_: Any) -> None:
@@ -281,13 +302,13 @@ def _append(entries: Sequence[Entry], journal: Journal) -> protocol.Appended:
     return _appended(journal.append(entries))
 
 
-def _append_ingress(entry: Entry, journal: Journal) -> tuple[str, bytes] | None:
+def _append_ingress(entry: Entry, journal: Journal) -> bytes | None:
     """None if it is new; the stored event where it was known before."""
     ((sequence, known),) = journal.append([entry])
     if not known:
         return None
     stored = journal.event(sequence)
-    return entry.type, stored or schemas.stamp(entry.raw, sequence=sequence, previous=0)
+    return stored or schemas.stamp(entry.raw, sequence=sequence, previous=0)
 
 
 def _ack(

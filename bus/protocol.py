@@ -64,6 +64,7 @@ PING = b"_ping."
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Milliseconds = Annotated[int, Meta(ge=0, le=366 * 24 * 3600 * 1000)]
 Visibility = Annotated[int, Meta(ge=1, le=366 * 24 * 3600 * 1000)]
+Types = Annotated[list[str], Meta(min_length=1, max_length=1000)]
 GroupName = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
@@ -91,7 +92,7 @@ class Lease(Request, frozen=True, kw_only=True):
     """`lease`: the next due events for a group, waiting up to `wait_ms` for one. → `Deliveries`"""
 
     group: GroupName
-    types: Annotated[list[str], Meta(min_length=1)]
+    types: Types
     max: Count = 1
     wait_ms: Milliseconds = 0
     visibility_ms: Visibility = 30_000
@@ -145,8 +146,8 @@ class Dead(Request, frozen=True, kw_only=True):
 class Erase(Request, frozen=True, kw_only=True):
     """`erase`: events of these types whose data has all these values. → `Erased`"""
 
-    types: Annotated[list[str], Meta(min_length=1)]
-    where: Annotated[dict[str, str], Meta(min_length=1)]
+    types: Types
+    where: Annotated[dict[str, str], Meta(min_length=1, max_length=100)]
 
 
 class Appended(msgspec.Struct, frozen=True):

@@ -295,6 +295,28 @@ async def test_what_one_hands_back_wakes_another(connect: Connect) -> None:
         assert (await later).event.id == "f1"
 
 
+async def test_what_comes_after_giving_up_is_for_the_others(connect: Connect) -> None:
+    one, two = await connect("/a/1"), await connect("/a/2")
+    async with one.consume("g", FeedbackGiven, visibility=60) as gave_up:
+        with pytest.raises(TimeoutError):
+            await gave_up.get(0.05)
+        await one.publish(feedback(1))
+        async with two.consume("g", FeedbackGiven, visibility=60) as work:
+            delivery = await work.get(10)
+            assert (delivery.event.id, delivery.attempt) == ("f1", 1)
+            await delivery.ack()
+
+
+async def test_what_waits_behind_slow_work_goes_back_uncounted(connect: Connect) -> None:
+    one, two = await connect("/a/1"), await connect("/a/2")
+    await one.publish(feedback(1), feedback(2))
+    async with one.consume("g", FeedbackGiven, max_leases=2, visibility=4) as slow:
+        assert (await slow.get(5)).event.id == "f1"
+        async with two.consume("g", FeedbackGiven) as work:
+            delivery = await work.get(10)
+            assert (delivery.event.id, delivery.attempt) == ("f2", 1)
+
+
 async def test_several_leases_end_together(connect: Connect) -> None:
     one = await connect()
     await one.publish(feedback(1), feedback(2))
@@ -375,6 +397,15 @@ async def test_erase_removes_what_it_names(connect: Connect) -> None:
     assert len((await one.read()).events) == 5
     with pytest.raises(bus.Refused):
         await one.erase(FeedbackGiven, {"x') OR 1=1 --": "y"})
+
+
+async def test_closing_waits_for_what_is_being_published(connect: Connect) -> None:
+    one, two = await connect("/a/1"), await connect("/a/2")
+    publishing = asyncio.create_task(one.publish(feedback(1)))
+    await asyncio.sleep(0)
+    await one.aclose()
+    assert await publishing == (1,)
+    assert len((await two.read()).events) == 1
 
 
 async def test_a_closed_bus_says_so(connect: Connect) -> None:

@@ -101,6 +101,35 @@ async def test_what_a_consumer_cannot_decode_is_a_dead_letter(state: Path) -> No
     process.stop()
 
 
+async def test_a_consumer_goes_on_where_a_dead_letter_could_not_be_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with bus.MemoryBus(source="/a/1") as one:
+        decode, call = schemas.decode, one.call
+
+        def unreadable(raw: bytes, **more: Any) -> Event[Any]:
+            event = decode(raw, **more)
+            if event.id == "f1":
+                raise schemas.InvalidData("too new", raw)
+            return event
+
+        async def lapsed(verb: str, request: Any) -> bytes:
+            if verb == "nack":
+                await asyncio.sleep(0.05)
+                raise bus.StaleLease("too late")
+            return await call(verb, request)
+
+        await one.publish(feedback(1))
+        monkeypatch.setattr("bus.consumer.schemas.decode", unreadable)
+        monkeypatch.setattr(one, "call", lapsed)
+        async with one.consume("g", FeedbackGiven) as work:
+            waiting = asyncio.create_task(work.get(10))
+            await eventually(lambda: one.statistics().refused == 1)
+            monkeypatch.setattr("bus.consumer.schemas.decode", decode)
+            await one.publish(feedback(2))
+            assert (await waiting).event.id == "f2"
+
+
 async def test_a_slow_subscriber_slows_nobody(state: Path) -> None:
     process = BrokerProcess(state)
     process.start()

@@ -204,6 +204,9 @@ def test_the_verbs(tool: Tool) -> None:
         ("append", {"events": [event("domain.forget", "x", {"domain": "UPPER"})]}, "malformed"),
         ("lease", {"group": "", "types": ["a"]}, "malformed"),
         ("lease", {"group": "g", "types": []}, "malformed"),
+        ("lease", {"group": "g", "types": ["fleet.stop"]}, "malformed"),
+        ("lease", {"group": "g", "types": ["no.such"]}, "unknown_type"),
+        ("lease", {"group": "g", "types": ["domain.forget"] * 40_000}, "malformed"),
         ("nack", {"lease": "none"}, "stale_lease"),
         ("defer", {"lease": "none", "until": "2020-01-01T00:00:00"}, "malformed"),
         ("read", {"after": -1}, "malformed"),
@@ -217,6 +220,40 @@ def test_bad_requests_are_answered(tool: Tool, verb: str, request_: object, code
     assert status == "error"
     assert error["code"] == code
     assert error["message"]
+
+
+def test_a_receipt_bears_the_type_that_was_journaled(tool: Tool) -> None:
+    tool.listen("domain.forget", "domain.forgotten")
+    for kind in ("domain.forget", "domain.forgotten"):
+        sent = event(kind, "r1", {"domain": "d"})
+        tool.publisher.send_multipart([kind.encode(), json.dumps(sent).encode()])
+        topic, receipt = tool.heard()
+        assert topic == receipt["type"] == "domain.forget"
+
+
+@pytest.mark.parametrize("kind", ["peer.left", "domain.forget"])
+def test_what_others_could_not_read_is_refused(tool: Tool, kind: str) -> None:
+    tool.listen("event.refused@/tool/1")
+    sent = event(kind, "u1", {"peer": "x", "endpoint": "y", "domain": "d", "newer": "?"})
+    raw = json.dumps(sent).encode().replace(b"?", b"\xff")
+    tool.publisher.send_multipart([kind.encode(), raw])
+    assert tool.heard()[1]["data"]["code"] == "malformed"
+    deep = json.dumps(sent).encode().replace(b'"?"', b"[" * 100_000 + b"]" * 100_000)
+    before = tool.ask("heads", {})
+    tool.publisher.send_multipart([kind.encode(), deep])
+    if kind == "domain.forget":
+        status, error = tool.ask("append", b'{"events": [' + raw + b"]}")
+        assert (status, error["code"]) == ("error", "malformed")
+    assert tool.ask("heads", {}) == before
+
+
+def test_two_may_choose_the_same_word(tool: Tool, broker: BrokerProcess) -> None:
+    tool.listen("peer.left")
+    other = Tool(f"{broker.state}/bus")
+    try:
+        other.listen("peer.left")  # asks for an echo of the same word
+    finally:
+        other.close()
 
 
 def test_requests_of_the_wrong_shape_are_answered(tool: Tool) -> None:
