@@ -48,27 +48,33 @@ class FeedbackStore:
     def __init__(self, store: sqlite3.Connection) -> None:
         self._store = store
 
-    def keep(self, data: FeedbackJudged, at: float) -> None:
-        """Keep a piece that was judged at a time in seconds since the epoch."""
+    def keep(self, pieces: Sequence[tuple[FeedbackJudged, float]]) -> None:
+        """Keep pieces, each with when it was judged, in seconds since the epoch."""
+        if not pieces:
+            return
         with transaction(self._store):
-            self._store.execute(
+            self._store.executemany(
                 "INSERT OR IGNORE INTO feedback"
                 " (id, domain, at, query, key, relevant, irrelevant) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    f"{data.feedback_id} {_key(data.domain + data.query).hex()}",
-                    data.domain,
-                    at,
-                    data.query,
-                    _key(data.query),
-                    msgspec.json.encode(data.relevant).decode(),
-                    msgspec.json.encode(data.irrelevant).decode(),
-                ),
+                [
+                    (
+                        f"{data.feedback_id} {_key(data.domain + data.query).hex()}",
+                        data.domain,
+                        at,
+                        data.query,
+                        _key(data.query),
+                        msgspec.json.encode(data.relevant).decode(),
+                        msgspec.json.encode(data.irrelevant).decode(),
+                    )
+                    for data, at in pieces
+                ],
             )
-            self._store.execute(
-                "DELETE FROM feedback WHERE domain = ? AND number <= (SELECT number FROM feedback"
-                " WHERE domain = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
-                (data.domain, data.domain, KEPT),
-            )
+            for domain in {data.domain for data, _ in pieces}:
+                self._store.execute(
+                    "DELETE FROM feedback WHERE domain = ? AND number <= (SELECT number"
+                    " FROM feedback WHERE domain = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
+                    (domain, domain, KEPT),
+                )
 
     def serves(self, sha256: str) -> None:
         """Vectors are of the model with these weights: those of another are forgotten."""

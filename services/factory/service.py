@@ -34,7 +34,8 @@ from services.factory.tasks import MAX_FAILURES, Owed, Phase, TaskStore
 from services.factory.versions import VersionStore
 from services.runtime import disk
 from services.runtime.client import FleetClient
-from services.runtime.disk import disk_is_full
+from services.runtime.disk import disk_is_full, waiting_for_room
+from services.runtime.handful import Handfuls
 from services.runtime.lifeline import command
 from services.runtime.service import Context, Service
 from services.runtime.store import open_store, transaction
@@ -126,7 +127,8 @@ class Factory(Service):
         self.spawn(self._schedule(), "schedule")
         self.spawn(self._watch_versions(), "watch versions")
         kinds = (TrainingRequested, FeedbackJudged)
-        await self.work(self.name, kinds, self._take, max_leases=CHUNK)
+        handler = waiting_for_room(self._take, self.log)
+        await Handfuls(self, kinds, handler, most=CHUNK).start()
 
     async def drain(self) -> None:
         """End the children: what they were at is owed still, and begun again next time."""
@@ -143,23 +145,26 @@ class Factory(Service):
 
     # -- what comes in
 
-    async def _take(self, delivery: Delivery) -> None:
-        event = delivery.event
-        if isinstance(event.data, FeedbackJudged):
-            self._feedback.keep(event.data, event.time.timestamp())
-            await delivery.ack()
+    async def _take(self, deliveries: Sequence[Delivery]) -> None:
+        """Copy what came, then acknowledge all of it at once: no task waits behind feedback."""
+        events = [delivery.event for delivery in deliveries]
+        pieces = [event for event in events if isinstance(event.data, FeedbackJudged)]
+        self._feedback.keep([(event.data, event.time.timestamp()) for event in pieces])
+        for event in events:
+            if isinstance(event.data, TrainingRequested):
+                self._surpass(event.data)
+                running = [(owed.number, phase) for phase, (owed, _) in self._lanes.items()]
+                self._ledger.admit(event, time.time(), running)
+        said = self._ledger.outbox()
+        await self.bus.ack(deliveries, publish=said)
+        self._have_said(said)
+        if len(pieces) < len(events):
+            self._changed.set()
+        if pieces:
             self._fresh.set()
             if self._judged is not None:
-                self._judged.add(event.data.domain)
+                self._judged |= {event.data.domain for event in pieces}
             self._later.set()
-            return
-        self._surpass(event.data)
-        running = [(owed.number, phase) for phase, (owed, _) in self._lanes.items()]
-        self._ledger.admit(event, time.time(), running)
-        said = self._ledger.outbox()
-        await delivery.ack(publish=said)
-        self._have_said(said)
-        self._changed.set()
 
     def _surpass(self, task: TrainingRequested) -> None:
         """End the training of a head that a much larger task of the same skill outdates."""

@@ -20,6 +20,9 @@ SUPERSEDED = "superseded"
 ORDINALS: dict[str, int] = {"head": 0, "body": 1, SUPERSEDED: 2}
 """What a task says, numbered: the events' ids derive from the task's and these."""
 
+KEPT = 1000
+"""Tasks that are remembered though nothing of them is owed: what comes again is known."""
+
 MAX_FAILURES = 3
 """So often a phase is tried whose child ends without a result."""
 
@@ -89,6 +92,10 @@ class TaskStore:
             )
             if not cursor.rowcount:
                 return
+            self._store.execute(
+                "DELETE FROM tasks WHERE number <= ? AND number NOT IN (SELECT task FROM phases)",
+                ((cursor.lastrowid or 0) - KEPT,),
+            )
             busy = set(running)
             for old in self.owed(task.skill):
                 if (old.number, old.phase) not in busy:

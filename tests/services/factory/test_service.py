@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from bus import Delivery
 from lora.model import DEFAULT_ID, DEFAULT_SHA256
 from lora.store import CardStore
 from schemas import (
@@ -467,26 +466,9 @@ async def test_a_task_taken_twice_is_done_once(tmp_path: Path) -> None:
         event = task("t1")
         await on.bus.publish(event)
         await on.until(1, SkillPublished)
-        await factory._take(_Again(event))
+        again = Event(data=event.data, source=event.source, id="said again")
+        await on.bus.publish(again, feedback(1))
+        await until(lambda: factory._feedback.count_since("birds", 0.0) == 1)
         await until(lambda: factory.queue == 0)
 
     assert len(plan.log) == 1
-
-
-class _Again(Delivery):
-    """A delivery of something that was done before."""
-
-    def __init__(self, event: Event[Any]) -> None:
-        self.event, self.attempt, self.lease = event, 2, "lease"
-
-    async def ack(self, *, publish: Any = ()) -> None:
-        assert list(publish) == []
-
-    async def nack(self, *, delay: float = 0.0, reason: str = "") -> None:
-        raise RuntimeError(reason)
-
-    async def extend(self, visibility: float) -> None:
-        pass
-
-    async def defer(self, until: Any) -> None:
-        raise RuntimeError(str(until))
