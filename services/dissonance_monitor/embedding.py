@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from services.dissonance_monitor.memory import Memory
 from services.errors import EncodeFailedError
 from services.runtime.client import Encoded, FleetClient, Route
 
-__all__ = ["Embedder", "Served"]
+__all__ = ["Embedder", "Served", "together"]
 
 Vector = npt.NDArray[np.float32]
 
@@ -28,6 +29,16 @@ class Served:
     vector: Vector
     """(dim,) as it was served; the base vector itself where no card was applied."""
     skills: tuple[AppliedSkill, ...]
+
+
+async def together(*work: Coroutine[Any, Any, Any]) -> list[Any]:
+    """What all of them give; where one fails the others are ended: nobody waits for them."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 class Embedder:
@@ -48,7 +59,7 @@ class Embedder:
             by_cards.setdefault(served, []).append(row)
         bent: dict[int, tuple[Vector, tuple[AppliedSkill, ...]]] = {}
         groups = [(cards, rows) for cards, rows in by_cards.items() if cards != ()]
-        answers = await asyncio.gather(
+        answers = await together(
             *(self._served([asked[row][0] for row in rows], cards) for cards, rows in groups)
         )
         base: dict[str, Vector] = {}

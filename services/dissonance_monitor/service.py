@@ -18,7 +18,7 @@ from schemas import (
     SkillRetired,
 )
 from services.dissonance_monitor import memory, store
-from services.dissonance_monitor.embedding import Embedder, Served
+from services.dissonance_monitor.embedding import Embedder, Served, together
 from services.dissonance_monitor.judge import Piece, judge, scores_of
 from services.dissonance_monitor.memory import Asked, Memory, Neighbours, Vector
 from services.dissonance_monitor.skills import Skills
@@ -144,7 +144,9 @@ class DissonanceMonitor(Service):
     async def _judged(self, pieces: Sequence[Piece]) -> list[Judgement]:
         if not pieces:
             return []
-        served, passages = await asyncio.gather(
+        served: list[Served]
+        passages: dict[str, Vector]
+        served, passages = await together(
             self._embedder.queries([(piece.query, piece.served) for piece in pieces]),
             self._embedder.passages(text for piece in pieces for text in piece.passages),
         )
