@@ -376,9 +376,8 @@ class SkillListed(Payload, frozen=True, kw_only=True):
 
     cards: tuple[ListedCard, ...]
     part: int = 0
-    """Which of the `parts` this is, from 0 on."""
     parts: int = 1
-    """How many answers make the list."""
+    """How many answers make the list; `part` counts them from 0 on."""
 
 
 class SkillDiscovered(Payload, frozen=True, kw_only=True):
