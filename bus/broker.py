@@ -21,12 +21,15 @@ from bus.core import SOURCE, Core
 from bus.errors import BusError, InUse, InvalidUrl
 from bus.settings import BrokerSettings
 from bus.sockets import Drained
+from bus.stalled import Stalled
 from bus.urls import Endpoints, endpoints, secure_folder
 
 __all__ = ["Broker"]
 
 FULL = 0.8
 """The share of the byte cap at which the heartbeat says `degraded`."""
+MEMORY = 512 * 2**20
+"""Bytes of this process beyond which subscribers that do not read are cut off."""
 SWEEP = 0.05
 """Seconds between two stretches of forgetting, while there is more to forget."""
 
@@ -52,6 +55,8 @@ class Broker:
         self._sockets: list[Drained] = []
         self._egress: Drained | None = None
         self._journal: Drained | None = None
+        self._stalled: Stalled | None = None
+        self._cut = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._size = 0
         self._backlog = 0
@@ -89,6 +94,7 @@ class Broker:
         await self.core.start()
         # Egress first: nothing may come in that could not go out.
         self._egress = self._bind(zmq.XPUB, self.endpoints.egress, self._subscribed)
+        self._stalled = Stalled(self._egress.socket)
         self._journal = self._bind(zmq.ROUTER, self.endpoints.journal, self._asked)
         self._bind(zmq.SUB, self.endpoints.ingress, self.core.ingress)
         self._maintain()
@@ -182,6 +188,8 @@ class Broker:
 
     def _beat(self) -> None:
         self._later("beat", self.settings.heartbeat_seconds, self._beat)
+        if self._stalled is not None:
+            self._cut += self._stalled.look(costly=_resident() > MEMORY)
         self._emit(schemas.frames(schemas.Event(data=self._heartbeat(), source=SOURCE)))
 
     def _heartbeat(self, state: str | None = None) -> schemas.FleetHeartbeat:
@@ -196,6 +204,8 @@ class Broker:
             counters={
                 **self.core.counters,
                 "lost_replies": self._lost_replies,
+                "subscribers": self._stalled.connections if self._stalled else 0,
+                "subscribers_cut": self._cut,
                 "journal_bytes": self._size,
                 "journal_bytes_limit": self.settings.retention_bytes,
                 "journal_backlog_bytes": self._backlog,
@@ -253,6 +263,9 @@ class Broker:
         context, self._context = self._context, None
         for timer in self._timers.values():
             timer.cancel()
+        if self._stalled is not None:
+            self._stalled.close()
+            self._stalled = None
         for drained in self._sockets:
             drained.close()
         self._sockets.clear()

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 import bus
 import schemas
+from bus.broker import Broker
 from bus.journal import Journal
 from bus.writer import Writer
-from schemas import Event, FeedbackGiven, TrainingProgressed
-from tests.bus.kit import BrokerProcess, eventually, feedback, progress, short_folder
+from schemas import Event, FeedbackGiven, FleetHeartbeat, SkillListed, TrainingProgressed
+from tests.bus.kit import BrokerProcess, eventually, feedback, progress, question, short_folder
 
 
 @pytest.fixture
@@ -144,6 +146,47 @@ async def test_a_slow_subscriber_slows_nobody(state: Path) -> None:
     await fast.aclose()
     await slow.aclose()
     process.stop()
+
+
+async def test_who_never_reads_is_cut_off_where_memory_is_short(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"ipc://{state}/bus"
+    settings = bus.BrokerSettings(heartbeat_seconds=0.05)
+    context = zmq.Context()
+    async with Broker(url, state, settings), await bus.connect(url, source="/a/1") as one:
+        stuck = context.socket(zmq.SUB)
+        stuck.linger, stuck.rcvhwm = 0, 10
+        stuck.subscribe(b"")
+        stuck.reconnect_ivl = -1
+        stuck.connect(f"{url}/egress.sock")
+        async with one.watch(SkillListed) as answers, one.watch(FleetHeartbeat) as beats:
+
+            async def told(subscribers: int, cut: int) -> None:
+                async with asyncio.timeout(10):
+                    async for beat in beats:
+                        found = beat.data.counters
+                        if (found["subscribers"], found["subscribers_cut"]) == (subscribers, cut):
+                            return
+
+            await told(2, 0)
+            ask = question(one.address)
+            for n in range(200):
+                reply = ask.derive(
+                    SkillListed(cards=()),
+                    source="/b/1",
+                    to=one.address,
+                    ordinal=n,
+                    attachments=[bytes(100_000)],
+                )
+                await one.publish(reply)
+                await answers.get(5)
+            await told(2, 0)  # it may be slow while there is room
+            monkeypatch.setattr("bus.broker.MEMORY", 0)
+            await told(1, 1)
+            await one.publish(ask.derive(SkillListed(cards=()), source="/b/1", to=one.address))
+            await answers.get(5)  # who reads stays
+        context.destroy(linger=0)
 
 
 async def test_durable_events_that_were_lost_come_from_the_journal(state: Path) -> None:
