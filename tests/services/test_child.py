@@ -28,6 +28,7 @@ from services.factory.job import (
     read_result,
     write_job,
 )
+from tests.lora.training.encoded import encoded
 from tests.lora.training.synthetic import DIM, away, world
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,3 +182,44 @@ def test_terminating_it_ends_it_at_once(tmp_path: Path) -> None:
 def test_a_job_reads_back_as_it_was_written(tmp_path: Path) -> None:
     job = prepare(tmp_path, world(queries=10), parents=("sha256:" + "1" * 64,), anchors=None)
     assert read_job(tmp_path) == job
+
+
+@pytest.mark.timeout(240)
+def test_a_body_and_a_head_upon_it_from_folder_to_card(tmp_path: Path) -> None:
+    """A head after a body keeps it: the child encodes with the champion's body, fold by fold."""
+    from lora.engine import ArrowEngine
+
+    engine = ArrowEngine(device="cpu")
+    data = encoded(engine)
+    model = BaseModelRef(engine.base_model.id, engine.base_model.sha256)
+    given: dict[str, object] = {"base_model": model, "threads": 2, "time_budget_s": 60.0}
+    deep = tmp_path / "deep"
+    body = prepare(deep, data, phase="body", settings={"epochs": 2}, **given)
+    np.save(deep / "background.npy", away(700, dim=engine.dim))
+    process = start(deep)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    made = read_result(deep)
+    assert made.candidate
+    card = LoRAFormat.read(deep / CANDIDATE)
+    assert card.body
+    assert card.digest is not None
+    assert body.phase == "body"
+
+    upon = tmp_path / "upon"
+    reference = ChampionRef(
+        card=str(deep / CANDIDATE), digest=card.digest, version=1, folds=str(deep / FOLDS)
+    )
+    prepare(upon, data, champion=reference, version=2, parents=(card.digest,), **given)
+    np.save(upon / "background.npy", away(700, dim=engine.dim))
+    process = start(upon)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    result = read_result(upon)
+    assert result.metrics["before"] == pytest.approx(made.metrics["after"], abs=0.02)
+    for fold in range(5):
+        kept = LoRAFormat.read(upon / FOLDS / f"{fold}.lora.arrow")
+        below = LoRAFormat.read(deep / FOLDS / f"{fold}.lora.arrow")
+        for name, adapter in below.body.items():
+            np.testing.assert_array_equal(kept.body[name].a, adapter.a)
+            np.testing.assert_array_equal(kept.body[name].b, adapter.b)
