@@ -129,10 +129,14 @@ class VersionStore:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def prune_folds(self, skill: str, keep: int) -> None:
-        """Delete the fold models of all but the newest `keep` versions of a skill."""
+        """Delete the fold models of all but the newest `keep` versions of a skill in service.
+
+        Retired ones do not count: the one before them is champion again.
+        """
         rows = self._store.execute(
-            "SELECT digest FROM versions WHERE skill = ? ORDER BY version DESC LIMIT -1 OFFSET ?",
-            (skill, keep),
+            "SELECT digest FROM versions WHERE skill = ? AND digest NOT IN (SELECT digest FROM"
+            " versions WHERE skill = ? AND NOT gone ORDER BY version DESC LIMIT ?)",
+            (skill, skill, keep),
         ).fetchall()
         for row in rows:
             shutil.rmtree(self.folds(row["digest"]), ignore_errors=True)
