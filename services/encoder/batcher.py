@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,6 @@ from lora.card import LoRACard
 from schemas import EncodeAssigned, Event
 
 __all__ = ["Batch", "Batcher", "Job", "Row"]
-
-PACE: Final = 1000.0
-"""Tokens for which a request may be held up by a second, by others that came later and ask less."""
 
 
 @dataclass(eq=False)
@@ -38,8 +35,8 @@ class Job:
     """Rows not yet in a batch, the longest first, so that rows of one length lie together."""
     left: int = field(init=False)
     """Rows without a vector."""
-    turn: float = field(init=False)
-    """Whose is the least is served first: seconds, monotonic."""
+    turn: float = 0.0
+    """Whose is the least is served first; in tokens, given by the batcher."""
     started: float | None = None
     compute: float = 0.0
     """Seconds of the batches that took part in it."""
@@ -49,7 +46,6 @@ class Job:
     def __post_init__(self) -> None:
         self.vectors = [None] * len(self.lengths)
         self.left = len(self.lengths)
-        self.turn = self.received + sum(self.lengths) / PACE
         self.pending = deque(sorted(range(self.left), key=lambda row: -self.lengths[row]))
 
     @property
@@ -115,23 +111,25 @@ class Batch(NamedTuple):
 
 
 class Batcher:
-    """By turn and token budget; a batch is ready whenever anything waits.
+    """Fair queueing by token budget; a batch is ready whenever anything waits.
 
-    The turn is the time of arrival and, on top, what the request asks for: a query does not wait
-    behind a bulk of texts that came a moment before, equals go first in, first out, and nobody
-    waits for ever, for a turn never moves. There is no timer: while one batch is computed the next
-    one gathers by itself.
+    Served first is the request that would be done first if all who wait shared the machine equally
+    (weighted fair queueing, Demers, Keshav and Shenker 1989). So a query does not wait behind a
+    bulk of texts, equals go first in, first out, and a bulk is done no later than by sharing.
+    There is no timer: while one batch is computed the next one gathers by itself.
     """
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._jobs: list[Job] = []  # by turn
+        self._shared = 0.0  # tokens that each would have been served, had they shared
 
     def __len__(self) -> int:
         return sum(len(job.pending) for job in self._jobs)
 
     def add(self, job: Job) -> None:
         """Let a request wait for its turn."""
+        job.turn = self._shared + sum(job.lengths)
         insort(self._jobs, job, key=attrgetter("turn"))
 
     def remove(self, jobs: Sequence[Job]) -> None:
@@ -149,6 +147,7 @@ class Batcher:
         self.remove(expired)
         rows: list[Row] = []
         tokens = 0
+        sharing = len(self._jobs)
         while self._jobs:
             job = self._jobs[0]
             if not job.pending:
@@ -160,5 +159,6 @@ class Batcher:
             tokens += row.length
             rows.append(row)
             job.pending.popleft()
+        self._shared += tokens / max(sharing, 1)
         rows.sort(key=lambda row: (row.cards, row.length))
         return Batch(tuple(rows), expired)

@@ -239,7 +239,7 @@ class RouterService(Service):
         while True:
             await asyncio.sleep(TICK)
             for entry in await self.dispatcher.tick():
-                waited = "a worker" if entry.worker is None else "its worker"
+                waited = "its worker" if entry.sent else "a worker"
                 if entry.request is not None:
                     await self._refuse(
                         entry.request,

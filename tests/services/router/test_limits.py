@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from schemas import EncodeFailed, EncodeRequested, Event
+from schemas import EncodeFailed, EncodeRequested, Event, FleetHeartbeat
 from services.adapter_manager import service as manager_module
 from services.adapter_manager.service import AdapterManagerService
 from services.router.service import RouterService
@@ -49,3 +49,23 @@ async def test_what_is_named_waits_for_all_parts_of_the_list(
     assert len(list(manager_module._parts(manager.listed()))) > 1
     assert router._listed.is_set()
     assert len(router.skills.directory) == 8, "it says ready when it knows all of them"
+
+
+async def test_a_passed_deadline_says_what_was_waited_for(fleet: Fleet) -> None:
+    await fleet.start(AdapterManagerService)
+    await fleet.start(RouterService)
+    bus = await fleet.bus("/client/1")
+    deaf = await fleet.bus("/encoder/9")
+    beat = FleetHeartbeat(
+        service="encoder", instance="9", pid=9, state="ready", queue=0, rss_bytes=1, counters={}
+    )
+    async with bus.watch(EncodeFailed) as answers:
+        await ask(bus, "a", id="nobody", route="base", deadline_ms=300)
+        nobody = (await answers.get(timeout=10)).data
+        await deaf.publish(Event(data=beat, source=deaf.source))
+        await ask(bus, "a", id="deaf", route="base", deadline_ms=300)
+        unanswered = (await answers.get(timeout=10)).data
+
+    assert (nobody.code, unanswered.code) == ("deadline", "deadline")
+    assert nobody.message.endswith("waited for a worker")
+    assert unanswered.message.endswith("waited for its worker")
