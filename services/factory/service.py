@@ -48,9 +48,15 @@ SKILLS_PATIENCE = 10.0
 RETRY = 2.0
 """Seconds until a phase is tried again; doubles with each failure."""
 
+POSTPONED = 20.0
+"""Seconds within which a task with more rows takes the place of the one whose head is in training.
+
+Feedback comes in bursts. A head of its first part would be outdated when it is done, and, once it
+is served, the better head of the whole burst must beat it beyond doubt to take its place."""
+
 SURPASSED = 1.5
-"""A task with so many times the rows of the one whose head is in training takes its place: the
-older head would be outdated when it is done. The rows grow each time: none waits for ever."""
+"""A task with so many times the rows takes its place at any time; the rows grow, so none waits for
+ever."""
 
 CHUNK = 64
 
@@ -80,6 +86,8 @@ class Factory(Service):
         """Domains of feedback since versions were looked at; None: all, at the start."""
         self._known = asyncio.Event()
         self._lanes: dict[Phase, tuple[Owed, asyncio.Task[None]]] = {}
+        self._begun: dict[str, float] = {}
+        """When a skill's head was first begun that is not trained to its end yet, monotonic."""
         self._opened = False
 
     @property
@@ -167,11 +175,13 @@ class Factory(Service):
             self._later.set()
 
     def _surpass(self, task: TrainingRequested) -> None:
-        """End the training of a head that a much larger task of the same skill outdates."""
+        """End the training of a head that a larger task of the same skill outdates."""
         lane = self._lanes.get("head")
         if lane is None or lane[0].task.skill != task.skill or lane[0].task.task_id == task.task_id:
             return
-        if task.dataset.rows >= SURPASSED * lane[0].task.dataset.rows:
+        rows, begun = lane[0].task.dataset.rows, self._begun.get(task.skill, 0.0)
+        early = task.dataset.rows > rows and time.monotonic() - begun < POSTPONED
+        if early or task.dataset.rows >= SURPASSED * rows:
             del self._lanes["head"]
             lane[1].cancel()
 
@@ -234,6 +244,8 @@ class Factory(Service):
                 if owed is not None:
                     work = self.spawn(self._run(owed), f"{phase} {owed.task.skill}")
                     self._lanes[phase] = (owed, work)
+                    if phase == "head":
+                        self._begun.setdefault(owed.task.skill, time.monotonic())
                 elif due is not None:
                     wait = max(0.0, due - time.time())
                     pause = wait if pause is None else min(pause, wait)
@@ -268,6 +280,8 @@ class Factory(Service):
             lane = self._lanes.get(owed.phase)
             if lane is not None and lane[1] is asyncio.current_task():
                 del self._lanes[owed.phase]
+                if owed.phase == "head":
+                    self._begun.pop(owed.task.skill, None)
             else:
                 self._bench.clear(owed)  # a larger task took its place
             self._changed.set()

@@ -152,7 +152,30 @@ async def test_pending_tasks_of_a_skill_coalesce_into_the_newest(tmp_path: Path)
     assert set(refused.values()) == {"superseded"}
 
 
-async def test_a_much_larger_task_takes_the_place_of_a_head_in_training(tmp_path: Path) -> None:
+async def test_in_a_burst_the_newest_task_takes_the_place_of_a_head_just_begun(
+    tmp_path: Path,
+) -> None:
+    plan = Plan(tmp_path)
+    plan.holds("head")
+    async with stage(tmp_path, settings(body_schedule="off")) as on:
+        async with on.service(plan.factory, NAME):
+            for number in (1, 2, 3):
+                await on.bus.publish(task(f"t{number}", rows=100 + number))
+                await until(lambda number=number: len(plan.log) == number)
+            plan.gate.touch()
+            (published,) = await on.until(1, SkillPublished)
+        refused = {
+            event.data.task_id: event.data.reason for event in await on.said(TrainingRejected)
+        }
+
+    assert published.task_id == "t3"
+    assert refused == {"t1": "superseded", "t2": "superseded"}
+
+
+async def test_later_only_a_much_larger_task_takes_the_place_of_a_head_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.factory.service.POSTPONED", 0.0)
     plan = Plan(tmp_path)
     plan.holds("head")
     async with stage(tmp_path, settings(body_schedule="off")) as on:
