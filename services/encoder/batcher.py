@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from heapq import heappop, heappush
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -123,6 +124,7 @@ class Batcher:
         self._budget = budget
         self._jobs: list[Job] = []  # by turn
         self._shared = 0.0  # tokens that each would have been served, had they shared
+        self._sharing: list[float] = []  # a heap: turns of those who would not be done by now
 
     def __len__(self) -> int:
         return sum(len(job.pending) for job in self._jobs)
@@ -130,6 +132,7 @@ class Batcher:
     def add(self, job: Job) -> None:
         """Let a request wait for its turn."""
         job.turn = self._shared + sum(job.lengths)
+        heappush(self._sharing, job.turn)
         insort(self._jobs, job, key=attrgetter("turn"))
 
     def remove(self, jobs: Sequence[Job]) -> None:
@@ -147,7 +150,6 @@ class Batcher:
         self.remove(expired)
         rows: list[Row] = []
         tokens = 0
-        sharing = len(self._jobs)
         while self._jobs:
             job = self._jobs[0]
             if not job.pending:
@@ -159,6 +161,8 @@ class Batcher:
             tokens += row.length
             rows.append(row)
             job.pending.popleft()
-        self._shared += tokens / max(sharing, 1)
+        self._shared += tokens / max(len(self._sharing), 1)
+        while self._sharing and (not self._jobs or self._sharing[0] <= self._shared):
+            heappop(self._sharing)
         rows.sort(key=lambda row: (row.cards, row.length))
         return Batch(tuple(rows), expired)
