@@ -22,8 +22,8 @@ async def connect(
     *,
     source: str,
     patience: float = 30.0,
-    key: Path | None = None,
-    server_key: Path | None = None,
+    key: str | Path | None = None,
+    server_key: str | Path | None = None,
 ) -> Bus:
     """A bus, connected and ready: what is published now is heard, and answers are too.
 
@@ -50,7 +50,9 @@ async def connect(
     return bus
 
 
-def _link(url: str, source: str, key: Path | None, server_key: Path | None) -> ZeroMQLink:
+def _link(
+    url: str, source: str, key: str | Path | None, server_key: str | Path | None
+) -> ZeroMQLink:
     places = endpoints(url)
     name = address_of(source)
     if not places.secured:
@@ -62,10 +64,8 @@ def _link(url: str, source: str, key: Path | None, server_key: Path | None) -> Z
     return ZeroMQLink(url, places, name=name, pair=pair, server=server)
 
 
-def _file(given: Path | None, variable: str, what: str) -> Path:
-    if given is not None:
-        return given
-    named = os.environ.get(variable)
+def _file(given: str | Path | None, variable: str, what: str) -> Path:
+    named = given or os.environ.get(variable)
     if not named:
         raise InvalidKey(f"tcp needs {what}: name its file in {variable}")
     return Path(named)

@@ -33,7 +33,7 @@ async def test_an_allowed_key_works_and_a_removed_one_does_not(url: str, state: 
     keys = state / "keys"
     pair = make_client_keys(keys, "laptop")
     server = keys / "broker.key"
-    async with await bus.connect(url, source="/a/1", key=pair, server_key=server) as one:
+    async with await bus.connect(url, source="/a/1", key=str(pair), server_key=str(server)) as one:
         assert await one.publish(feedback(1)) == (1,)
     (keys / "clients" / "laptop.key").unlink()
     with pytest.raises(bus.NotPermitted, match="does not admit"):
