@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Consonance needs Python 3.11 or newer, $(PYTHON) is not that; name another with PYTHON=..." >&2; exit 2; }
 	@echo "Making $(VENV) with the pinned dependencies (about 2 minutes; PyTorch alone is some 200 MB or, with CUDA, some GB) ..."
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PIP) -c constraints.txt hatchling editables
+	@$(PIP) -c constraints.txt setuptools hatchling editables
 	@$(PIP) -c constraints.txt --no-build-isolation -e '.[test,dev]'
 	@touch $(STAMP)
 
