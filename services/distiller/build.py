@@ -104,7 +104,7 @@ def _teach(
     said = {(row, passage) for row, passage, _, _ in labels}
     dropped = 0
     for pair in contribution.pairs:
-        origin, passage = real.get(pair.origin), place.get(pair.passage)
+        origin, passage = real.get(pair.origin or ""), place.get(pair.passage)
         if origin is None or passage is None:
             dropped += 1
         elif pair.query == pair.origin and (origin, passage) not in said:

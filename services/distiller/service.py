@@ -29,7 +29,7 @@ from services.distiller import datasets
 from services.distiller.build import Vectors, build
 from services.distiller.datasets import DatasetFolder
 from services.distiller.experience import SCHEMA, Experience, ExperienceStore, Piece
-from services.distiller.teacher import Contribution, Material, teacher_of
+from services.distiller.teacher import Asked, Contribution, Material, teacher_of
 from services.runtime.client import FleetClient
 from services.runtime.disk import waiting_for_room
 from services.runtime.handful import Handfuls
@@ -68,7 +68,7 @@ class Distiller(Service):
         super().__init__(context)
         self.counters = {"feedback": 0, "queries": 0, "datasets": 0, "rejected": 0}
         self._client = FleetClient(self.bus, deadline_ms=ENCODE_DEADLINE_MS)
-        self._teacher = teacher_of(self.settings.distiller)
+        self._teacher = teacher_of(self.settings, self.state.of(self.name))
 
     async def setup(self) -> None:
         """Open the store, know the model, take feedback and batches."""
@@ -145,7 +145,11 @@ class Distiller(Service):
             why = "the domain knows a single passage: there is nothing to rank"
             return answers + [self._refuse(batch, why) for batch in learnable]
         contribution = await self._teacher.teach(
-            Material(domain, tuple(order.queries), tuple(experience.passages.values()))
+            Material(
+                domain,
+                tuple(Asked(text) for text in order.queries),
+                tuple(experience.passages.values()),
+            )
         )
         data = await self._dataset(order, experience, contribution)
         digest = await asyncio.to_thread(data.write, self.state.datasets)

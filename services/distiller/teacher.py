@@ -2,25 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from services.distiller.errors import UnknownTeacherError
-from services.runtime.settings import DistillerSettings
+from services.runtime.settings import Settings
 
-__all__ = ["TEACHERS", "Contribution", "Material", "NoTeacher", "Pair", "Teacher", "teacher_of"]
+__all__ = [
+    "TEACHERS",
+    "Asked",
+    "Contribution",
+    "Kind",
+    "Material",
+    "NoTeacher",
+    "Pair",
+    "Teacher",
+    "teacher_of",
+]
+
+Kind = Literal["paraphrase", "question", "answer", "hard_negative", "grade"]
+"""What a pair is: another wording of a query, a new question to a passage, a passage written for a
+novel prompt, a passage written to be mistaken for a relevant one, or a known passage graded."""
+
+Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query of the domain with what people said of it."""
+
+    text: str
+    relevant: tuple[str, ...] = ()
+    irrelevant: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+    """Passages that nobody judged for it and the base model ranks first, nearest first."""
+    novel: bool = False
+    """No skill covers it."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a teacher is shown of a domain."""
+    """What a teacher is shown of a domain: only what it has not been asked about before."""
 
     domain: str
-    queries: tuple[str, ...]
-    """Queries of the batch that people gave feedback on."""
+    queries: tuple[Asked, ...]
     passages: tuple[str, ...]
-    """All passages of the dataset in the making."""
+    """Passages that new questions may be asked to."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +63,10 @@ class Pair:
     passage: str
     value: float
     """1 relevant, 0 irrelevant, between: how relevant."""
-    origin: str
-    """The query of the material that this comes from: the pair lies in that query's fold."""
+    kind: Kind
+    origin: str | None = None
+    """The query of the material that it derives from: the pair lies in that query's fold. None: it
+    was made from a passage alone, and gets a fold of its own."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +74,13 @@ class Contribution:
     """What a teacher adds."""
 
     pairs: tuple[Pair, ...] = ()
+    vectors: Mapping[str, Vector] = field(default_factory=dict)
+    """By text: the teacher's own embeddings, all of one width. With them pairs are checked, and
+    nearness in the teacher's eyes becomes soft labels."""
     reason: str | None = None
-    """Why it added nothing, where it was asked to."""
+    """One sentence: why it added nothing, or less than it was asked for."""
+    again: float | None = None
+    """Seconds since the epoch: the same may be asked again from then on, and may give more."""
 
 
 class Teacher(Protocol):
@@ -53,7 +92,11 @@ class Teacher(Protocol):
         ...
 
     async def teach(self, material: Material) -> Contribution:
-        """Look at the material; pairs may name new queries, and known passages only."""
+        """Look at the material. Asking the same again after a crash costs nothing twice."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let connections and files go."""
         ...
 
 
@@ -66,19 +109,25 @@ class NoTeacher:
         """Nothing, and no reason: nobody was asked."""
         return Contribution()
 
+    async def aclose(self) -> None:
+        """Nothing to let go."""
 
-TEACHERS: dict[str, Callable[[DistillerSettings], Teacher]] = {
-    "none": lambda settings: NoTeacher(),
+
+TEACHERS: dict[str, Callable[[Settings, Path], Teacher]] = {
+    "none": lambda settings, folder: NoTeacher(),
 }
-"""How each teacher is made."""
+"""How each teacher is made from the settings and the distiller's own folder."""
 
 
-def teacher_of(settings: DistillerSettings) -> Teacher:
-    """The teacher that the settings name. Raises `UnknownTeacherError`."""
-    name: str = settings.teacher
+def teacher_of(settings: Settings, folder: Path) -> Teacher:
+    """The teacher that the settings name; it may keep files in `folder`.
+
+    Raises `UnknownTeacherError`.
+    """
+    name: str = settings.distiller.teacher
     make = TEACHERS.get(name)
     if make is None:
         raise UnknownTeacherError(
             f"distiller.teacher is {name!r}, which is not built yet; known: {', '.join(TEACHERS)}"
         )
-    return make(settings)
+    return make(settings, folder)

@@ -16,7 +16,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from services.errors import SettingsError
+from services.runtime.settings_base import Section, doc
 from services.runtime.settings_fields import fields_of
+from services.runtime.settings_learning import DistillerSettings, FactorySettings
 
 __all__ = [
     "BusSettings",
@@ -32,16 +34,7 @@ __all__ = [
 ]
 
 
-def doc(text: str, unit: str = "", **limits: Any) -> msgspec.Meta:
-    """What a key means, its unit, and msgspec's own limits (`ge`, `gt`, `le`, `lt`, ...)."""
-    return msgspec.Meta(description=text, extra={"unit": unit}, **limits)
-
-
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of the settings file."""
-
-
-class FleetSettings(_Section, frozen=True, kw_only=True):
+class FleetSettings(Section, frozen=True, kw_only=True):
     """The fleet as a whole: `run_all.py`."""
 
     state: Annotated[str, doc("Folder of everything that outlives the fleet.", min_length=1)] = (
@@ -104,7 +97,7 @@ class FleetSettings(_Section, frozen=True, kw_only=True):
         return self.workers or min(2, os.cpu_count() or 1)
 
 
-class BusSettings(_Section, frozen=True, kw_only=True):
+class BusSettings(Section, frozen=True, kw_only=True):
     """The broker and its journal."""
 
     retention_days: Annotated[float, doc("Events older than this are forgotten.", "days", gt=0)] = (
@@ -143,7 +136,7 @@ class BusSettings(_Section, frozen=True, kw_only=True):
             raise ValueError("max_event_bytes must be at most half of retention_bytes")
 
 
-class EncoderSettings(_Section, frozen=True, kw_only=True):
+class EncoderSettings(Section, frozen=True, kw_only=True):
     """An encoder process."""
 
     device: Annotated[
@@ -175,7 +168,7 @@ class EncoderSettings(_Section, frozen=True, kw_only=True):
         return self.threads or max(1, (os.cpu_count() or 1) // workers)
 
 
-class RouterSettings(_Section, frozen=True, kw_only=True):
+class RouterSettings(Section, frozen=True, kw_only=True):
     """The router."""
 
     max_outstanding_texts: Annotated[
@@ -197,7 +190,7 @@ class RouterSettings(_Section, frozen=True, kw_only=True):
     ] = 20_000
 
 
-class ManagerSettings(_Section, frozen=True, kw_only=True):
+class ManagerSettings(Section, frozen=True, kw_only=True):
     """The adapter manager."""
 
     keep_versions: Annotated[
@@ -205,7 +198,7 @@ class ManagerSettings(_Section, frozen=True, kw_only=True):
     ] = 3
 
 
-class MonitorSettings(_Section, frozen=True, kw_only=True):
+class MonitorSettings(Section, frozen=True, kw_only=True):
     """The dissonance monitor: what counts as a clash, and when clashes become a batch."""
 
     tau: Annotated[float, doc("Temperature of the softmax whose entropy is taken.", gt=0)] = 0.05
@@ -238,64 +231,6 @@ class MonitorSettings(_Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.batch_min > self.batch_size:
             raise ValueError("batch_min must not be above batch_size")
-
-
-class DistillerSettings(_Section, frozen=True, kw_only=True):
-    """The distiller: from batches to datasets."""
-
-    teacher: Annotated[
-        Literal["none"], doc("Who adds to the feedback; `none`: feedback alone.")
-    ] = "none"
-    hard_negatives: Annotated[
-        int, doc("Mined hard negatives for each query.", "passages", ge=0, le=1000)
-    ] = 8
-    replay_groups: Annotated[
-        int, doc("Earlier query groups of the domain that join a batch.", "groups", ge=0)
-    ] = 8192
-    near_duplicate: Annotated[
-        float, doc("Queries at least this similar (cosine) share a group.", gt=0, le=1)
-    ] = 0.95
-
-
-class FactorySettings(_Section, frozen=True, kw_only=True):
-    """The factory: training, the gate, versions."""
-
-    body_schedule: Annotated[
-        Literal["quiet", "off"],
-        doc("When bodies are trained; `quiet`: once no training was asked for `quiet_period`."),
-    ] = "quiet"
-    quiet_period: Annotated[float, doc("See `body_schedule`.", "s", ge=0)] = 300.0
-    head_time_budget: Annotated[
-        float, doc("Time for choosing and training a head, its gate included.", "s", gt=0)
-    ] = 15.0
-    body_time_budget: Annotated[
-        float, doc("Time for choosing and training a body, its gate included.", "s", gt=0)
-    ] = 400.0
-    threads: Annotated[
-        Annotated[int, doc("", "threads", ge=1, le=1024)] | None,
-        doc(
-            "Fits that a body runs at once, a thread each; not set: one a core, with low priority."
-        ),
-    ] = None
-    temperature: Annotated[
-        float, doc("Temperature of the softmax over the passages in training.", gt=0)
-    ] = 0.05
-    shadow_min: Annotated[
-        int, doc("Later feedback needed before a version may be found worse than the last.", ge=1)
-    ] = 50
-    keep_versions: Annotated[
-        int, doc("Versions of a skill whose fold models are kept.", ge=1, le=100)
-    ] = 3
-    anchors: Annotated[
-        str | None,
-        doc("Parquet file of trusted pairs on which no version may lose; not set: none."),
-    ] = None
-    seed: Annotated[int, doc("Seed of everything random in training.", ge=0)] = 0
-
-    @property
-    def thread_count(self) -> int:
-        """`threads`, or the default that fits this machine."""
-        return self.threads or (os.cpu_count() or 1)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -225,12 +225,12 @@ async def test_a_teacher_s_pairs_inherit_the_fold_of_their_origin(tmp_path: Path
         name = "test"
 
         async def teach(self, material: Material) -> Contribution:
-            origin = material.queries[0]
+            origin = material.queries[0].text
             return Contribution(
                 (
-                    Pair("a paraphrase", material.passages[0], 1.0, origin),
-                    Pair(material.queries[1], material.passages[0], 1.0, origin),
-                    Pair("lost", "no such passage", 1.0, origin),
+                    Pair("a paraphrase", material.passages[0], 1.0, "paraphrase", origin),
+                    Pair(material.queries[1].text, material.passages[0], 1.0, "grade", origin),
+                    Pair("lost", "no such passage", 1.0, "question", origin),
                 )
             )
 
