@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lora.adapter import HEAD, Adapter
+from lora.adapter import HEAD, MAX_RANK, Adapter
+from lora.config import LoRAConfig
 from lora.training.errors import ConfigError
 from lora.training.head import HeadProblem
 
@@ -30,8 +31,11 @@ class BodyConfig:
 
     rank: int = 8
     """Rank of the adapters on the encoder's layers."""
+    ranks: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Rank by module, named as in cards, exactly or by suffix. Where it is given, these modules are
+    adapted, and neither `rank`, `targets` nor `layers` chooses others."""
     alpha: float = 16.0
-    """Their alpha; what they add is scaled by alpha / rank."""
+    """What adapters add is scaled by alpha / rank, of these two, whatever a module's own rank."""
     targets: tuple[str, ...] = ("query", "value")
     """Linear layers by suffix."""
     layers: int = 2
@@ -53,6 +57,10 @@ class BodyConfig:
     queries by heart already, and would leave the body nothing to learn from."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ranks", dict(sorted(self.ranks.items())))
+        for name, rank in self.ranks.items():
+            if type(rank) is not int or not 1 <= rank <= MAX_RANK:
+                raise ConfigError(f"the rank of {name} should lie in 1 to {MAX_RANK}, not {rank}")
         for name in ("rank", "alpha", "temperature", "learning_rate", "epochs", "batch"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} should be above 0, not {getattr(self, name)}")
@@ -63,6 +71,26 @@ class BodyConfig:
             raise ConfigError(f"head_start should lie in 0 to 1, not {self.head_start}")
         if not self.targets:
             raise ConfigError("a body needs at least one target")
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """Modules that get adapters, by exact name or by suffix."""
+        return tuple(self.ranks) or self.targets
+
+    @property
+    def depth(self) -> int:
+        """How many of the uppermost layers may be adapted; 0 for all."""
+        return 0 if self.ranks else self.layers
+
+    def adapters(self, modules: tuple[str, ...], seed: int) -> LoRAConfig:
+        """The fresh adapters of these modules, given by their full names."""
+        shape = LoRAConfig(rank=self.rank, alpha=self.alpha, rank_pattern=dict(self.ranks))
+        return replace(
+            shape,
+            target_modules=modules,
+            alpha_pattern={name: shape.scale * shape.rank_of(name) for name in modules},
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True, eq=False)

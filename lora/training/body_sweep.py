@@ -152,8 +152,8 @@ class _Training:
         self.trunk = Trunk(
             engine,
             [data.queries[row] for row in used],
-            self.config.targets,
-            layers=self.config.layers,
+            self.config.adapted,
+            layers=self.config.depth,
             threads=sweep.threads if engine.device.type == "cpu" else 1,
         )
         self._check(data, used)
@@ -369,13 +369,7 @@ class _Learner:
         self._training, self._replica, self._members = training, replica, members
         self._lengths = training.trunk.lengths[training.members[members]]
         self._config = config
-        layers = LoRAConfig(
-            rank=config.rank,
-            alpha=config.alpha,
-            target_modules=training.trunk.targets,
-            seed=training.sweep.seed,
-        )
-        body = replica.attach(layers)
+        body = replica.attach(config.adapters(training.trunk.targets, training.sweep.seed))
         self._head: dict[str, nn.Parameter] = {}
         if head is not None and config.head_start > 0:
             start = head_adapter(head, config.head_start)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from lora.config import LoRAConfig
 from lora.engine import ArrowEngine
+from lora.errors import NoMatchingModuleError
 from lora.layer import LoRALinear
 from lora.manager import LoRAManager
 from lora.matching import select_targets
@@ -91,21 +92,24 @@ class Trunk:
         """(n,) tokens of each text."""
         bare = _copy(engine.module)
         linears = [n for n, m in bare.named_modules() if isinstance(m, nn.Linear)]
-        chosen = select_targets(targets, linears)
-        prefix, depth = _stack(bare, chosen)
-        self.skipped = max(0, depth - layers) if layers and depth else 0
-        """Frozen layers that do not run any more."""
+        prefix, depth = _stack(bare, linears)
+        first = max(0, depth - layers) if layers and depth else 0
+        chosen = [
+            name
+            for name in select_targets(targets, linears)
+            if not first or _layer_of(name, prefix) >= first
+        ]
+        if not chosen:
+            raise NoMatchingModuleError(f"no target lies in the uppermost {layers} layers")
+        self.targets = tuple(chosen)
+        """Full names of the layers that get adapters."""
+        self.skipped = max(0, min(_layer_of(name, prefix) for name in chosen))
+        """Frozen layers that do not run any more: those under the lowest adapted one."""
         kept = int(self.lengths.sum()) * engine.dim * 4
         if self.skipped and kept > max_bytes:
             log.info("%d MB of activations are too many to keep", kept >> 20)
-            self._adapted_from, self.skipped = self.skipped, 0
-        else:
-            self._adapted_from = self.skipped
+            self.skipped = 0
         self.prefix = prefix
-        self.targets = tuple(
-            name for name in chosen if _layer_of(name, prefix, self._adapted_from) is not False
-        )
-        """Full names of the layers that get adapters."""
         self._states: list[Tensor] = []
         self._tokenizer = threading.Lock()
         self.threads = max(1, threads)
@@ -274,20 +278,20 @@ def _copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
-def _stack(module: nn.Module, targets: Sequence[str]) -> tuple[str, int]:
+def _stack(module: nn.Module, linears: Sequence[str]) -> tuple[str, int]:
     """Name and depth of the list of encoder layers; ("", 0) where there is none like that."""
     best = ("", 0)
     for name, found in module.named_modules():
         if not isinstance(found, nn.ModuleList) or len({type(layer) for layer in found}) != 1:
             continue
-        inside = all(any(t.startswith(f"{name}.{i}.") for t in targets) for i in range(len(found)))
+        inside = all(any(t.startswith(f"{name}.{i}.") for t in linears) for i in range(len(found)))
         if inside and len(found) > best[1]:
             best = (name, len(found))
     return best
 
 
-def _layer_of(name: str, prefix: str, first: int) -> bool | None:
-    """Whether the target lies in a layer from `first` on; None where it is in no layer."""
+def _layer_of(name: str, prefix: str) -> int:
+    """The number of the encoder layer that a module lies in; -1 where it is in none."""
     if not prefix or not name.startswith(prefix + "."):
-        return None if not first else False
-    return int(name[len(prefix) + 1 :].split(".", 1)[0]) >= first
+        return -1
+    return int(name[len(prefix) + 1 :].split(".", 1)[0])

@@ -71,6 +71,23 @@ def test_activations_that_would_not_fit_are_not_kept_and_the_same_layers_are_ada
     assert np.abs(found - data.query_vectors[:9]).max() < 1e-5
 
 
+def test_a_layout_gives_each_module_its_own_rank_and_leaves_the_layers_below_frozen(tiny, data):
+    query, dense = (
+        next(name for name in Trunk(tiny, ["-"], (target,)).targets if ".1." in name)
+        for target in ("query", "intermediate.dense")
+    )
+    config = replace(QUICK.config, ranks={query: 3, dense: 5})
+    assert hash(config) != hash(replace(config, epochs=3))
+    trained = train_body(data, Arena(data), tiny, replace(ALWAYS_WHOLE, config=config))
+    made = next(m for m in (trained.modules, *trained.folds.values()) if set(m) - {HEAD})
+    body = {name: adapter for name, adapter in made.items() if name != HEAD}
+    assert {name: adapter.rank for name, adapter in body.items()} == {query: 3, dense: 5}
+    assert len({adapter.scale for adapter in body.values()}) == 1
+    assert Trunk(tiny, data.queries, config.adapted, layers=config.depth).skipped == 1
+    with pytest.raises(ConfigError, match="rank of query should lie in 1"):
+        BodyConfig(ranks={"query": 0})
+
+
 def test_only_the_adapters_get_gradients_and_the_weights_are_shared_not_changed(tiny, data):
     before = {name: p.detach().clone() for name, p in tiny.module.named_parameters()}
     trunk = Trunk(tiny, data.queries, ("query", "value"), layers=1)
