@@ -80,7 +80,13 @@ class Contribution:
     reason: str | None = None
     """One sentence: why it added nothing, or less than it was asked for."""
     again: float | None = None
-    """Seconds since the epoch: the same may be asked again from then on, and may give more."""
+    """Seconds since the epoch: the same may be asked again from then on, and may give more. What
+    is named again is what is `left`, or all of the material where nothing is."""
+    left: frozenset[str] = frozenset()
+    """Queries and passages of the material that were not asked about, or not to the end. They are
+    named again with the domain's next order, in the same sequence; all others never."""
+    space: str = ""
+    """Names the model that made the vectors: those of another model are forgotten."""
 
 
 class Teacher(Protocol):
