@@ -1,6 +1,6 @@
 """`python -m services.factory`."""
 
-from services.factory.service import Factory
+from services.factory.service import SkillFactory
 from services.runtime.main import run
 
-run(Factory)
+run(SkillFactory)

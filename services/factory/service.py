@@ -40,7 +40,7 @@ from services.runtime.lifeline import command
 from services.runtime.service import Context, Service
 from services.runtime.store import open_store, transaction
 
-__all__ = ["Factory"]
+__all__ = ["SkillFactory"]
 
 SKILLS_PATIENCE = 10.0
 """Seconds to wait, at the start, for the manager's list of versions before training begins."""
@@ -61,7 +61,7 @@ ever."""
 CHUNK = 64
 
 
-class Factory(Service):
+class SkillFactory(Service):
     """Says `training.progressed`, `training.rejected`, `skill.published` and `skill.retire`."""
 
     name: ClassVar[str] = "factory"

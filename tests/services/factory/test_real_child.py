@@ -18,7 +18,7 @@ from schemas import (
     TrainingRejected,
     TrainingRequested,
 )
-from services.factory.service import Factory
+from services.factory.service import SkillFactory
 from services.runtime.settings import FactorySettings, Settings
 from tests.services.factory.fakes import DIM, stage
 
@@ -63,7 +63,7 @@ async def test_a_head_that_learns_is_published_with_its_figures(tmp_path: Path) 
     data = dataset(0, learnable=True)
     async with (
         stage(tmp_path, SETTINGS) as on,
-        on.service(Factory, "factory"),
+        on.service(SkillFactory, "factory"),
         on.bus.watch(TrainingProgressed) as progress,
     ):
         await on.bus.publish(task(data, on.state.datasets))
@@ -82,7 +82,7 @@ async def test_a_head_that_learns_is_published_with_its_figures(tmp_path: Path) 
 @pytest.mark.timeout(120)
 async def test_noise_is_refused_with_its_figures(tmp_path: Path) -> None:
     data = dataset(1, learnable=False)
-    async with stage(tmp_path, SETTINGS) as on, on.service(Factory, "factory"):
+    async with stage(tmp_path, SETTINGS) as on, on.service(SkillFactory, "factory"):
         await on.bus.publish(task(data, on.state.datasets))
         (refused,) = await on.until(1, TrainingRejected, within=90)
 

@@ -25,7 +25,7 @@ from schemas import (
     TrainingRejected,
     TrainingRequested,
 )
-from services.factory.service import Factory
+from services.factory.service import SkillFactory
 from services.factory.tasks import MAX_FAILURES
 from services.runtime.service import Context
 from services.runtime.settings import FactorySettings, Settings
@@ -60,8 +60,8 @@ class Plan:
         log = self.file.with_suffix(".log")
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
-    def factory(self, context: Context) -> Factory:
-        return Factory(context, child=(sys.executable, "-m", CHILD, str(self.file)))
+    def factory(self, context: Context) -> SkillFactory:
+        return SkillFactory(context, child=(sys.executable, "-m", CHILD, str(self.file)))
 
 
 def settings(**changes: Any) -> Settings:
@@ -322,7 +322,7 @@ async def test_killed_on_the_way_to_publication_a_card_is_published_once(
 
 
 def _die_at(
-    moment: str, factory: Factory, die: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    moment: str, factory: SkillFactory, die: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if moment == "judged":
         monkeypatch.setattr(factory._publisher, "conclude", die)
