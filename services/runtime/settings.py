@@ -18,7 +18,7 @@ import msgspec
 from services.errors import SettingsError
 from services.runtime.settings_base import Section, doc
 from services.runtime.settings_fields import fields_of
-from services.runtime.settings_learning import DistillerSettings, FactorySettings
+from services.runtime.settings_learning import DistillerSettings, FactorySettings, TeacherSettings
 
 __all__ = [
     "BusSettings",
@@ -30,6 +30,7 @@ __all__ = [
     "MonitorSettings",
     "RouterSettings",
     "Settings",
+    "TeacherSettings",
     "load_settings",
 ]
 
@@ -243,6 +244,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     manager: ManagerSettings = ManagerSettings()
     monitor: MonitorSettings = MonitorSettings()
     distiller: DistillerSettings = DistillerSettings()
+    teacher: TeacherSettings = TeacherSettings()
     factory: FactorySettings = FactorySettings()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from services.runtime.settings_base import Section, doc
 
-__all__ = ["DistillerSettings", "FactorySettings"]
+__all__ = ["DistillerSettings", "FactorySettings", "TeacherSettings"]
 
 
 class DistillerSettings(Section, frozen=True, kw_only=True):
@@ -26,6 +26,85 @@ class DistillerSettings(Section, frozen=True, kw_only=True):
     near_duplicate: Annotated[
         float, doc("Queries at least this similar (cosine) share a group.", gt=0, le=1)
     ] = 0.95
+
+
+class TeacherSettings(Section, frozen=True, kw_only=True):
+    """The teacher `openai`: any server that speaks the OpenAI API, and what it may cost."""
+
+    base_url: Annotated[str, doc("Where the API is, up to and including its version.")] = (
+        "https://api.openai.com/v1"
+    )
+    key_env: Annotated[
+        str, doc("Environment variable with the API key; goes before `key_file`.", min_length=1)
+    ] = "OPENAI_API_KEY"
+    key_file: Annotated[
+        str | None,
+        doc("File with the API key, readable by its owner alone (mode 0600)."),
+    ] = None
+    model: Annotated[
+        str | None, doc("The model that is asked; needed where `distiller.teacher` is `openai`.")
+    ] = None
+    embedding_model: Annotated[
+        str | None,
+        doc("A stronger embedding model, whose vectors check and grade pairs; not set: none."),
+    ] = None
+    questions_per_passage: Annotated[
+        int, doc("New questions to each passage.", "questions", ge=0, le=64)
+    ] = 4
+    paraphrases_per_query: Annotated[
+        int, doc("Other wordings of each query of a batch.", "queries", ge=0, le=64)
+    ] = 2
+    hard_negatives: Annotated[
+        int, doc("Passages written to be mistaken for a relevant one, for each query.", ge=0, le=16)
+    ] = 0
+    grade_candidates: Annotated[
+        int, doc("Passages near each query that are graded for it.", "passages", ge=0, le=50)
+    ] = 8
+    answers: Annotated[
+        bool, doc("Whether novel prompts without a relevant passage are answered with one.")
+    ] = True
+    passages_per_order: Annotated[
+        int, doc("Passages that one order may ask questions to.", "passages", ge=1)
+    ] = 256
+    output_tokens: Annotated[
+        int,
+        doc("The most tokens of one answer, a model's thinking included.", "tokens", ge=256),
+    ] = 4096
+    concurrency: Annotated[int, doc("Requests under way at once.", "requests", ge=1, le=256)] = 4
+    timeout: Annotated[float, doc("How long one request may take.", "s", gt=0)] = 120.0
+    retries: Annotated[
+        int, doc("Further attempts of a request that failed for a passing reason.", ge=0, le=20)
+    ] = 4
+    requests_per_day: Annotated[
+        int, doc("Requests of one day (UTC), failed ones too.", "requests", ge=1)
+    ] = 500
+    tokens_per_day: Annotated[
+        int, doc("Tokens of one day (UTC), sent and received.", "tokens", ge=1)
+    ] = 2_000_000
+    money_per_day: Annotated[
+        float, doc("Money of one day (UTC), in the currency of the prices.", "money", gt=0)
+    ] = 1.0
+    input_price: Annotated[
+        float, doc("Price of a million tokens sent; 0: costs nothing.", "money", ge=0)
+    ] = 0.0
+    output_price: Annotated[
+        float, doc("Price of a million tokens received; 0: costs nothing.", "money", ge=0)
+    ] = 0.0
+    unavailable: Annotated[
+        Literal["fallback", "wait"],
+        doc(
+            "What a batch does while the teacher cannot be asked; `fallback`: goes on with feedback"
+            " alone, `wait`: waits, at most `max_wait`."
+        ),
+    ] = "fallback"
+    max_wait: Annotated[float, doc("See `unavailable`.", "s", ge=0)] = 21_600.0
+    batch_api: Annotated[
+        bool,
+        doc(
+            "Ask through the Batch API, which is cheaper and takes up to a day; best with "
+            "`unavailable` at `wait` and `max_wait` at 90_000."
+        ),
+    ] = False
 
 
 class FactorySettings(Section, frozen=True, kw_only=True):
