@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Literal
 
+from services.runtime.cron import check
 from services.runtime.settings_base import Section, doc
 
 __all__ = ["DistillerSettings", "FactorySettings", "TeacherSettings"]
+
+_GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 class DistillerSettings(Section, frozen=True, kw_only=True):
@@ -111,16 +115,45 @@ class FactorySettings(Section, frozen=True, kw_only=True):
     """The factory: training, the gate, versions."""
 
     body_schedule: Annotated[
-        Literal["quiet", "off"],
-        doc("When bodies are trained; `quiet`: once no training was asked for `quiet_period`."),
+        Literal["at_once", "quiet", "cron", "off"],
+        doc(
+            "When bodies are trained; `at_once`: after each head, `quiet`: once no training of the "
+            "skill was asked for `quiet_period`, `cron`: when `cron` says so, `off`: never."
+        ),
     ] = "quiet"
     quiet_period: Annotated[float, doc("See `body_schedule`.", "s", ge=0)] = 300.0
+    quiet_limit: Annotated[
+        float,
+        doc(
+            "With `quiet`, a body waits at most so long in all: where feedback never pauses there "
+            "are four bodies a day, and a working day's feedback is in one by its end.",
+            "s",
+            ge=0,
+        ),
+    ] = 6 * 3600.0
+    cron: Annotated[
+        str,
+        doc(
+            "With `cron`: minute, hour, day, month and weekday. What was missed because the fleet "
+            "was down is made up for at its next start."
+        ),
+    ] = "0 3 * * *"
+    time_zone: Annotated[
+        str | None, doc("IANA name of the zone that `cron` speaks of; not set: the machine's.")
+    ] = None
     head_time_budget: Annotated[
         float, doc("Time for choosing and training a head, its gate included.", "s", gt=0)
     ] = 15.0
     body_time_budget: Annotated[
         float, doc("Time for choosing and training a body, its gate included.", "s", gt=0)
     ] = 400.0
+    memory_budget: Annotated[
+        Annotated[int, doc("", "bytes", ge=1 << 20)] | None,
+        doc(
+            "Resident memory beyond which a training is ended, and tried once more with half of "
+            "it; not set: half of the machine's."
+        ),
+    ] = None
     threads: Annotated[
         Annotated[int, doc("", "threads", ge=1, le=1024)] | None,
         doc(
@@ -142,7 +175,24 @@ class FactorySettings(Section, frozen=True, kw_only=True):
     ] = None
     seed: Annotated[int, doc("Seed of everything random in training.", ge=0)] = 0
 
+    def __post_init__(self) -> None:
+        check(self.cron, self.time_zone)
+
     @property
     def thread_count(self) -> int:
         """`threads`, or the default that fits this machine."""
         return self.threads or (os.cpu_count() or 1)
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory_budget`, or the default that fits this machine, or the container it is."""
+        return self.memory_budget or _machine_memory() // 2
+
+
+def _machine_memory() -> int:
+    """Bytes of memory that the machine has, or that its control group may use."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(whole, int(_GROUP_LIMIT.read_text()))
+    except (OSError, ValueError):  # no such limit is set, or the system knows none
+        return whole
