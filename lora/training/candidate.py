@@ -270,7 +270,7 @@ def _on_anchors(request: CandidateRequest, card: LoRACard) -> tuple[float, float
     if anchors is None:
         return 0.0, 0.0
     positive = anchors.label_query[anchors.label_value >= 0.5]
-    arena = Arena(anchors, np.unique(positive))
+    arena = Arena(anchors, np.unique(positive), trusted=True)
     if not len(arena.rows):
         raise NothingToLearn("the anchor set has no relevant pair")
     old = champion_vectors(anchors, arena, request.champion, request.encode)

@@ -25,7 +25,7 @@ FOLDS = 5
 """Number of folds; a query group belongs to one of them for ever."""
 
 FEEDBACK = "feedback"
-"""Source of a label that a person gave; only queries with such a label are judged by the gate."""
+"""Source of what people gave: labels, and the passages they spoke of. The gate judges by them."""
 
 FORMAT = "1"
 MAX_BYTES = 4 << 30
@@ -71,12 +71,17 @@ class TrainingSet:
     """Source of each label: `feedback`, or who else made it."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Free strings: domain, base model, what was dropped and why."""
+    passage_sources: tuple[str, ...] = ()
+    """(m,) source of each passage: `feedback`, or who wrote it to train over; by default all are
+    people's. What a person labelled is always people's."""
 
     def __post_init__(self) -> None:
         for name, dtype, axes in _ARRAYS:
             object.__setattr__(self, name, _array(name, getattr(self, name), dtype, axes))
-        for name in ("queries", "passages", "label_source"):
+        for name in ("queries", "passages", "label_source", "passage_sources"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.passage_sources:
+            object.__setattr__(self, "passage_sources", (FEEDBACK,) * len(self.passages))
         metadata = {str(key): str(value) for key, value in self.metadata.items()}
         object.__setattr__(self, "metadata", MappingProxyType(metadata))
         self._check()
@@ -94,6 +99,7 @@ class TrainingSet:
         labels: Iterable[Label],
         weights: npt.ArrayLike | None = None,
         metadata: Mapping[str, str] | None = None,
+        passage_sources: Sequence[str] = (),
     ) -> TrainingSet:
         """A dataset from a list of labels; weights are 1 where none are given."""
         listed = list(labels)
@@ -110,6 +116,7 @@ class TrainingSet:
             label_value=np.asarray([label[2] for label in listed], np.float32),
             label_source=tuple(label[3] for label in listed),
             metadata=metadata or {},
+            passage_sources=tuple(passage_sources),
         )
 
     @property
@@ -125,10 +132,19 @@ class TrainingSet:
     @property
     def real(self) -> npt.NDArray[np.bool_]:
         """(n,) true for queries with a relevant passage that a person named."""
-        named = np.fromiter((source == FEEDBACK for source in self.label_source), bool)
         mask = np.zeros(len(self.queries), bool)
-        mask[self.label_query[named & (self.label_value >= 0.5)]] = True
+        mask[self.label_query[self.named & (self.label_value >= 0.5)]] = True
         return mask
+
+    @property
+    def named(self) -> npt.NDArray[np.bool_]:
+        """(l,) true for labels that a person gave."""
+        return np.fromiter((source == FEEDBACK for source in self.label_source), bool)
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """(m,) true for people's passages, false for those written to train over."""
+        return np.fromiter((source == FEEDBACK for source in self.passage_sources), bool)
 
     def sources(self) -> dict[str, int]:
         """Number of labels per source."""
@@ -210,7 +226,16 @@ class TrainingSet:
                 "query": spread(self.label_query, pa.int32(), n + m, 0),
                 "passage": spread(self.label_passage, pa.int32(), n + m, 0),
                 "value": spread(self.label_value, pa.float32(), n + m, 0),
-                "source": spread(self.label_source, pa.string(), n + m, 0),
+                "source": pa.concat_arrays(
+                    [
+                        pa.nulls(n, pa.string()),
+                        pa.array(
+                            [None if s == FEEDBACK else s for s in self.passage_sources],
+                            pa.string(),
+                        ),
+                        pa.array(self.label_source, pa.string()),
+                    ]
+                ),
             },
             schema=_schema(self.dim, self.metadata),
         )
@@ -260,6 +285,10 @@ class TrainingSet:
             label_value=numbers("label", "value"),
             label_source=tuple(rows["label"].column("source").to_pylist()),
             metadata=metadata,
+            passage_sources=tuple(
+                FEEDBACK if source is None else source
+                for source in rows["passage"].column("source").to_pylist()
+            ),
         )
 
     def _check(self) -> None:
@@ -267,7 +296,7 @@ class TrainingSet:
         if self.query_vectors.shape[1] != self.passage_vectors.shape[1]:
             raise DatasetError("query vectors and passage vectors differ in width")
         expected = {"query_vectors": n, "groups": n, "folds": n, "weights": n}
-        expected |= {"passage_vectors": m}
+        expected |= {"passage_vectors": m, "passage_sources": m}
         expected |= {"label_query": labels, "label_passage": labels, "label_value": labels}
         for name, length in expected.items():
             if len(getattr(self, name)) != length:
@@ -287,6 +316,8 @@ class TrainingSet:
             index = getattr(self, name)
             if labels and (index.min() < 0 or index.max() >= count):
                 raise DatasetError(f"{name} points outside the {count} rows there are")
+        if not self.known[self.label_passage[self.named]].all():
+            raise DatasetError("a person's label speaks of a passage that is not people's")
         pairs = np.unique(np.stack([self.groups, self.folds.astype(np.int64)]), axis=1)
         if len(np.unique(pairs[0])) != pairs.shape[1]:
             raise DatasetError("a query group lies in more than one fold")

@@ -145,12 +145,19 @@ def bootstrap(
 class Arena:
     """One frozen candidate set and mask, in which champion and challenger are both ranked.
 
-    The candidates of every query are all passages of the dataset, minus those unlabelled for it
-    that are relevant to a near-duplicate, or lie within 5 % of a positive in the base space.
+    The candidates of every query are all people's passages of the dataset, minus those unlabelled
+    for it that are relevant to a near-duplicate, or lie within 5 % of a positive in the base
+    space. People's labels alone decide: whatever a teacher labels or writes changes no rank.
     """
 
-    def __init__(self, data: TrainingSet, rows: npt.ArrayLike | None = None) -> None:
-        """`rows`: indexes of the queries to judge; by default all real ones of the dataset."""
+    def __init__(
+        self, data: TrainingSet, rows: npt.ArrayLike | None = None, *, trusted: bool = False
+    ) -> None:
+        """`rows`: indexes of the queries to judge; by default all real ones of the dataset.
+
+        `trusted`: somebody vouches for the dataset as a whole, so all of its labels and passages
+        count, whoever made them.
+        """
         chosen = np.flatnonzero(data.real) if rows is None else np.asarray(rows, np.int64).ravel()
         self.rows: Ints = chosen.astype(np.int64)
         """(k,) dataset indexes of the queries judged."""
@@ -158,13 +165,16 @@ class Arena:
         """(k,) near-duplicate group of each."""
         self.folds = data.folds[self.rows]
         """(k,) fold of each."""
-        self.passages: Floats = unit(data.passage_vectors)
+        # Gathered, not masked: products with a matrix of another shape may round another way.
+        self.passages: Floats = unit(
+            data.passage_vectors if trusted else data.passage_vectors[data.known]
+        )
         """(m, dim) unit vectors of the candidates."""
         base = unit(data.query_vectors[self.rows])
         relevant, hidden = [], []
         for start in range(0, len(self.rows), _BLOCK):
             part = slice(start, start + _BLOCK)
-            both = masks(data, self.rows[part], base[part] @ self.passages.T)
+            both = masks(data, self.rows[part], base[part] @ self.passages.T, people=not trusted)
             relevant.append(np.packbits(both[0], axis=1))
             hidden.append(np.packbits(both[1], axis=1))
         none = np.zeros((0, (len(self.passages) + 7) // 8), np.uint8)
@@ -206,17 +216,21 @@ class Arena:
 
 
 def masks(
-    data: TrainingSet, rows: Ints, similarities: Floats
+    data: TrainingSet, rows: Ints, similarities: Floats, *, people: bool = False
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Which passages are relevant to each query (k, m), and which are no candidates for it (k, m).
 
-    `similarities` (k, m) are base cosines of the queries `rows` to all passages.
+    `similarities` (k, m) are base cosines of the queries `rows` to all passages. `people`: by
+    people's labels alone, and m counts people's passages only.
     """
-    shape = (len(rows), len(data.passages))
+    shape = (len(rows), similarities.shape[1])
+    used = data.named if people else np.ones(len(data.label_source), bool)
+    column = np.cumsum(data.known) - 1 if people else np.arange(len(data.passages))
+    passage = column[data.label_passage[used]]
+    asked, positive = data.label_query[used], data.label_value[used] >= 0.5
     place = np.full(len(data.queries), -1, np.int64)
     place[rows] = np.arange(len(rows))
-    at, passage = place[data.label_query], data.label_passage
-    positive = data.label_value >= 0.5
+    at = place[asked]
     mine = at >= 0
     labelled, relevant = np.zeros(shape, bool), np.zeros(shape, bool)
     labelled[at[mine], passage[mine]] = True
@@ -225,15 +239,15 @@ def masks(
     hidden = np.zeros(shape, bool)
     wanted = data.groups[rows]
     names, member = np.unique(wanted, return_inverse=True)
-    label_group = data.groups[data.label_query]
+    label_group = data.groups[asked]
     slot = np.searchsorted(names, label_group).clip(max=max(len(names) - 1, 0))
     shared = positive & (names[slot] == label_group) if len(names) else np.zeros(len(at), bool)
     of_group = np.zeros((len(names), shape[1]), bool)
     of_group[slot[shared], passage[shared]] = True
     hidden |= of_group[member]
 
-    for query, column in zip(*np.nonzero(relevant), strict=True):
-        score = similarities[query, column]
+    for query, place_of in zip(*np.nonzero(relevant), strict=True):
+        score = similarities[query, place_of]
         hidden[query] |= np.abs(similarities[query] - score) <= LIKELY_RELEVANT * abs(score)
     hidden &= ~labelled
     return relevant, hidden

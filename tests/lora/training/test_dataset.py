@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -29,7 +30,7 @@ def same(one: TrainingSet, other: TrainingSet) -> bool:
         all(np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays)
         and all(
             getattr(one, name) == getattr(other, name)
-            for name in ("queries", "passages", "label_source")
+            for name in ("queries", "passages", "passage_sources", "label_source")
         )
         and dict(one.metadata) == dict(other.metadata)
     )
@@ -95,6 +96,32 @@ def test_real_queries_have_a_relevant_passage_of_a_person() -> None:
     assert data.real.tolist() == [True, False, False]
     assert data.sources() == {FEEDBACK: 2, "openai": 1}
     assert data.rows == 7
+
+
+def test_who_wrote_a_passage_survives_and_what_people_gave_is_written_as_ever(
+    tmp_path: Path,
+) -> None:
+    """A file in which no passage has a source is one of people's passages alone."""
+    data = world(queries=10)
+    taught = replace(data, passage_sources=(*data.passage_sources[:-1], "openai.answer"))
+    taught = replace(taught, label_source=("openai.grade",) * len(data.label_source))
+
+    files = [path_of(tmp_path, each.write(tmp_path)) for each in (data, taught)]
+
+    assert TrainingSet.read(files[1]).passage_sources == taught.passage_sources
+    assert TrainingSet.read(files[1]).known.sum() == len(data.passages) - 1
+    plain = pq.read_table(files[0])
+    passages = plain.filter(pc.equal(plain.column("kind"), "passage"))
+    assert passages.column("source").null_count == len(data.passages)
+    assert TrainingSet.read(files[0]).passage_sources == (FEEDBACK,) * len(data.passages)
+
+
+def test_what_a_person_labelled_is_people_s() -> None:
+    data = world(queries=10)
+    with pytest.raises(DatasetError, match="not people's"):
+        replace(data, passage_sources=("openai",) * len(data.passages))
+    with pytest.raises(DatasetError, match="passage_sources should have 12 rows, not 1"):
+        replace(data, passage_sources=("openai",))
 
 
 def test_every_altered_byte_is_noticed(tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lora.training.dataset import FEEDBACK, TrainingSet
 from lora.training.errors import ConfigError, NothingToLearn
@@ -137,3 +141,53 @@ def test_ties_count_against_the_query() -> None:
 def test_vectors_of_another_shape_are_refused() -> None:
     with pytest.raises(ConfigError, match="should have shape"):
         Arena(world(queries=20)).ranks(np.zeros((3, 24)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 39), st.integers(0, 14), st.floats(0, 1, width=32))),
+    st.integers(0, 3),
+    st.integers(0, 5),
+    st.integers(0, 2**16),
+)
+def test_whatever_a_teacher_labels_or_writes_changes_no_rank(
+    said: list[tuple[int, int, float]], written: int, asked: int, seed: int
+) -> None:
+    """Labels on people's pairs and others, passages anywhere among people's, queries in groups."""
+    data, generator = world(queries=40), np.random.default_rng(seed)
+    vectors = generator.normal(size=(40, data.dim))
+    count = len(data.passages) + written
+    order = generator.permutation(count)  # where each passage lies afterwards
+    sources = np.array([FEEDBACK] * len(data.passages) + ["openai"] * written)
+    passages = np.concatenate([data.passage_vectors, generator.normal(size=(written, data.dim))])
+    inverse = np.argsort(order)
+    near = generator.integers(0, 40, asked)
+    real = zip(data.label_query, data.label_passage, data.label_value, strict=True)
+    taught = TrainingSet.build(
+        queries=[*data.queries, *(f"taught {number}" for number in range(asked))],
+        query_vectors=np.concatenate([data.query_vectors, data.query_vectors[near]]),
+        groups=[*data.groups, *data.groups[near]],
+        folds=[*data.folds, *data.folds[near]],
+        passages=[f"passage {number}" for number in range(count)],
+        passage_vectors=passages[inverse],
+        passage_sources=sources[inverse].tolist(),
+        labels=[
+            *((int(q), int(order[p]), float(value), FEEDBACK) for q, p, value in real),
+            *((q, int(order[p % count]), value, "openai") for q, p, value in said),
+            *((40 + number, int(order[0]), 1.0, "openai") for number in range(asked)),
+        ],
+    )
+
+    before, after = Arena(data), Arena(taught)
+
+    assert after.rows.tolist() == before.rows.tolist()
+    assert after.ranks(vectors).tolist() == before.ranks(vectors).tolist()
+
+
+def test_a_dataset_that_somebody_vouches_for_is_judged_by_all_of_it() -> None:
+    data = arena_world()
+    anchors = replace(data, label_source=("anchor",) * 3, passage_sources=("anchor",) * 5)
+
+    arena = Arena(anchors, [0], trusted=True)
+
+    assert arena.ranks([[1.0, 0.0]]).tolist() == Arena(data, [0]).ranks([[1.0, 0.0]]).tolist()
