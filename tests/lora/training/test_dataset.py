@@ -103,8 +103,11 @@ def test_who_wrote_a_passage_survives_and_what_people_gave_is_written_as_ever(
 ) -> None:
     """A file in which no passage has a source is one of people's passages alone."""
     data = world(queries=10)
-    taught = replace(data, passage_sources=(*data.passage_sources[:-1], "openai.answer"))
-    taught = replace(taught, label_source=("openai.grade",) * len(data.label_source))
+    taught = replace(
+        data,
+        label_source=("openai.grade",) * len(data.label_source),
+        passage_sources=(*data.passage_sources[:-1], "openai.answer"),
+    )
 
     files = [path_of(tmp_path, each.write(tmp_path)) for each in (data, taught)]
 
