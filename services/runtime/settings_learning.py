@@ -30,6 +30,23 @@ class DistillerSettings(Section, frozen=True, kw_only=True):
     near_duplicate: Annotated[
         float, doc("Queries at least this similar (cosine) share a group.", gt=0, le=1)
     ] = 0.95
+    round_trip: Annotated[
+        int,
+        doc("A teacher's query must find its passage among so many first.", "passages", ge=1),
+    ] = 10
+    soft_labels: Annotated[
+        int,
+        doc("Passages nearest to a query by a teacher's vectors, labelled.", "passages", ge=0),
+    ] = 8
+    soft_temperature: Annotated[
+        float, doc("Temperature of the softmax that makes labels of a teacher's vectors.", gt=0)
+    ] = 0.05
+    longest: Annotated[
+        int, doc("Texts of a teacher that are longer are dropped.", "characters", ge=1)
+    ] = 4000
+    teachers_at_once: Annotated[
+        int, doc("Domains whose orders are with a teacher at once.", "domains", ge=1, le=64)
+    ] = 4
 
 
 class TeacherSettings(Section, frozen=True, kw_only=True):
