@@ -1,0 +1,1 @@
+"""The gate under poison: wrong labels are refused, right ones are not."""
