@@ -24,6 +24,9 @@ LoRAError
 │   ├── TooManyCardsError       more cards stacked on one text than allowed
 │   └── CardBudgetError         the cards needed at once exceed the memory budget
 ├── InteropError                a foreign adapter file cannot be read or written
+├── InstrumentError             what probe or extractor were given cannot be measured
+│   ├── SameModelsError         two models have the same weights
+│   └── DifferentModelsError    two models are not of one architecture
 └── TrainingError               training cannot be done with what was given
     └── DatasetError            a training set is malformed or not the one asked for
 """
@@ -46,7 +49,9 @@ __all__ = [
     "ConfigError",
     "DatasetError",
     "DeviceError",
+    "DifferentModelsError",
     "EngineError",
+    "InstrumentError",
     "InteropError",
     "LoRAError",
     "ModelError",
@@ -54,6 +59,7 @@ __all__ = [
     "ModelVerificationError",
     "ModuleShapeError",
     "NoMatchingModuleError",
+    "SameModelsError",
     "TooManyCardsError",
     "TrainingError",
     "UnknownCardError",
@@ -157,6 +163,18 @@ class CardBudgetError(EngineError):
 
 class InteropError(LoRAError):
     """An adapter in a foreign layout cannot be read or written."""
+
+
+class InstrumentError(LoRAError):
+    """What the probe or the extractor was given cannot be measured."""
+
+
+class SameModelsError(InstrumentError):
+    """Two models that should differ have the same weights."""
+
+
+class DifferentModelsError(InstrumentError):
+    """Two models that should be of one architecture are not."""
 
 
 class TrainingError(LoRAError):
