@@ -19,7 +19,8 @@ import numpy.typing as npt
 from lora.card import Adapter
 from lora.training.dataset import TrainingSet
 from lora.training.errors import ConfigError, NothingToLearn
-from lora.training.gate import masks, unit
+from lora.training.gate import unit
+from lora.training.targets import relevance, target_distributions
 
 __all__ = ["Fit", "HeadConfig", "HeadProblem", "fit_head", "head_adapter"]
 
@@ -32,7 +33,6 @@ MAX_QUERIES = 20_000
 MAX_PASSAGES = 6_000
 """Passages in a softmax, however many are relevant to some query."""
 
-_BLOCK = 1024
 _AVERAGE = 0.9
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
@@ -56,12 +56,14 @@ class HeadConfig:
     self_weight: float = 1.0
     """Weight of each passage as a query for itself, against 1 for a query; together they weigh at
     most as much as the queries. Keeps what was never asked about where it is."""
+    taught_weight: float = 1.0
+    """Weight of a query that no person gave, times its own; 0 or more."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "learning_rate", "steps", "batch"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} should be above 0, not {getattr(self, name)}")
-        for name in ("weight_decay", "self_weight"):
+        for name in ("weight_decay", "self_weight", "taught_weight"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} should not be negative, but is {getattr(self, name)}")
         if self.learning_rate * self.weight_decay >= 1:
@@ -97,41 +99,48 @@ class HeadProblem:
         *,
         max_passages: int = 1536,
         max_rank: int = 128,
+        max_queries: int = MAX_QUERIES,
+        soft_temperature: float = 1.0,
         query_vectors: npt.ArrayLike | None = None,
         seed: int = 0,
     ) -> None:
         """Where passages are many the softmax runs over `max_passages`: labelled ones first, then
-        a sample; `max_rank` bounds the rank, else passages and dimensions do. `query_vectors`
-        (n, dim) take the place of the base vectors, for a head upon a body.
+        a sample; where queries are, over those that people gave and a sample of the others.
+        `max_rank` bounds the rank, else passages and dimensions do; `soft_temperature` is that of
+        `target_distributions`. `query_vectors` (n, dim) take the place of the base vectors, for a
+        head upon a body.
 
         Raises `NothingToLearn` where no query has a relevant passage.
         """
         generator = np.random.default_rng(seed)
         given = data.query_vectors if query_vectors is None else query_vectors
-        chosen = _passages(data, max_passages, generator)
-        positive = data.label_value > 0
-        positive &= np.isin(data.label_passage, chosen)
-        wanted = np.zeros(len(data.queries), bool)
-        wanted[data.label_query[positive]] = True
-        rows = np.flatnonzero(wanted & (data.weights > 0))
+        pairs = relevance(data)
+        wanted = pairs.relevant()
+        chosen = _passages(data, wanted.passage, max_passages, generator)
+        named = np.zeros(len(data.queries), bool)
+        named[wanted.query[np.isin(wanted.passage, chosen)]] = True
+        rows = np.flatnonzero(named & (data.weights > 0))
         if not len(rows):
             raise NothingToLearn("no query of the dataset has a relevant passage")
-        if len(rows) > MAX_QUERIES:
-            rows = np.sort(generator.choice(rows, MAX_QUERIES, replace=False))
+        if len(rows) > max_queries:
+            rows = _sample(rows, data.real[rows], max_queries, generator)
         self.rows: Ints = rows
         """(k,) dataset indexes of the queries trained on."""
         self.folds = data.folds[rows]
         """(k,) fold of each."""
         self.vectors: Floats = unit(np.asarray(given)[rows])
         """(k, dim) unit vectors."""
-        self.weights: Floats = data.weights[rows]
-        """(k,) weights."""
         self.passages: Floats = unit(data.passage_vectors[chosen])
         """(m, dim) unit vectors of the passages the softmax runs over."""
         self.basis: Floats = _span(self.passages, min(max_rank, len(chosen), data.dim))
         """(rank, dim) orthonormal rows."""
         self.scores: Floats = self.vectors @ self.passages.T
-        self.targets, self.hidden = _targets(data, rows, chosen)
+        targets = target_distributions(data, pairs, rows, chosen, soft_temperature)
+        self.targets, self.hidden = targets.shares, targets.hidden
+        self.weights: Floats = data.weights[rows] * targets.sureness
+        """(k,) weights: what nobody is sure of counts for less."""
+        self.taught = ~data.real[rows]
+        """(k,) which of them no person gave."""
 
     @property
     def rank(self) -> int:
@@ -285,6 +294,9 @@ class _Batches:
         hidden = np.zeros(targets.shape, bool)
         hidden[: len(members)] = problem.hidden[members]
         weights = problem.weights[members]
+        if self._config.taught_weight != 1.0:
+            factor = np.float32(self._config.taught_weight)
+            weights = np.where(problem.taught[members], weights * factor, weights)
         total = float(weights.sum())
         share = min(self._config.self_weight, total / max(len(selves), 1))
         weights = np.concatenate([weights, np.full(len(selves), share, np.float32)])
@@ -298,17 +310,28 @@ class _Batches:
         )
 
 
-def _passages(data: TrainingSet, most: int, generator: np.random.Generator) -> Ints:
-    """Passages to train over: relevant ones first, then irrelevant by frequency, then any."""
+def _passages(data: TrainingSet, relevant: Ints, most: int, generator: np.random.Generator) -> Ints:
+    """Passages to train over: `relevant` ones first, then irrelevant by frequency, then any."""
     count = len(data.passages)
-    wanted = len(np.unique(data.label_passage[data.label_value > 0]))
+    wanted = len(np.unique(relevant))
     most = max(most, min(wanted + most // 3, MAX_PASSAGES))
     if count <= most:
         return np.arange(count)
     order = generator.random(count)
     np.add.at(order, data.label_passage, 1.0)
-    order[data.label_passage[data.label_value > 0]] += len(data.label_source) + 1.0
+    order[relevant] += len(data.label_source) + 1.0
     return np.sort(np.argsort(-order, kind="stable")[:most])
+
+
+def _sample(
+    rows: Ints, real: npt.NDArray[np.bool_], most: int, generator: np.random.Generator
+) -> Ints:
+    """At most so many of the rows, the real ones before any other."""
+    first, others = rows[real], rows[~real]
+    if len(first) >= most:
+        return np.sort(generator.choice(first, most, replace=False))
+    drawn = generator.choice(others, most - len(first), replace=False)
+    return np.sort(np.concatenate([first, drawn]))
 
 
 def _span(passages: Floats, rank: int) -> Floats:
@@ -317,31 +340,3 @@ def _span(passages: Floats, rank: int) -> Floats:
     values, vectors = np.linalg.eigh(gram.astype(np.float64))
     order = np.argsort(-values, kind="stable")[:rank]
     return np.ascontiguousarray(vectors[:, order].T, dtype=np.float32)
-
-
-def _targets(data: TrainingSet, rows: Ints, chosen: Ints) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Target distributions (k, m), rows summing to 1 or 0, and the mask of the softmax (k, m).
-
-    Values of several labels of one pair are averaged; the mask is the gate's: what is unlabelled
-    and relevant to a near-duplicate, or within 5 % of a positive, is no negative.
-    """
-    place = np.full(len(data.queries), -1, np.int64)
-    place[rows] = np.arange(len(rows))
-    column = np.full(len(data.passages), -1, np.int64)
-    column[chosen] = np.arange(len(chosen))
-    at, to = place[data.label_query], column[data.label_passage]
-    used = (at >= 0) & (to >= 0)
-    pairs, slot = np.unique(at[used] * len(chosen) + to[used], return_inverse=True)
-    sums = np.bincount(slot, weights=data.label_value[used], minlength=len(pairs))
-    targets = np.zeros((len(rows), len(chosen)), np.float32)
-    targets.ravel()[pairs] = sums / np.bincount(slot, minlength=len(pairs))
-    hidden = np.zeros(targets.shape, bool)
-    base, everyone = unit(data.query_vectors[rows]), unit(data.passage_vectors)
-    for start in range(0, len(rows), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        _, out = masks(data, rows[part], base[part] @ everyone.T)
-        hidden[part] = out[:, chosen]
-    hidden &= targets == 0
-    totals = targets.sum(axis=1, keepdims=True)
-    shares: Floats = np.divide(targets, totals, out=targets, where=totals > 0)
-    return shares, hidden
