@@ -19,6 +19,17 @@ from schemas.cards import (
     SkillCard,
     SkillRef,
 )
+from schemas.encoding import (
+    AssignedRow,
+    CompletedRow,
+    EncodeAssigned,
+    EncodeCompleted,
+    EncodeFailed,
+    EncodeFinished,
+    EncodeRequested,
+    EventRefused,
+    Role,
+)
 from schemas.envelope import (
     NAMESPACE,
     Event,
@@ -40,33 +51,23 @@ from schemas.errors import (
     SchemaError,
     UnknownType,
 )
-from schemas.events import (
+from schemas.fleet import (
+    FleetHeartbeat,
+    FleetStop,
+    PeerJoined,
+    PeerLeft,
+)
+from schemas.learning import (
+    BREAKTHROUGH_ENTROPY,
+    BREAKTHROUGH_ROUGE,
+    LearningEvent,
+)
+from schemas.skills import (
     AdapterFailed,
     AdapterLoad,
     AdapterLoaded,
     AdapterUnload,
     AdapterUnloaded,
-    AssignedRow,
-    CompletedRow,
-    DatasetRef,
-    DomainForget,
-    DomainForgotten,
-    EncodeAssigned,
-    EncodeCompleted,
-    EncodeFailed,
-    EncodeFinished,
-    EncodeRequested,
-    EventRefused,
-    FeedbackGiven,
-    FeedbackJudged,
-    FleetHeartbeat,
-    FleetStop,
-    GenerationObserved,
-    LearningBatchQueued,
-    LearningBatchRejected,
-    PeerJoined,
-    PeerLeft,
-    Role,
     SkillDiscovered,
     SkillFetched,
     SkillInstalled,
@@ -78,14 +79,19 @@ from schemas.events import (
     SkillRetired,
     SkillUnavailable,
     SkillWanted,
+)
+from schemas.training import (
+    DatasetRef,
+    DomainForget,
+    DomainForgotten,
+    FeedbackGiven,
+    FeedbackJudged,
+    GenerationObserved,
+    LearningBatchQueued,
+    LearningBatchRejected,
     TrainingProgressed,
     TrainingRejected,
     TrainingRequested,
-)
-from schemas.learning import (
-    BREAKTHROUGH_ENTROPY,
-    BREAKTHROUGH_ROUGE,
-    LearningEvent,
 )
 
 __all__ = [

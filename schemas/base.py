@@ -65,8 +65,6 @@ def _subclasses(parent: type[Payload]) -> list[type[Payload]]:
 @cache
 def catalogue() -> dict[str, type[Payload]]:
     """Every event type by name, in alphabetical order."""
-    import schemas.events  # noqa: F401  (defining the classes is what registers them)
-
     named = {kind.type: kind for kind in _subclasses(Payload) if kind.type}
     return dict(sorted(named.items()))
 
