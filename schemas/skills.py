@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from schemas.base import Digest, Lane, Name, Payload, Version
 from schemas.cards import ListedCard, SkillCard
@@ -37,6 +37,14 @@ class SkillPublished(Payload, frozen=True, kw_only=True):
     origin: str
     """The node, or the person, that made it."""
     task_id: str | None = None
+    depth: Literal["head", "body"] | None = None
+    """What was trained."""
+    schedule: str | None = None
+    """When it was to be trained: `at_once`, `quiet` or `cron`."""
+    attempts: int | None = None
+    """Candidates of the skill that were judged so far, this one and outdated ones included."""
+    seconds: float | None = None
+    """What training and gate took; null where there was no verdict."""
 
 
 class SkillFetched(Payload, frozen=True, kw_only=True):

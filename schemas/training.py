@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -138,6 +138,14 @@ class TrainingRejected(Payload, frozen=True, kw_only=True):
     skill: Name
     reason: str
     metrics: dict[str, float | int | None]
+    depth: Literal["head", "body"] | None = None
+    """What was trained."""
+    schedule: str | None = None
+    """When it was to be trained: `at_once`, `quiet` or `cron`."""
+    attempts: int | None = None
+    """Candidates of the skill that were judged so far, this one and outdated ones included."""
+    seconds: float | None = None
+    """What training and gate took; null where there was no verdict."""
 
 
 class DomainForget(Payload, frozen=True, kw_only=True):

@@ -91,6 +91,7 @@ class Bench:
             (*self._child, str(folder)),
             threads=job.threads,
             limit=4 * job.time_budget_s + GRACE,
+            memory=self._settings.factory.memory_bytes,
             heard=heard,
         )
         try:
@@ -164,6 +165,7 @@ class Bench:
                 settings.head_time_budget if owed.phase == "head" else settings.body_time_budget
             ),
             threads=settings.thread_count,
+            memory_budget=settings.memory_bytes >> owed.shrunk,
             negatives=None if negatives is None else "negatives.npy",
             anchors=trusted,
             settings={"temperature": settings.temperature},

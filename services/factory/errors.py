@@ -4,11 +4,12 @@ ServiceError
 └── FactoryError
     ├── AnchorsError    the anchor file cannot be used
     └── ChildError      the training child ended without a result
+        └── MemoryExceeded    it held more memory than it may
 """
 
 from services.errors import ServiceError
 
-__all__ = ["AnchorsError", "ChildError", "FactoryError"]
+__all__ = ["AnchorsError", "ChildError", "FactoryError", "MemoryExceeded"]
 
 
 class FactoryError(ServiceError):
@@ -21,3 +22,7 @@ class AnchorsError(FactoryError):
 
 class ChildError(FactoryError):
     """The training child ended without a result; says what it wrote last."""
+
+
+class MemoryExceeded(ChildError):
+    """The training child held more memory than it may, and was ended."""

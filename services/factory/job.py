@@ -85,6 +85,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Candidates of this skill judged before this one."""
     time_budget_s: float = 15.0
     threads: int = 1
+    memory_budget: int | None = None
+    """Bytes that the plan should keep to; the child is ended where it holds much more."""
     negatives: str | None = None
     """`.npy`, (z, dim) base vectors of other domains' queries."""
     anchors: str | None = None

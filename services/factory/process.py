@@ -13,12 +13,15 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from services.factory.errors import ChildError
+from services.factory.errors import ChildError, MemoryExceeded
 
 __all__ = ["Progress", "run_child"]
 
 NICENESS = 10
 """The child yields to the processes that serve."""
+
+WATCH = 0.25
+"""Seconds between two looks at the child's memory."""
 
 _LINE = 1 << 16
 _LAST = 5  # lines of standard error that an error quotes
@@ -38,13 +41,15 @@ async def run_child(
     *,
     threads: int,
     limit: float,
+    memory: int | None = None,
     cwd: Path | None = None,
     heard: Callable[[Progress], Awaitable[None]],
 ) -> None:
     """Run the child to its end; cancelling this kills it.
 
-    `threads`: CPU threads of its numeric libraries; `limit`: seconds after which it is killed.
-    Raises `ChildError` where it fails, is killed or takes too long.
+    `threads`: CPU threads of its numeric libraries; `limit`: seconds after which it is killed;
+    `memory`: bytes, resident and its own children's too, beyond which it is.
+    Raises `ChildError` where it fails, is killed or takes too long, `MemoryExceeded`.
     """
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     child = await asyncio.create_subprocess_exec(
@@ -60,6 +65,8 @@ async def run_child(
     with contextlib.suppress(psutil.Error):
         psutil.Process(child.pid).nice(NICENESS)
     last: deque[str] = deque(maxlen=_LAST)
+    held: list[int] = []
+    watch = asyncio.create_task(_watch(child.pid, memory, held))
     try:
         async with asyncio.timeout(limit):
             await asyncio.gather(_listen(child.stdout, heard), _collect(child.stderr, last))
@@ -67,6 +74,7 @@ async def run_child(
     except TimeoutError as error:
         raise ChildError(f"training took more than {limit:.0f} s and was ended") from error
     finally:
+        watch.cancel()
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
@@ -75,9 +83,37 @@ async def run_child(
             child.stdin.close()
             with contextlib.suppress(ConnectionError):
                 await child.stdin.wait_closed()
+    if held:
+        raise MemoryExceeded(
+            f"training held {held[0] / 1e6:.0f} MB of memory, more than the {memory or 0:,} bytes "
+            "of factory.memory_budget, and was ended"
+        )
     if code:
         said = " / ".join(last) or "nothing"
         raise ChildError(f"the training child ended with status {code} and said {said}")
+
+
+async def _watch(pid: int, memory: int | None, held: list[int]) -> None:
+    """End the child as soon as it holds too much; `held` then says how many bytes."""
+    while memory is not None:
+        found = await asyncio.to_thread(_resident, pid)
+        if found > memory:
+            held.append(found)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+            return
+        await asyncio.sleep(WATCH)
+
+
+def _resident(pid: int) -> int:
+    """Bytes of resident memory of a process and all below it; 0 where it is gone."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += each.memory_info().rss
+    return total
 
 
 async def _listen(

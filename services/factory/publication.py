@@ -15,6 +15,7 @@ from lora.card import LoRACard, LoRAFormat
 from lora.store import CardStore
 from schemas import Event, SkillPublished, TrainingRejected
 from services.factory.bench import Done
+from services.factory.job import Result
 from services.factory.tasks import ORDINALS, Owed, TaskStore
 from services.factory.versions import VersionStore
 from services.runtime.cards import describe
@@ -50,16 +51,23 @@ class Publisher:
         the outbox; killed before it, the same result makes the same card again.
         """
         if not done.result.accepted:
-            said = self._refusal(owed, f"{owed.phase}: {done.result.reason}", done.result.metrics)
+            said = self._refusal(
+                owed, f"{owed.phase}: {done.result.reason}", done.result.metrics, done.result
+            )
             with transaction(self._store):
-                self._tasks.end(owed, [said], judged=True, body_due=self._body_due(owed))
+                self._tasks.end(owed, [said], judged=True)
             return
         number = self._versions.next_number(owed.task.skill)
         card = await asyncio.to_thread(self._stored, done, number)
         described = describe(card)
         await asyncio.to_thread(self._versions.keep_folds, described.digest, done.folder / "folds")
         published = owed.event.derive(
-            SkillPublished(card=described, origin=socket.gethostname(), task_id=owed.task.task_id),
+            SkillPublished(
+                card=described,
+                origin=socket.gethostname(),
+                task_id=owed.task.task_id,
+                **self._told(owed, done.result),
+            ),
             source=self._source,
             ordinal=ORDINALS[owed.phase],
         )
@@ -67,7 +75,7 @@ class Publisher:
             self._versions.learn(
                 described, time.time(), ours=True, next_look=self._settings.shadow_min
             )
-            self._tasks.end(owed, [published], judged=True, body_due=self._body_due(owed))
+            self._tasks.end(owed, [published], judged=True)
         self._versions.prune_folds(owed.task.skill, self._settings.keep_versions)
 
     def _stored(self, done: Done, number: int) -> LoRACard:
@@ -81,34 +89,37 @@ class Publisher:
     def outdated(self, owed: Owed) -> None:
         """Another version came into service meanwhile: judge again, unless a newer task will."""
         if self._tasks.has_newer(owed):
-            self._tasks.supersede(owed)
+            self._tasks.supersede(owed, judged=True)
         else:
-            self._tasks.postpone(owed, time.time(), failed=False)
+            self._tasks.postpone(owed, time.time(), judged=True)
 
     def give_up(self, owed: Owed, reason: str) -> None:
         """The phase failed too often; its data stay, and the next batch adds to them."""
         said = self._refusal(owed, f"{owed.phase}: {reason}", {})
         with transaction(self._store):
-            self._tasks.end(owed, [said], judged=False, body_due=self._body_due(owed))
+            self._tasks.end(owed, [said], judged=False)
 
     def _refusal(
-        self, owed: Owed, reason: str, metrics: Mapping[str, Any]
+        self, owed: Owed, reason: str, metrics: Mapping[str, Any], result: Result | None = None
     ) -> Event[TrainingRejected]:
         data = TrainingRejected(
             task_id=owed.task.task_id,
             skill=owed.task.skill,
             reason=reason,
             metrics={key: value for key, value in metrics.items() if _is_metric(value)},
+            **self._told(owed, result),
         )
         return owed.event.derive(data, source=self._source, ordinal=ORDINALS[owed.phase])
 
-    def _body_due(self, owed: Owed) -> float | None:
-        """When the body of this task may begin; None where it is not owed, or owed no more."""
-        if owed.phase == "body" or self._settings.body_schedule == "off":
-            return None
-        if self._tasks.has_newer(owed):
-            return None
-        return self._tasks.arrived(owed) + self._settings.quiet_period
+    def _told(self, owed: Owed, result: Result | None) -> dict[str, Any]:
+        """How it was trained; without a result no candidate was judged."""
+        judged = self._tasks.attempts(owed.task.skill)
+        return {
+            "depth": owed.phase,
+            "schedule": self._settings.body_schedule if owed.phase == "body" else "at_once",
+            "attempts": judged + (result is not None),
+            "seconds": None if result is None else result.seconds,
+        }
 
 
 def _is_metric(value: object) -> bool:

@@ -25,12 +25,15 @@ from schemas import (
 from services.errors import EncodeFailedError, ServiceError
 from services.factory import feedback, tasks, versions
 from services.factory.bench import Bench
+from services.factory.errors import MemoryExceeded
 from services.factory.feedback import FeedbackStore
+from services.factory.lanes import Lanes
 from services.factory.material import background, embed, is_passing
 from services.factory.process import Progress
 from services.factory.publication import Publisher
+from services.factory.schedule import body_due
 from services.factory.shadow import Shadow
-from services.factory.tasks import MAX_FAILURES, Owed, Phase, TaskStore
+from services.factory.tasks import MAX_FAILURES, Owed, TaskStore
 from services.factory.versions import VersionStore
 from services.runtime import disk
 from services.runtime.client import FleetClient
@@ -47,16 +50,6 @@ SKILLS_PATIENCE = 10.0
 
 RETRY = 2.0
 """Seconds until a phase is tried again; doubles with each failure."""
-
-POSTPONED = 20.0
-"""Seconds within which a task with more rows takes the place of the one whose head is in training.
-
-Feedback comes in bursts. A head of its first part would be outdated when it is done, and, once it
-is served, the better head of the whole burst must beat it beyond doubt to take its place."""
-
-SURPASSED = 1.5
-"""A task with so many times the rows takes its place at any time; the rows grow, so none waits for
-ever."""
 
 CHUNK = 64
 
@@ -85,9 +78,8 @@ class SkillFactory(Service):
         self._judged: set[str] | None = None
         """Domains of feedback since versions were looked at; None: all, at the start."""
         self._known = asyncio.Event()
-        self._lanes: dict[Phase, tuple[Owed, asyncio.Task[None]]] = {}
-        self._begun: dict[str, float] = {}
-        """When a skill's head was first begun that is not trained to its end yet, monotonic."""
+        self._verdict = asyncio.Lock()
+        """Held while a verdict is concluded: two versions of a skill never get one number."""
         self._opened = False
 
     @property
@@ -103,7 +95,14 @@ class SkillFactory(Service):
             folder / "factory.sqlite", tasks.SCHEMA + versions.SCHEMA + feedback.SCHEMA
         )
         self._opened = True
-        self._ledger = TaskStore(self._file, self.source)
+        settings = self.settings.factory
+
+        def due(since: float, arrived: float) -> float | None:
+            found = body_due(settings, since, arrived)
+            return None if found is None else found.first
+
+        self._ledger = TaskStore(self._file, self.source, due)
+        self._lanes = Lanes(self._ledger, settings)
         self._versions = VersionStore(self._file, self.state.of(f"{self.name}/versions"))
         self._feedback = FeedbackStore(self._file)
         self._feedback.serves(model.base_model.sha256)
@@ -112,19 +111,28 @@ class SkillFactory(Service):
         self._bench = Bench(
             folder / "jobs", self.settings, self.state, self._versions, self._feedback, self._child
         )
+        self._ledger.reschedule()
         for owed in self._ledger.owed():
-            if self._ledger.has_newer(owed):  # it was in training when the newer one came
+            # It was in training when a newer one came; a body whose turn it was goes on.
+            if self._ledger.has_newer(owed) and not (
+                owed.phase == "body" and self._lanes.is_firm(owed, time.time())
+            ):
                 self._ledger.supersede(owed)
         self._bench.tidy({owed.key for owed in self._ledger.owed()})
         self._versions.tidy()
         self._shadow = Shadow(
-            self._client, self._versions, self._feedback, self.settings.factory.seed, self.source
+            self._client,
+            self._versions,
+            self._feedback,
+            settings.seed,
+            self.source,
+            settings.shadow_min,
         )
         self._publisher = Publisher(
             self._file,
             self._ledger,
             self._versions,
-            self.settings.factory,
+            settings,
             self.state.cards,
             self.source,
         )
@@ -140,10 +148,8 @@ class SkillFactory(Service):
 
     async def drain(self) -> None:
         """End the children: what they were at is owed still, and begun again next time."""
-        running = [task for _, task in self._lanes.values()]
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        if self._opened:
+            await self._lanes.stop()
 
     async def aclose(self) -> None:
         """Stop, and close the store."""
@@ -160,9 +166,8 @@ class SkillFactory(Service):
         self._feedback.keep([(event.data, event.time.timestamp()) for event in pieces])
         for event in events:
             if isinstance(event.data, TrainingRequested):
-                self._surpass(event.data)
-                running = [(owed.number, phase) for phase, (owed, _) in self._lanes.items()]
-                self._ledger.admit(event, time.time(), running)
+                self._lanes.surpass(event.data)
+                self._ledger.admit(event, time.time(), self._lanes.running)
         said = self._ledger.outbox()
         await self.bus.ack(deliveries, publish=said)
         self._have_said(said)
@@ -173,17 +178,6 @@ class SkillFactory(Service):
             if self._judged is not None:
                 self._judged |= {event.data.domain for event in pieces}
             self._later.set()
-
-    def _surpass(self, task: TrainingRequested) -> None:
-        """End the training of a head that a larger task of the same skill outdates."""
-        lane = self._lanes.get("head")
-        if lane is None or lane[0].task.skill != task.skill or lane[0].task.task_id == task.task_id:
-            return
-        rows, begun = lane[0].task.dataset.rows, self._begun.get(task.skill, 0.0)
-        early = task.dataset.rows > rows and time.monotonic() - begun < POSTPONED
-        if early or task.dataset.rows >= SURPASSED * rows:
-            del self._lanes["head"]
-            lane[1].cancel()
 
     async def _hear_of_skill(self, event: Event[Any]) -> None:
         data = event.data
@@ -240,34 +234,16 @@ class SkillFactory(Service):
             self._changed.clear()
             pause = await self._say_all()
             for phase in ("head", "body"):
-                owed, due = self._next(phase)
+                owed, look = self._lanes.next(phase, time.time())
                 if owed is not None:
                     work = self.spawn(self._run(owed), f"{phase} {owed.task.skill}")
-                    self._lanes[phase] = (owed, work)
-                    if phase == "head":
-                        self._begun.setdefault(owed.task.skill, time.monotonic())
-                elif due is not None:
-                    wait = max(0.0, due - time.time())
+                    self._lanes.enter(owed, work)
+                elif look is not None:
+                    wait = max(0.0, look - time.time())
                     pause = wait if pause is None else min(pause, wait)
             self._count()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), pause)
-
-    def _next(self, phase: Phase) -> tuple[Owed | None, float | None]:
-        """The phase to begin now in an idle lane, or when to look again."""
-        if phase in self._lanes:
-            return None, None
-        waiting = self._ledger.owed()
-        if phase == "body" and (
-            "head" in self._lanes or any(owed.phase == "head" for owed in waiting)
-        ):
-            return None, None  # the end of the head wakes the schedule
-        mine = sorted((owed for owed in waiting if owed.phase == phase), key=lambda owed: owed.due)
-        if not mine:
-            return None, None
-        if mine[0].due > time.time():
-            return None, mine[0].due
-        return mine[0], None
 
     async def _run(self, owed: Owed) -> None:
         try:
@@ -277,32 +253,32 @@ class SkillFactory(Service):
         except Exception as error:
             self._not_trained(owed, error)
         finally:
-            lane = self._lanes.get(owed.phase)
-            if lane is not None and lane[1] is asyncio.current_task():
-                del self._lanes[owed.phase]
-                if owed.phase == "head":
-                    self._begun.pop(owed.task.skill, None)
-            else:
-                self._bench.clear(owed)  # a larger task took its place
+            if not self._lanes.leave(owed):
+                self._bench.clear(owed)  # it gave way
             self._changed.set()
 
     def _not_trained(self, owed: Owed, error: Exception) -> None:
         skill = owed.task.skill
         if is_passing(error):
             self.log.info("training waits for the fleet", skill=skill, why=str(error))
-            self._ledger.postpone(owed, time.time() + RETRY, failed=False)
+            self._ledger.postpone(owed, time.time() + RETRY)
             return
         if disk_is_full(error, self.state.of(self.name)):
             self.log.error("the disk is full: training waits", skill=skill, why=str(error))
             self._bench.clear(owed)
-            self._ledger.postpone(owed, time.time() + disk.PATIENCE, failed=False)
+            self._ledger.postpone(owed, time.time() + disk.PATIENCE)
             return
         expected = isinstance(error, ServiceError | LoRAError | TrainingError | OSError)
         self.log.warning("training failed", skill=skill, why=str(error), exc_info=not expected)
         if self._ledger.has_newer(owed):
             self._ledger.supersede(owed)
             self._bench.clear(owed)
-        elif owed.failures + 1 < MAX_FAILURES:
+        elif isinstance(error, MemoryExceeded) and not owed.shrunk:
+            self._bench.clear(owed)
+            self._ledger.postpone(owed, time.time(), shrunk=True)
+        elif not isinstance(error, MemoryExceeded) and owed.failures + 1 < MAX_FAILURES:
+            if owed.failures:
+                self._bench.clear(owed)  # what it would go on from may be what it fails of
             self._ledger.postpone(owed, time.time() + RETRY * 2**owed.failures, failed=True)
         else:
             self._publisher.give_up(owed, str(error) or type(error).__name__)
@@ -327,10 +303,13 @@ class SkillFactory(Service):
         done = await self._bench.train(
             owed, self._client, made, self._ledger.attempts(owed.task.skill), heard
         )
-        if self._bench.outdated(owed, done):
-            self._publisher.outdated(owed)
-        else:
-            await self._publisher.conclude(owed, done)
+        async with self._verdict:
+            if self._bench.outdated(owed, done):
+                self._publisher.outdated(owed)
+            else:
+                await self._publisher.conclude(owed, done)
+                if owed.phase == "head" and done.result.accepted:
+                    self._lanes.outdate(owed)
         self._bench.clear(owed)
         self.log.info(
             "judged",

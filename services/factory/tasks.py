@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from schemas import Event, TrainingRejected, TrainingRequested, decode, encode
-from services.runtime.store import transaction
+from services.runtime.store import add_columns, transaction
 
 __all__ = ["MAX_FAILURES", "ORDINALS", "SCHEMA", "SUPERSEDED", "Owed", "Phase", "TaskStore"]
 
@@ -29,12 +29,14 @@ MAX_FAILURES = 3
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
-    task_id TEXT NOT NULL UNIQUE, skill TEXT NOT NULL, arrived REAL NOT NULL, event BLOB NOT NULL
+    task_id TEXT NOT NULL UNIQUE, skill TEXT NOT NULL, arrived REAL NOT NULL, event BLOB NOT NULL,
+    since REAL
 );
 CREATE INDEX IF NOT EXISTS tasks_by_skill ON tasks (skill, number);
 CREATE TABLE IF NOT EXISTS phases (
     task INTEGER NOT NULL REFERENCES tasks (number),
     phase TEXT NOT NULL, due REAL NOT NULL, failures INTEGER NOT NULL DEFAULT 0,
+    shrunk INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (task, phase)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS attempts (skill TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
@@ -54,6 +56,12 @@ class Owed:
     due: float
     """Not before this time, seconds since the epoch."""
     failures: int
+    shrunk: int
+    """So often its training outgrew the memory it may use."""
+    arrived: float
+    """When its task came, seconds since the epoch."""
+    since: float
+    """When the first task of the skill came that no body covers yet, seconds since the epoch."""
 
     @property
     def task(self) -> TrainingRequested:
@@ -73,9 +81,25 @@ class TaskStore:
     is said twice has the same id and is kept once.
     """
 
-    def __init__(self, store: sqlite3.Connection, source: str) -> None:
+    def __init__(
+        self,
+        store: sqlite3.Connection,
+        source: str,
+        due: Callable[[float, float], float | None],
+    ) -> None:
+        """`due(since, arrived)`: when a body may begin; None where none is owed."""
         self._store = store
         self._source = source
+        self._due = due
+        add_columns(store, "tasks", {"since": "REAL"})
+        add_columns(store, "phases", {"shrunk": "INTEGER NOT NULL DEFAULT 0"})
+
+    def reschedule(self) -> None:
+        """Owe bodies as the settings of today have it."""
+        with transaction(self._store):
+            for owed in self.owed():
+                if owed.phase == "body":
+                    self._schedule(owed)
 
     def admit(
         self, event: Event[TrainingRequested], now: float, running: Iterable[tuple[int, Phase]]
@@ -87,8 +111,9 @@ class TaskStore:
         task = event.data
         with transaction(self._store):
             cursor = self._store.execute(
-                "INSERT OR IGNORE INTO tasks (task_id, skill, arrived, event) VALUES (?, ?, ?, ?)",
-                (task.task_id, task.skill, now, encode(event)),
+                "INSERT OR IGNORE INTO tasks (task_id, skill, arrived, since, event)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (task.task_id, task.skill, now, now, encode(event)),
             )
             if not cursor.rowcount:
                 return
@@ -107,31 +132,69 @@ class TaskStore:
 
     def _supersede(self, old: Owed) -> None:
         self._drop(old)
+        self._hand_on(old)
         self._say(
             old.event.derive(
                 TrainingRejected(
-                    task_id=old.task.task_id, skill=old.task.skill, reason=SUPERSEDED, metrics={}
+                    task_id=old.task.task_id,
+                    skill=old.task.skill,
+                    reason=SUPERSEDED,
+                    metrics={},
+                    depth=old.phase,
                 ),
                 source=self._source,
                 ordinal=ORDINALS[SUPERSEDED],
             )
         )
 
-    def supersede(self, old: Owed) -> None:
-        """Give a phase up in favour of a newer task."""
+    def _hand_on(self, old: Owed) -> None:
+        """The newest task of the skill owes its body for as long as this one did."""
+        row = self._store.execute(
+            "SELECT MAX(number) AS newest FROM tasks WHERE skill = ?", (old.task.skill,)
+        ).fetchone()
+        self._store.execute(
+            "UPDATE tasks SET since = MIN(COALESCE(since, arrived), ?) WHERE number = ?",
+            (old.since, row["newest"]),
+        )
+        for owed in self.owed(old.task.skill):
+            if owed.phase == "body" and owed.number == row["newest"]:
+                self._schedule(owed)
+
+    def _schedule(self, body: Owed) -> None:
+        """When a body may begin; one that failed keeps the time at which it is tried again."""
+        due = self._due(body.since, body.arrived)
+        if due is None:
+            self._drop(body)
+        elif not body.failures:
+            self._store.execute(
+                "UPDATE phases SET due = ? WHERE task = ? AND phase = 'body'", (due, body.number)
+            )
+
+    def supersede(self, old: Owed, *, judged: bool = False) -> None:
+        """Give a phase up in favour of a newer task; `judged`: a candidate of it was."""
         with transaction(self._store):
+            self._count(old, judged)
             self._supersede(old)
 
     def owed(self, skill: str | None = None) -> list[Owed]:
         """The phases still to be done, heads first, older tasks first."""
         rows = self._store.execute(
-            "SELECT t.number, t.event, p.phase, p.due, p.failures"
-            " FROM phases p JOIN tasks t ON t.number = p.task"
+            "SELECT t.number, t.event, t.arrived, COALESCE(t.since, t.arrived) AS since,"
+            " p.phase, p.due, p.failures, p.shrunk FROM phases p JOIN tasks t ON t.number = p.task"
             " WHERE ? IS NULL OR t.skill = ? ORDER BY p.phase = 'body', t.number",
             (skill, skill),
         ).fetchall()
         return [
-            Owed(row["number"], decode(row["event"]), row["phase"], row["due"], row["failures"])
+            Owed(
+                row["number"],
+                decode(row["event"]),
+                row["phase"],
+                row["due"],
+                row["failures"],
+                row["shrunk"],
+                row["arrived"],
+                row["since"],
+            )
             for row in rows
         ]
 
@@ -144,42 +207,49 @@ class TaskStore:
         return row is not None
 
     def attempts(self, skill: str) -> int:
-        """Candidates of this skill that were judged so far."""
+        """Candidates of this skill that were judged so far, outdated ones too."""
         row = self._store.execute("SELECT count FROM attempts WHERE skill = ?", (skill,)).fetchone()
         return 0 if row is None else int(row["count"])
 
-    def end(
-        self, owed: Owed, said: Sequence[Event[Any]], *, judged: bool, body_due: float | None
-    ) -> None:
-        """A phase is done; call inside a transaction. `body_due` owes the body from then on."""
+    def end(self, owed: Owed, said: Sequence[Event[Any]], *, judged: bool) -> None:
+        """A phase is done; call inside a transaction. After a head the newest task owes a body."""
         self._drop(owed)
+        self._count(owed, judged)
+        if owed.phase == "head":
+            if self.has_newer(owed):
+                self._hand_on(owed)
+            elif (due := self._due(owed.since, owed.arrived)) is not None:
+                self._store.execute(
+                    "INSERT OR IGNORE INTO phases (task, phase, due) VALUES (?, 'body', ?)",
+                    (owed.number, due),
+                )
+        for event in said:
+            self._say(event)
+
+    def _count(self, owed: Owed, judged: bool) -> None:
         if judged:
             self._store.execute(
                 "INSERT INTO attempts VALUES (?, 1)"
                 " ON CONFLICT (skill) DO UPDATE SET count = count + 1",
                 (owed.task.skill,),
             )
-        if body_due is not None:
-            self._store.execute(
-                "INSERT OR IGNORE INTO phases (task, phase, due) VALUES (?, 'body', ?)",
-                (owed.number, body_due),
-            )
-        for event in said:
-            self._say(event)
 
-    def arrived(self, owed: Owed) -> float:
-        """When the task came, seconds since the epoch."""
-        row = self._store.execute(
-            "SELECT arrived FROM tasks WHERE number = ?", (owed.number,)
-        ).fetchone()
-        return float(row["arrived"])
-
-    def postpone(self, owed: Owed, due: float, *, failed: bool) -> None:
-        """Try again from `due` on."""
+    def postpone(
+        self,
+        owed: Owed,
+        due: float,
+        *,
+        failed: bool = False,
+        judged: bool = False,
+        shrunk: bool = False,
+    ) -> None:
+        """Try again from `due` on; what was `shrunk` needs a smaller plan."""
         with transaction(self._store):
+            self._count(owed, judged)
             self._store.execute(
-                "UPDATE phases SET due = ?, failures = failures + ? WHERE task = ? AND phase = ?",
-                (due, int(failed), owed.number, owed.phase),
+                "UPDATE phases SET due = ?, failures = failures + ?, shrunk = shrunk + ?"
+                " WHERE task = ? AND phase = ?",
+                (due, int(failed), int(shrunk), owed.number, owed.phase),
             )
 
     def say(self, event: Event[Any]) -> None:

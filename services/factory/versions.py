@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from schemas import SkillCard
+from services.runtime.store import add_columns
 
 __all__ = ["SCHEMA", "Version", "VersionStore"]
 
@@ -18,6 +19,7 @@ CREATE TABLE IF NOT EXISTS versions (
     skill TEXT NOT NULL, version INTEGER NOT NULL, digest TEXT NOT NULL,
     card BLOB NOT NULL, since REAL NOT NULL, gone INTEGER NOT NULL DEFAULT 0,
     ours INTEGER NOT NULL, next_look INTEGER NOT NULL DEFAULT 0,
+    looks INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (skill, digest)
 ) WITHOUT ROWID;
 """
@@ -34,6 +36,8 @@ class Version:
     """This factory made it."""
     next_look: int
     """Pieces of later feedback at which it is next compared with the one before."""
+    looks: int
+    """So often it was compared."""
 
 
 class VersionStore:
@@ -43,6 +47,7 @@ class VersionStore:
         self._store = store
         self._folder = folder
         self._model: str | None = None
+        add_columns(store, "versions", {"looks": "INTEGER NOT NULL DEFAULT 0"})
 
     def serves(self, sha256: str) -> None:
         """Only versions made for the model with these weights are in service."""
@@ -82,7 +87,8 @@ class VersionStore:
         for row in rows:
             card = msgspec.json.decode(row["card"], type=SkillCard)
             if self._model in (None, card.base_model.sha256):
-                return Version(card, row["since"], bool(row["ours"]), row["next_look"])
+                ours, looks = bool(row["ours"]), row["looks"]
+                return Version(card, row["since"], ours, row["next_look"], looks)
         return None
 
     def next_number(self, skill: str) -> int:
@@ -97,11 +103,11 @@ class VersionStore:
         rows = self._store.execute("SELECT DISTINCT skill FROM versions WHERE NOT gone")
         return sorted(row["skill"] for row in rows)
 
-    def look_again_at(self, version: Version, pieces: int) -> None:
+    def look_again_at(self, version: Version, pieces: int, *, looked: bool = True) -> None:
         """Compare it next when there are so many pieces of later feedback."""
         self._store.execute(
-            "UPDATE versions SET next_look = ? WHERE skill = ? AND digest = ?",
-            (pieces, version.card.name, version.card.digest),
+            "UPDATE versions SET next_look = ?, looks = looks + ? WHERE skill = ? AND digest = ?",
+            (pieces, int(looked), version.card.name, version.card.digest),
         )
 
     # -- fold models

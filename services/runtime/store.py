@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["open_store", "transaction"]
+__all__ = ["add_columns", "open_store", "transaction"]
 
 
 def open_store(path: Path, schema: str) -> sqlite3.Connection:
@@ -23,6 +23,14 @@ def open_store(path: Path, schema: str) -> sqlite3.Connection:
     store.execute("PRAGMA foreign_keys=ON")
     store.executescript(schema)
     return store
+
+
+def add_columns(store: sqlite3.Connection, table: str, columns: Mapping[str, str]) -> None:
+    """Add to a table of an older store what it lacks; each column with its declaration."""
+    known = {row["name"] for row in store.execute(f"PRAGMA table_info({table})")}
+    for name, declaration in columns.items():
+        if name not in known:
+            store.execute(f"ALTER TABLE {table} ADD COLUMN {name} {declaration}")
 
 
 @contextmanager

@@ -175,7 +175,7 @@ async def test_in_a_burst_the_newest_task_takes_the_place_of_a_head_just_begun(
 async def test_later_only_a_much_larger_task_takes_the_place_of_a_head_in_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.factory.service.POSTPONED", 0.0)
+    monkeypatch.setattr("services.factory.lanes.POSTPONED", 0.0)
     plan = Plan(tmp_path)
     plan.holds("head")
     async with stage(tmp_path, settings(body_schedule="off")) as on:

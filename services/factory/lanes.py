@@ -1,0 +1,159 @@
+"""The two lanes: a head in training, and beside it a body; who goes first, who gives way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import NamedTuple
+
+from schemas import TrainingRequested
+from services.factory.schedule import body_due
+from services.factory.tasks import Owed, Phase, TaskStore
+from services.runtime.settings import FactorySettings
+
+__all__ = ["PATIENCE", "POSTPONED", "SURPASSED", "Lanes", "Next"]
+
+POSTPONED = 20.0
+"""Seconds within which a task with more rows takes the place of the one whose head is in training.
+
+Feedback comes in bursts. A head of its first part would be outdated when it is done, and, once it
+is served, the better head of the whole burst must beat it beyond doubt to take its place."""
+
+SURPASSED = 1.5
+"""A task with so many times the rows takes its place at any time; the rows grow, so none waits for
+ever."""
+
+PATIENCE = 2.0
+"""Heads wait for a body of their skill for so many times its time budget: it is a plan, and on a
+busy machine it takes longer."""
+
+
+class Next(NamedTuple):
+    """What to do with an idle lane."""
+
+    owed: Owed | None
+    """The phase to begin now."""
+    look: float | None = None
+    """When to look again, seconds since the epoch; None: when something changes."""
+
+
+class Lanes:
+    """What is in training now. Who waits for whom is told in `schedule.body_due`."""
+
+    def __init__(self, tasks: TaskStore, settings: FactorySettings) -> None:
+        self._tasks = tasks
+        self._settings = settings
+        self._lanes: dict[Phase, tuple[Owed, asyncio.Task[None]]] = {}
+        self._heads: dict[str, float] = {}
+        """When a skill's head was first begun that is not trained to its end yet, monotonic."""
+        self._bodies: dict[str, float] = {}
+        """When each body, by its key, was first begun; seconds since the epoch."""
+
+    def enter(self, owed: Owed, work: asyncio.Task[None]) -> None:
+        """A phase is in training."""
+        self._lanes[owed.phase] = (owed, work)
+        if owed.phase == "head":
+            self._heads.setdefault(owed.task.skill, time.monotonic())
+        else:
+            self._bodies.setdefault(owed.key, time.time())
+
+    def leave(self, owed: Owed) -> bool:
+        """The task that calls this is at its end; False where another took its place before."""
+        lane = self._lanes.get(owed.phase)
+        if lane is None or lane[1] is not asyncio.current_task():
+            return False
+        del self._lanes[owed.phase]
+        if owed.phase == "head":
+            self._heads.pop(owed.task.skill, None)
+        return True
+
+    @property
+    def running(self) -> list[tuple[int, Phase]]:
+        """Number of the task, and phase, of what is in training."""
+        return [(owed.number, phase) for phase, (owed, _) in self._lanes.items()]
+
+    def __contains__(self, phase: Phase) -> bool:
+        return phase in self._lanes
+
+    async def stop(self) -> None:
+        """End what is in training; it is owed still."""
+        working = [work for _, work in self._lanes.values()]
+        for work in working:
+            work.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+
+    # -- giving way
+
+    def surpass(self, task: TrainingRequested) -> None:
+        """End the training of a head that a larger task of the same skill outdates."""
+        lane = self._lanes.get("head")
+        if lane is None or lane[0].task.skill != task.skill or lane[0].task.task_id == task.task_id:
+            return
+        rows, begun = lane[0].task.dataset.rows, self._heads.get(task.skill, 0.0)
+        early = task.dataset.rows > rows and time.monotonic() - begun < POSTPONED
+        if early or task.dataset.rows >= SURPASSED * rows:
+            del self._lanes["head"]
+            lane[1].cancel()
+
+    def outdate(self, head: Owed) -> None:
+        """A head was published: the body of its skill in training was judged against another."""
+        lane = self._lanes.get("body")
+        if lane is not None and lane[0].task.skill == head.task.skill:
+            del self._lanes["body"]
+            lane[1].cancel()
+            self._tasks.supersede(lane[0])
+
+    # -- who is next
+
+    def next(self, phase: Phase, now: float) -> Next:
+        """What an idle lane begins at `now`, seconds since the epoch."""
+        waiting = self._tasks.owed()
+        known = {owed.key for owed in waiting}
+        self._bodies = {key: at for key, at in self._bodies.items() if key in known}
+        if phase in self._lanes:
+            return Next(None)
+        firm = [owed for owed in waiting if owed.phase == "body" and self.is_firm(owed, now)]
+        ends = self._turns(waiting, firm, now)
+        heads = [it for it in waiting if it.phase == "head"]
+        if phase == "head":
+            return _soonest(heads, now, ends)
+        bodies = [it for it in waiting if it.phase == "body"]
+        busy = self._lanes.get("head")
+        if busy is None and not heads:
+            return _soonest(bodies, now, {})
+        # The others begin where nothing else waits; the end of the head wakes the schedule.
+        first = [it for it in firm if busy is None or busy[0].task.skill != it.task.skill]
+        return _soonest([it for it in first if not _waits(it, heads, ends)], now, {})
+
+    def is_firm(self, body: Owed, now: float) -> bool:
+        """The body gives way no more."""
+        due = body_due(self._settings, body.since, body.arrived)
+        return due is not None and due.last <= now
+
+    def _turns(self, waiting: list[Owed], firm: list[Owed], now: float) -> dict[int, float]:
+        """Heads, by their task's number, that wait for an older body, and till when they do."""
+        ends: dict[int, float] = {}
+        for body in firm:
+            limit = PATIENCE * self._settings.body_time_budget
+            end = self._bodies.get(body.key, now) + limit
+            for owed in waiting:
+                mine = owed.phase == "head" and owed.task.skill == body.task.skill
+                if mine and owed.number > body.number and end > now:
+                    ends[owed.number] = end
+        return ends
+
+
+def _waits(body: Owed, heads: list[Owed], ends: dict[int, float]) -> bool:
+    """A head of the skill goes before the body."""
+    return any(it.task.skill == body.task.skill and it.number not in ends for it in heads)
+
+
+def _soonest(found: list[Owed], now: float, ends: dict[int, float]) -> Next:
+    """The first that is due, or when one will be."""
+    times = {owed.key: max(owed.due, ends.get(owed.number, owed.due)) for owed in found}
+    mine = sorted(found, key=lambda owed: times[owed.key])
+    if not mine:
+        return Next(None)
+    if times[mine[0].key] > now:
+        return Next(None, times[mine[0].key])
+    return Next(mine[0])
