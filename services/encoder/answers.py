@@ -19,7 +19,7 @@ from schemas import (
 from services.encoder.batcher import Job
 from services.runtime.vectors import to_stream
 
-__all__ = ["completed", "failed"]
+__all__ = ["completed", "expired", "failed"]
 
 
 def completed(
@@ -55,6 +55,14 @@ def failed(
         _belongs(event.derive(reason, source=source, to=data.reply_to), data),
         _finished(event, source=source, worker=worker, reason=code),
     )
+
+
+def expired(event: Event[EncodeAssigned], *, source: str, worker: str) -> tuple[Event[Any], ...]:
+    """The word for the router of a request whose deadline has passed.
+
+    The router tells the client: it watches the same deadline, and one of the two must.
+    """
+    return (_finished(event, source=source, worker=worker, reason="deadline"),)
 
 
 def _row(data: EncodeAssigned, index: int) -> CompletedRow:

@@ -185,7 +185,8 @@ class EncoderService(Service):
             await self._waiting.wait()
             batch = self.batcher.take(now())
             for job in batch.expired:
-                await self._fail(job.event, "deadline", "the deadline passed in the queue")
+                late = answers.expired(job.event, source=self.source, worker=self.address)
+                await self._send(job.event, late)
             if not batch.rows:
                 self._waiting.clear()
                 continue

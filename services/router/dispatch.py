@@ -87,13 +87,14 @@ class Dispatcher:
         if entry.worker is not None and time.monotonic() - entry.sent > PATIENCE:
             await self._hand(entry, entry.worker)
 
-    def finished(self, event: Event[EncodeFinished]) -> None:
-        """A worker is done with an assignment."""
+    def finished(self, event: Event[EncodeFinished]) -> Entry | None:
+        """A worker is done with an assignment; the client's entry that this closed, if any."""
         entry = self.books.of_assignment(event.causation_id or "")
         # The router's own requests end with their vectors, which may come a moment later.
-        if entry is not None and not entry.own:
-            self.finished_texts += entry.texts
-            self._close(entry)
+        if entry is None or entry.own:
+            return None
+        self.finished_texts += entry.texts
+        return entry if self._close(entry) else None
 
     def answered(self, id: str, answer: Answer) -> None:
         """A worker sent the vectors that the router asked for."""

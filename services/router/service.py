@@ -214,7 +214,12 @@ class RouterService(Service):
         await self._send(msgspec.structs.replace(answer, correlation_id=event.id))
 
     async def _finished(self, event: Event[EncodeFinished]) -> None:
-        self.dispatcher.finished(event)
+        entry = self.dispatcher.finished(event)
+        if entry is None or entry.request is None or event.data.failed != "deadline":
+            return
+        # Only here, or where the tick closes the entry: a client is told once.
+        why = "the deadline passed in the queue of its worker"
+        await self._refuse(entry.request, Refused("deadline", why))
 
     async def _own_answer(self, event: Event[Any]) -> None:
         """Base vectors that the router asked for."""

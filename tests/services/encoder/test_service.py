@@ -231,14 +231,17 @@ async def test_three_cards_stack(
     )
 
 
-async def test_a_request_past_its_deadline_is_dropped_and_said_so(
+async def test_a_request_past_its_deadline_is_dropped_and_the_router_alone_is_told(
     encoder: EncoderService, router: Router, answers: Ear, words: Ear
 ) -> None:
-    await router.assign("too late", seconds=-1)
-    failed = await answers.first(EncodeFailed)
-    assert failed.data.code == "deadline"
+    await router.assign("too late", seconds=-1, request="late")
     assert (await words.first(EncodeFinished)).data.failed == "deadline"
     assert encoder.counters["texts"] == 0
+
+    await router.assign("in time", request="next")
+    answer = await answers.first(EncodeCompleted)
+    assert answer.data.request_id == "next"
+    assert not answers.of(EncodeFailed)
 
 
 async def test_what_is_in_hand_or_was_just_answered_is_not_computed_twice(

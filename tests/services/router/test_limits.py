@@ -1,10 +1,18 @@
 """Requests and lists at the edges of what the wire allows: each gets its word."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from schemas import EncodeFailed, EncodeRequested, Event, FleetHeartbeat
+from schemas import (
+    EncodeAssigned,
+    EncodeFailed,
+    EncodeFinished,
+    EncodeRequested,
+    Event,
+    FleetHeartbeat,
+)
 from services.adapter_manager import service as manager_module
 from services.adapter_manager.service import AdapterManagerService
 from services.router.service import RouterService
@@ -49,6 +57,41 @@ async def test_what_is_named_waits_for_all_parts_of_the_list(
     assert len(list(manager_module._parts(manager.listed()))) > 1
     assert router._listed.is_set()
     assert len(router.skills.directory) == 8, "it says ready when it knows all of them"
+
+
+async def test_a_late_request_is_told_once_whether_worker_or_clock_is_first(fleet: Fleet) -> None:
+    await fleet.start(AdapterManagerService)
+    await fleet.start(RouterService)
+    bus = await fleet.bus("/client/1")
+    worker = await fleet.bus("/encoder/9")
+    beat = FleetHeartbeat(
+        service="encoder", instance="9", pid=9, state="ready", queue=0, rss_bytes=1, counters={}
+    )
+
+    async def give_up(assigned: Event[Any]) -> None:
+        data = EncodeFinished(
+            request_id=assigned.data.request_id, worker="encoder-9", failed="deadline"
+        )
+        said = assigned.derive(data, source=worker.source, to=assigned.data.router)
+        await worker.publish(said)
+
+    async with bus.watch(EncodeFailed) as answers, worker.watch(EncodeAssigned) as work:
+        await worker.publish(Event(data=beat, source=worker.source))
+        # Given: the worker finds it late before the router's clock does.
+        await ask(bus, "a", id="worker", route="base", deadline_ms=60_000)
+        await give_up(await work.get(timeout=10))
+        first = (await answers.get(timeout=10)).data
+        # And: the clock is first, the worker's word comes after.
+        await ask(bus, "a", id="clock", route="base", deadline_ms=300)
+        assigned = await work.get(timeout=10)
+        second = (await answers.get(timeout=10)).data
+        await give_up(assigned)
+        # Then: what comes next is the answer to the next request.
+        await ask(bus, "a", id="next", route="named", skills=("law",))
+        third = (await answers.get(timeout=10)).data
+
+    told = [(each.request_id, each.code) for each in (first, second, third)]
+    assert told == [("worker", "deadline"), ("clock", "deadline"), ("next", "unknown_skill")]
 
 
 async def test_a_passed_deadline_says_what_was_waited_for(fleet: Fleet) -> None:
