@@ -47,7 +47,7 @@ from services.router.peers import Peers
 from services.router.placement import Change
 from services.router.planning import Plan, Planner, work_of
 from services.router.skills import Skills
-from services.router.validation import check
+from services.router.validation import check, check_assignment
 from services.runtime.service import Context, Service
 from services.runtime.vectors import from_stream
 
@@ -169,11 +169,13 @@ class RouterService(Service):
                 if data.route != "base":
                     await self._until_listed()
                 plan = await self.planner.plan(data, entry.deadline)
+            assigned = self._assignment(event, entry, plan)
+            check_assignment(assigned, self.settings.bus.max_event_bytes)
             work = work_of(data, plan, self.vectors)
             before = self.dispatcher.books.served_by(entry.key)
             if before is not None:  # it may still hold the answer
                 work = replace(work, saved={**work.saved, before: work.tokens})
-            await self.dispatcher.place(entry, self._assignment(event, entry, plan), work)
+            await self.dispatcher.place(entry, assigned, work)
         except TimeoutError:
             pass  # the tick tells the client
         except Refused as refusal:

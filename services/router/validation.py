@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import msgspec
 
-from schemas import EncodeRequested
+from schemas import EncodeAssigned, EncodeRequested, Event, encode
 from services.router.errors import Refused
 
-__all__ = ["MAX_REQUEST_BYTES", "MAX_STACKED", "check"]
+__all__ = ["MAX_REQUEST_BYTES", "MAX_STACKED", "check", "check_assignment"]
 
 MAX_STACKED = 3
 
 MAX_REQUEST_BYTES = 896 << 10
 """JSON of all texts: what is assigned names the cards too, and an event may have 1 MiB."""
+
+
+_ROW_BYTES = 64
+"""JSON of a row's index and score, or of its reason, at most."""
+
+_ENVELOPE_BYTES = 4096
+"""What an answer's own attributes and figures take besides its rows, at most."""
 
 
 def check(data: EncodeRequested, *, max_texts: int, max_text_bytes: int) -> None:
@@ -39,6 +46,28 @@ def check(data: EncodeRequested, *, max_texts: int, max_text_bytes: int) -> None
                 f"the texts have {size} bytes of JSON in all, {MAX_REQUEST_BYTES} are allowed: "
                 "split the request",
             )
+
+
+def check_assignment(event: Event[EncodeAssigned], most: int) -> None:
+    """Raise `Refused` (`too_large`) where the skills chosen do not fit into an event of `most`.
+
+    The assignment names every card once, the answer names them in every row that they made.
+    """
+    data = event.data
+    cards = [len(msgspec.json.encode(card)) + _ROW_BYTES for card in data.skills]
+    used = [index for row in data.rows for index, _ in row.skills]
+    answer = sum(cards[index] for index in used) + _ROW_BYTES * len(data.rows) + _ENVELOPE_BYTES
+    # A bound that costs little tells nearly always that there is room.
+    rows = _ROW_BYTES * (len(used) + len(data.rows))
+    asked = 6 * sum(map(len, data.texts)) + sum(cards) + rows + _ENVELOPE_BYTES
+    if asked > most:
+        asked = len(encode(event))
+    if max(asked, answer) > most:
+        raise Refused(
+            "too_large",
+            f"{len(data.texts)} texts with {len(cards)} different skills need "
+            f"{max(asked, answer)} bytes of JSON, {most} are allowed: split the request",
+        )
 
 
 def _bytes(text: str) -> int:

@@ -1,12 +1,13 @@
 """Requests that contradict themselves are refused in one sentence."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from schemas import EncodeRequested
+from schemas import AssignedRow, EncodeAssigned, EncodeRequested, Event, SkillRef, encode
 from services.router.errors import Refused
-from services.router.validation import check
+from services.router.validation import check, check_assignment
 
 
 def asked(**changes: Any) -> EncodeRequested:
@@ -75,3 +76,57 @@ def test_all_texts_together_must_fit_into_an_event() -> None:
     assert refused.value.code == "too_large"
     with pytest.raises(Refused, match="split the request"):
         check(asked(texts=("\x01" * 50_000,) * 4), max_texts=100, max_text_bytes=60_000)
+
+
+MIB = 1 << 20
+
+
+def assigned(texts: int, cards: int, letters: int = 8, per_row: int = 3) -> Event[EncodeAssigned]:
+    """Texts of some letters, whose rows share so many cards with the longest names."""
+    skills = tuple(
+        SkillRef(digest=f"sha256:{n:064x}", name=f"{n:x}".rjust(64, "a"), version=n + 1)
+        for n in range(cards)
+    )
+    rows = tuple(
+        AssignedRow(skills=tuple(((3 * n + k) % cards, 0.123456789) for k in range(per_row)))
+        for n in range(texts)
+    )
+    data = EncodeAssigned(
+        request_id="r",
+        texts=("x" * letters,) * texts,
+        role="query",
+        deadline=datetime(2030, 1, 1, tzinfo=UTC),
+        skills=skills,
+        rows=rows,
+        reply_to="client",
+        router="router-1",
+    )
+    return Event(data=data, source="/router/1", to="encoder-1")
+
+
+def test_an_assignment_that_fits_into_an_event_passes() -> None:
+    whole = assigned(1024, 300, letters=500)
+    assert len(encode(whole)) < MIB
+    check_assignment(whole, MIB)
+
+
+def test_long_texts_with_few_cards_are_measured_before_they_are_refused() -> None:
+    event = assigned(100, 3, letters=8000)
+    assert MIB < 6 * 100 * 8000, "a character may take six bytes, these take one"
+    check_assignment(event, MIB)
+
+
+@pytest.mark.parametrize(
+    ("event", "says"),
+    [
+        (assigned(1024, 3072, letters=500), "1024 texts with 3072 different skills"),
+        (assigned(4096, 3), "4096 texts with 3 different skills"),
+    ],
+    ids=["more cards than an assignment can name", "more rows than an answer can tell"],
+)
+def test_what_no_event_can_carry_is_refused_with_what_to_do(
+    event: Event[EncodeAssigned], says: str
+) -> None:
+    with pytest.raises(Refused, match=f"{says}.*split the request") as refusal:
+        check_assignment(event, MIB)
+    assert refusal.value.code == "too_large"
