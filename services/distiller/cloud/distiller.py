@@ -1,0 +1,301 @@
+"""CloudDistiller: a domain's material put to a language model, within a budget."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from services.distiller.cloud import answers, batch, budget
+from services.distiller.cloud.answers import TOO_LONG, Answers
+from services.distiller.cloud.asks import Ask, key_of, plan
+from services.distiller.cloud.batch import Batches
+from services.distiller.cloud.budget import Budget
+from services.distiller.cloud.endpoint import PAUSE, Endpoint
+from services.distiller.cloud.errors import (
+    MalformedError,
+    PartError,
+    RefusedError,
+    TeacherSettingsError,
+    TruncatedError,
+    UnavailableError,
+)
+from services.distiller.cloud.key import is_loopback, secret_of
+from services.distiller.teacher import Contribution, Material, Pair
+from services.runtime.settings import TeacherSettings
+from services.runtime.store import open_store
+
+__all__ = ["CloudDistiller"]
+
+EMBEDDED = 512
+"""Texts of one request for vectors; servers take up to 2,048."""
+
+EMBEDDED_TOKENS = 300_000
+"""Tokens of one request for vectors, a byte taken for one."""
+
+LONGEST = 8000
+"""Bytes of a text that is embedded; of longer ones the beginning. Models take 8,192 tokens."""
+
+T = TypeVar("T")
+Vector = npt.NDArray[np.float32]
+
+
+class CloudDistiller:
+    """The teacher `openai`.
+
+    Makes `folder/teacher.sqlite`: the budget, the answers of late, the batches under way; never
+    the key. Raises `TeacherSettingsError` where the settings do not suffice to ask anybody.
+    """
+
+    name = "openai"
+
+    def __init__(
+        self,
+        settings: TeacherSettings,
+        folder: Path,
+        *,
+        environ: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._model = _checked(settings)
+        secret = secret_of(settings, os.environ if environ is None else environ)
+        self._log: Any = structlog.get_logger()
+        if settings.base_url.startswith("http:") and not is_loopback(settings.base_url):
+            self._log.warning("the teacher is asked without encryption", host=_host(settings))
+        self._settings = settings
+        self._clock = clock
+        schema = budget.SCHEMA + answers.SCHEMA + batch.SCHEMA
+        self._store = open_store(folder / "teacher.sqlite", schema)
+        self.budget = Budget(self._store, settings, clock)
+        self._answers = Answers(self._store, clock)
+        self._endpoint = Endpoint(settings, secret, self.budget, clock)
+        self._batches = Batches(self._store, self._endpoint, self.budget, self._answers, clock)
+
+    async def teach(self, material: Material) -> Contribution:
+        """Ask for everything that the settings ask for; what fails is left out, with a reason."""
+        asks = plan(material, self._settings)
+        order = _Order(asyncio.Semaphore(self._settings.concurrency))
+        try:
+            if self._settings.batch_api and not await self._by_batch(asks, order):
+                return order.contribution()
+            found = await _all(self._ask(ask, order) for ask in asks)
+            pairs = [pair for part in found for pair in part]
+            vectors = await self._vectors(_texts(material, pairs), order)
+        except Exception as error:
+            # A full disk, a broken store: the loop goes on without a teacher.
+            self._log.exception("the teacher failed")
+            order.stop(UnavailableError(f"asking the teacher failed: {_name(error)}", self._soon()))
+            return order.contribution()
+        if order.reason is not None:
+            self._log.warning("the teacher gave less than it was asked for", why=order.reason)
+        return order.contribution(pairs, vectors)
+
+    async def aclose(self) -> None:
+        """Let connections and the store go."""
+        await self._endpoint.aclose()
+        self._store.close()
+
+    async def _by_batch(self, asks: Iterable[Ask], order: _Order) -> bool:
+        """Put what is not answered into a batch; False while there is something to wait for."""
+        open_ = {
+            key: body for key, body in map(self._request, asks) if self._answers.get(key) is None
+        }
+        try:
+            waiting = await self._batches.advance(open_)
+        except UnavailableError as error:
+            order.unavailable = error
+            return False
+        if waiting is not None:
+            order.unavailable = UnavailableError(*waiting)
+        return waiting is None
+
+    def _soon(self) -> float:
+        return self._clock() + PAUSE
+
+    def _request(self, ask: Ask) -> tuple[bytes, dict[str, Any]]:
+        body = ask.body(self._model, self._settings.output_tokens)
+        return key_of(self._settings.base_url, "/chat/completions", body), body
+
+    async def _ask(self, ask: Ask, order: _Order) -> list[Pair]:
+        """The pairs of one request; where it is too much for the model, of its halves."""
+        key, body = self._request(ask)
+        kept = self._answers.get(key)
+        if kept is not None and kept != TOO_LONG:
+            try:
+                return order.read(ask, kept.decode())
+            except MalformedError:  # a batch's answers are kept as they came
+                kept = None
+        if kept != TOO_LONG:
+            try:
+                return await self._fresh(ask, key, body, order)
+            except UnavailableError as error:
+                order.stop(error)
+                return []
+            except (TruncatedError, RefusedError) as error:
+                if len(ask.items) == 1:
+                    order.leave_out(error)
+                    return []
+                if isinstance(error, TruncatedError):
+                    self._answers.put(key, TOO_LONG)
+            except PartError as error:
+                order.leave_out(error)
+                return []
+        found = [await self._ask(half, order) for half in ask.halves()]
+        return [pair for part in found for pair in part]
+
+    async def _fresh(
+        self, ask: Ask, key: bytes, body: Mapping[str, Any], order: _Order
+    ) -> list[Pair]:
+        """Ask, and once more where the answer is nonsense. Raises `CloudError`."""
+        for last in (False, True):
+            try:
+                async with order.slots:
+                    if order.unavailable is not None:
+                        return []
+                    content = await self._endpoint.chat(body)
+                pairs = order.read(ask, content)
+            except MalformedError:
+                if last:
+                    raise
+            else:
+                self._answers.put(key, content.encode())
+                return pairs
+        raise AssertionError  # the loop returns or raises
+
+    async def _vectors(self, texts: Sequence[str], order: _Order) -> dict[str, Vector]:
+        """The teacher's own vectors, of all texts or of none: half of them rank nothing."""
+        model = self._settings.embedding_model
+        if model is None or not texts or order.unavailable is not None:
+            return {}
+        try:
+            rows = [await self._embed(model, part) for part in _chunks(texts)]
+        except UnavailableError as error:
+            order.stop(error)
+            return {}
+        except PartError as error:
+            order.leave_out(error)
+            return {}
+        if len({row.shape[1] for row in rows}) != 1:
+            order.leave_out(MalformedError("the teacher's vectors are not of one width"))
+            return {}
+        return dict(zip(texts, np.concatenate(rows), strict=True))
+
+    async def _embed(self, model: str, texts: Sequence[str]) -> Vector:
+        shown = [
+            text.encode("utf-8", "replace")[:LONGEST].decode("utf-8", "ignore") for text in texts
+        ]
+        body = {"model": model, "input": shown}
+        key = key_of(self._settings.base_url, "/embeddings", body)
+        kept = self._answers.get(key)
+        if kept is not None:
+            return np.frombuffer(kept, np.float32).reshape(len(texts), -1)
+        found = await self._endpoint.embed(model, shown)
+        self._answers.put(key, found.tobytes())
+        return found
+
+
+@dataclass
+class _Order:
+    """What one order came to."""
+
+    slots: asyncio.Semaphore
+    """So many requests of it wait for an answer: where one shows that nothing can be asked, the
+    others are not sent."""
+    unavailable: UnavailableError | None = None
+    """Why nothing more is asked."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Requests without a usable answer, by why."""
+    unanswered: int = 0
+    """Items that answers passed over."""
+
+    def read(self, ask: Ask, content: str) -> list[Pair]:
+        """The pairs of an answer. Raises `MalformedError`."""
+        pairs, missing = ask.read(content)
+        self.unanswered += missing
+        return pairs
+
+    def stop(self, error: UnavailableError) -> None:
+        """Nothing more can be asked; the first reason is the one to tell."""
+        self.unavailable = self.unavailable or error
+
+    def leave_out(self, error: PartError) -> None:
+        """One request has no usable answer."""
+        self.left_out[str(error)] = self.left_out.get(str(error), 0) + 1
+
+    @property
+    def reason(self) -> str | None:
+        """One sentence, or None where everything was answered."""
+        parts = [] if self.unavailable is None else [str(self.unavailable)]
+        parts += [f"{count} × left out: {why}" for why, count in self.left_out.items()]
+        if self.unanswered:
+            parts.append(f"{self.unanswered} items were passed over")
+        return "; ".join(parts) or None
+
+    def contribution(
+        self, pairs: Iterable[Pair] = (), vectors: Mapping[str, Vector] | None = None
+    ) -> Contribution:
+        """What the order adds, and why not more."""
+        again = None if self.unavailable is None else self.unavailable.again
+        return Contribution(tuple(pairs), vectors or {}, self.reason, again)
+
+
+def _checked(settings: TeacherSettings) -> str:
+    """The model's name. Raises `TeacherSettingsError`."""
+    if not settings.model:
+        raise TeacherSettingsError(
+            'distiller.teacher is "openai", but teacher.model does not name the model to ask.'
+        )
+    parts = urlsplit(settings.base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.password is not None:
+        raise TeacherSettingsError(
+            "teacher.base_url should be such as https://api.openai.com/v1, without a password."
+        )
+    return settings.model
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results in order; where one fails, the others end, too."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one) for one in work]
+    return [task.result() for task in tasks]
+
+
+def _name(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return type(error).__name__
+
+
+def _host(settings: TeacherSettings) -> str:
+    return urlsplit(settings.base_url).hostname or ""
+
+
+def _texts(material: Material, pairs: Iterable[Pair]) -> list[str]:
+    """Everything that vectors are wanted of, each once: what people said, then what was written."""
+    texts = [query.text for query in material.queries]
+    texts += [text for query in material.queries for text in (*query.relevant, *query.near)]
+    texts += material.passages
+    texts += [text for pair in pairs for text in (pair.query, pair.passage)]
+    return [text for text in dict.fromkeys(texts) if text.strip()]
+
+
+def _chunks(texts: Sequence[str]) -> list[list[str]]:
+    parts: list[list[str]] = []
+    tokens = 0
+    for text in texts:
+        needs = min(len(text.encode("utf-8", "replace")), LONGEST)
+        if not parts or len(parts[-1]) == EMBEDDED or tokens + needs > EMBEDDED_TOKENS:
+            parts.append([])
+            tokens = 0
+        parts[-1].append(text)
+        tokens += needs
+    return parts

@@ -1,0 +1,88 @@
+"""The API key: where it is found, and that it is found nowhere else."""
+
+from __future__ import annotations
+
+import ipaddress
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from services.distiller.cloud.errors import TeacherSettingsError
+from services.runtime.settings import TeacherSettings
+
+__all__ = ["HIDDEN", "Secret", "is_loopback", "secret_of"]
+
+HIDDEN = "[key]"
+"""What stands where a key stood."""
+
+
+class Secret:
+    """A key, or none, that shows itself only to who asks for it by `reveal`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str | None) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return "Secret(None)" if self._value is None else f"Secret({HIDDEN})"
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        raise TypeError("a key is not written anywhere")
+
+    def reveal(self) -> str | None:
+        """The key itself, for the client that sends it."""
+        return self._value
+
+    def hide(self, text: str) -> str:
+        """`text` without the key: servers quote what they were sent."""
+        return text if not self._value else text.replace(self._value, HIDDEN)
+
+
+def secret_of(settings: TeacherSettings, environ: Mapping[str, str]) -> Secret:
+    """The key from the environment, else from the file, else none where the server is this machine.
+
+    Raises `TeacherSettingsError`: there is none, or others may read its file.
+    """
+    value = environ.get(settings.key_env, "").strip()
+    if not value and settings.key_file is not None:
+        value = _read(Path(settings.key_file).expanduser())
+    if value:
+        if not (value.isascii() and value.isprintable()) or " " in value:
+            raise TeacherSettingsError("the teacher's API key holds characters that no key has.")
+        return Secret(value)
+    if is_loopback(settings.base_url):
+        return Secret(None)
+    raise TeacherSettingsError(
+        f"the teacher at {urlsplit(settings.base_url).hostname} needs an API key: set the "
+        f"environment variable {settings.key_env}, or name a file by teacher.key_file."
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            raise TeacherSettingsError(
+                f"teacher.key_file {path} can be read by others (mode {mode:04o}): chmod 600 it."
+            )
+        value = path.read_text("utf-8").strip()
+    except OSError as error:
+        raise TeacherSettingsError(
+            f"teacher.key_file {path} cannot be read: {error.strerror}."
+        ) from error
+    except UnicodeDecodeError:
+        raise TeacherSettingsError(f"teacher.key_file {path} holds no text.") from None
+    if not value:
+        raise TeacherSettingsError(f"teacher.key_file {path} is empty.")
+    return value
+
+
+def is_loopback(url: str) -> bool:
+    """The server runs on this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
