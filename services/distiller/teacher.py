@@ -119,8 +119,15 @@ class NoTeacher:
         """Nothing to let go."""
 
 
+def _openai(settings: Settings, folder: Path) -> Teacher:
+    from services.distiller.cloud import CloudDistiller  # half a second that only its users wait
+
+    return CloudDistiller(settings.teacher, folder)
+
+
 TEACHERS: dict[str, Callable[[Settings, Path], Teacher]] = {
     "none": lambda settings, folder: NoTeacher(),
+    "openai": _openai,
 }
 """How each teacher is made from the settings and the distiller's own folder."""
 

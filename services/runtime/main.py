@@ -17,7 +17,7 @@ import psutil
 
 from bus import Bus, BusError, connect
 from schemas import Event, FleetHeartbeat, FleetStop
-from services.errors import ServiceError
+from services.errors import ServiceError, SettingsError
 from services.runtime import logs
 from services.runtime.service import Context, Service
 from services.runtime.settings import Settings, load_settings
@@ -197,7 +197,7 @@ def run(kind: type[Service], argv: Sequence[str] | None = None) -> None:
     try:
         asyncio.run(_join(kind, options, settings))
     except (BusError, ServiceError) as error:
-        code = _sentence(kind, error, code=1)
+        code = _sentence(kind, error, code=2 if isinstance(error, SettingsError) else 1)
     _leave(code)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,7 @@ class CloudDistiller:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._model = _checked(settings)
-        secret = secret_of(settings, os.environ if environ is None else environ)
+        self._secret = secret_of(settings, os.environ if environ is None else environ)
         self._log: Any = structlog.get_logger()
         if settings.base_url.startswith("http:") and not is_loopback(settings.base_url):
             self._log.warning("the teacher is asked without encryption", host=_host(settings))
@@ -77,7 +78,7 @@ class CloudDistiller:
         self._store = open_store(folder / "teacher.sqlite", schema)
         self.budget = Budget(self._store, settings, clock)
         self._answers = Answers(self._store, clock)
-        self._endpoint = Endpoint(settings, secret, self.budget, clock)
+        self._endpoint = Endpoint(settings, self._secret, self.budget, clock)
         self._batches = Batches(self._store, self._endpoint, self.budget, self._answers, clock)
 
     async def teach(self, material: Material) -> Contribution:
@@ -92,7 +93,8 @@ class CloudDistiller:
             vectors = await self._vectors(_texts(material, pairs), order)
         except Exception as error:
             # A full disk, a broken store: the loop goes on without a teacher.
-            self._log.exception("the teacher failed")
+            trace = self._secret.hide("".join(traceback.format_exception(error)))
+            self._log.error("asking the teacher failed", trace=trace)
             order.stop(UnavailableError(f"asking the teacher failed: {_name(error)}", self._soon()))
             return order.contribution()
         if order.reason is not None:
