@@ -16,7 +16,16 @@ from lora.config import LoRAConfig
 from lora.training.errors import ConfigError
 from lora.training.head import HeadProblem
 
-__all__ = ["BodyConfig", "BodyFit", "Objective", "Optimizer", "batches", "bend_tensor", "fit"]
+__all__ = [
+    "BodyConfig",
+    "BodyFit",
+    "Epoch",
+    "Objective",
+    "Optimizer",
+    "batches",
+    "bend_tensor",
+    "fit",
+]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -182,6 +191,37 @@ class Optimizer:
         self.adam.step()
         self.done += 1
 
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and moments as they are now, by name; views, not copies."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            tensors[name] = parameter.detach().contiguous()
+            for key, value in self.adam.state[parameter].items():
+                tensors[f"{name}/{key}"] = value.contiguous()
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor], done: int) -> None:
+        """Go on from what `state` gave after `done` steps; `KeyError` where a tensor is missing."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[name])
+                self.adam.state[parameter] = {
+                    key.partition("/")[2]: value.clone()
+                    for key, value in tensors.items()
+                    if key.startswith(name + "/")
+                }
+        self.done = done
+
+
+@dataclass
+class Epoch:
+    """How far an epoch has come."""
+
+    batches: int = 0
+    total: float = 0.0
+    """Sum of the losses of the queries so far, in nats."""
+    queries: int = 0
+
 
 def batches(lengths: Ints, size: int, seed: int, epoch: int) -> list[Ints]:
     """Positions into `lengths`, in batches of like length, in an order of this seed and epoch.
@@ -214,23 +254,26 @@ def fit(
     seed: int,
     epoch: int,
     limit: int | None = None,
+    so_far: Epoch | None = None,
     on_step: Callable[[float], None] | None = None,
 ) -> float:
     """One epoch over the problem's queries `members`; the mean loss in nats.
 
     `encode` gives the embeddings (k, dim), head included, of queries by index into the problem;
-    `lengths` (k,) are the tokens of the members; `limit` ends the epoch after so many steps.
+    `lengths` (k,) are the tokens of the members; `limit` ends the epoch after so many steps. An
+    epoch that was interrupted goes on from `so_far`, which is kept up to date.
     """
-    total, count = 0.0, 0
-    for batch in batches(lengths, config.batch, seed, epoch)[:limit]:
+    place = so_far or Epoch()
+    for batch in batches(lengths, config.batch, seed, epoch)[:limit][place.batches :]:
         rows = members[batch]
         loss = objective.loss(encode(rows), rows)
         optimizer.step(loss)
         value = float(loss.detach())
-        total, count = total + value * len(rows), count + len(rows)
+        place.batches += 1
+        place.total, place.queries = place.total + value * len(rows), place.queries + len(rows)
         if on_step is not None:
             on_step(value)
-    return total / max(1, count)
+    return place.total / max(1, place.queries)
 
 
 def _scaled(adapter: Adapter, share: float) -> Adapter:

@@ -32,6 +32,8 @@ class Plan:
     """What the inner fits should take; 0 where no time was measured."""
     outer_seconds: float
     """The same for the fold models and the final fit, side by side."""
+    begun: float = 0.0
+    """Seconds of work that came before the first fit."""
 
     @property
     def seconds(self) -> float:

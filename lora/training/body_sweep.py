@@ -12,24 +12,25 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
 from lora.adapter import HEAD, Adapter
 from lora.config import LoRAConfig
 from lora.engine import ArrowEngine
 from lora.head import bend
-from lora.training.body_fit import BodyConfig, BodyFit, Objective, Optimizer, bend_tensor, fit
+from lora.training.body_fit import BodyConfig, BodyFit, Objective
+from lora.training.body_learner import Learner, pack, unpack
 from lora.training.body_plan import SMALL, Plan, plan
 from lora.training.body_trunk import Replica, Trunk, one_thread_each
+from lora.training.checkpoint import Checkpoints
 from lora.training.dataset import TrainingSet
 from lora.training.errors import ConfigError, NothingToLearn, TrainingError
 from lora.training.gate import CUTOFF, Arena, unit
 from lora.training.head import Fit, HeadConfig, HeadProblem, fit_head, head_adapter
+from lora.training.schedule import padded
 
 __all__ = ["BodyChoice", "BodySweep", "Progress", "TrainedBody", "train_body"]
 
@@ -41,7 +42,10 @@ Progress = Callable[[int, int, float], None]
 Shares = tuple[float, float]
 """Of the body and of the head."""
 
-_WHOLE: tuple[int, ...] = ()
+Job = tuple[int, ...]
+"""The folds that a fit leaves out."""
+
+_WHOLE: Job = ()
 
 
 @dataclass(frozen=True)
@@ -110,20 +114,31 @@ def train_body(
     engine: ArrowEngine,
     sweep: BodySweep | None = None,
     *,
+    initial: Mapping[Job, Mapping[str, Adapter]] | None = None,
+    checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> TrainedBody:
     """Train a body with its head on everything, and fold models for the gate.
 
-    `arena` holds the real queries that are judged. The same seed gives the same bits on the same
-    machine where no time budget cuts the plan. The engine must not be used until this returns.
+    `arena` holds the real queries that are judged. `initial` are bodies to start from, by the folds
+    that the fit leaves out and that they have never seen, `()` the one for all: a fit without one
+    starts afresh, as the inner fits always do. The engine must not be used until this returns.
+
+    The same seed gives the same bits on the same machine wherever the plan is the same; a time
+    budget makes the plan depend on the speed measured, so the plan is part of what is returned.
+    Plans and finished work are in `checkpoints` from the moment that they are made: a training that
+    was killed goes on from there to the same bits, and the time spent before counts.
 
     Raises:
         NothingToLearn: fewer than two folds to learn from.
         TrainingError: the model is not the one that the dataset's vectors come from.
     """
     with one_thread_each():
-        return _Training(data, arena, engine, sweep or BodySweep(), progress, clock).run()
+        kept = checkpoints or Checkpoints(clock=clock)
+        return _Training(
+            data, arena, engine, sweep or BodySweep(), initial or {}, kept, progress
+        ).run()
 
 
 class _Training:
@@ -133,10 +148,12 @@ class _Training:
         arena: Arena,
         engine: ArrowEngine,
         sweep: BodySweep,
+        initial: Mapping[Job, Mapping[str, Adapter]],
+        checkpoints: Checkpoints,
         progress: Progress | None,
-        clock: Callable[[], float],
     ) -> None:
-        self.started, self.clock, self.progress = clock(), clock, progress
+        self.initial, self.checkpoints, self.progress = initial, checkpoints, progress
+        self.clock = checkpoints.elapsed
         self.sweep, self.config, self.arena, self.engine = sweep, sweep.config, arena, engine
         self.problem = HeadProblem(
             data, max_passages=sweep.max_passages, max_rank=sweep.max_rank, seed=sweep.seed
@@ -162,17 +179,18 @@ class _Training:
         self.done = self.steps = 0
 
     def run(self) -> TrainedBody:
-        made = self._plan()
+        made = self._once("plan", self._plan)
         self.config = replace(self.config, epochs=made.epochs)
         self._announce([*made.inner, *((fold,) for fold in made.judged), _WHOLE])
-        begun = self.clock()
-        tables = dict(zip(made.inner, self.trunk.each(self._measure, made.inner), strict=True))
-        made = self._shortened(made, self.clock() - begun)
-        jobs: list[tuple[int, ...]] = [_WHOLE, *((fold,) for fold in made.judged)]
+        tables = dict(zip(made.inner, self.trunk.each(self._measured, made.inner), strict=True))
+        planned = made
+        made = self._once("shortened", lambda: self._shortened(planned))
+        self._announce([(fold,) for fold in planned.judged if fold not in made.judged], -1)
+        jobs: list[Job] = [_WHOLE, *((fold,) for fold in made.judged)]
         choices = {job: self._choose(tables, job) for job in jobs}
         # What needs no body is a matter of a moment.
         self._announce([job for job in jobs if not choices[job].body], -1)
-        fits = self.trunk.each(lambda replica, job: self._finish(replica, job, choices[job]), jobs)
+        fits = self.trunk.each(lambda replica, job: self._done(replica, job, choices[job]), jobs)
         vectors, judged = self.base.copy(), np.zeros(len(self.base), bool)
         folds: dict[int, Mapping[str, Adapter]] = {}
         for (fold,), (kept, found, _) in zip(jobs[1:], fits[1:], strict=True):
@@ -189,8 +207,19 @@ class _Training:
             choice=choices[_WHOLE],
             plan=made,
             loss=loss,
-            seconds=self.clock() - self.started,
+            seconds=self.clock(),
         )
+
+    def _once(self, name: str, make: Callable[[], Plan]) -> Plan:
+        """A plan that rests on measured speed: made once, and kept through interruptions."""
+        found = self.checkpoints.get(name)
+        if found is not None:
+            told = dict(found.state)
+            pairs = tuple((int(a), int(b)) for a, b in told.pop("inner"))
+            return Plan(inner=pairs, judged=tuple(told.pop("judged")), **told)
+        made = make()
+        self.checkpoints.put(name, {}, asdict(made))
+        return made
 
     def _check(self, data: TrainingSet, used: Ints) -> None:
         some = np.arange(0, len(used), max(1, len(used) // 8))[:8]
@@ -208,8 +237,8 @@ class _Training:
         per_row = 0.0
         if budget is not None:
             per_row = self._pilot()
-            budget -= self.clock() - self.started
-        return plan(
+            budget -= self.clock()
+        made = plan(
             sizes,
             len(np.unique(self.arena.groups)),
             epochs=self.config.epochs,
@@ -218,6 +247,7 @@ class _Training:
             budget=budget,
             evaluations=len(self.sweep.bodies),
         )
+        return replace(made, begun=self.clock())
 
     def _pilot(self) -> float:
         """Seconds that one query takes in a step while all threads are at work."""
@@ -225,9 +255,8 @@ class _Training:
         steps = max(1, min(4, len(self.members) // size))
 
         def run(replica: Replica, number: int) -> float:
-            every = np.arange(len(self.members))
             started = 0.0
-            with _Learner(self, replica, every, None, steps) as learner:
+            with self._learner(replica, np.arange(len(self.members)), None, {}) as learner:
                 for epoch in range(2):  # the first one warms up
                     started = self.clock()
                     learner.epoch(number * 2 + epoch, limit=steps)
@@ -235,50 +264,97 @@ class _Training:
 
         return float(np.mean(self.trunk.each(run, list(range(self.trunk.threads)))))
 
-    def _shortened(self, made: Plan, spent: float) -> Plan:
+    def _shortened(self, made: Plan) -> Plan:
         """The plan with one judged fold where the machine has become too slow for all of them."""
         budget = self.sweep.time_budget_s
         if budget is None or len(made.judged) < 2 or not made.inner_seconds:
             return made
-        left = budget - (self.clock() - self.started)
-        slower = max(1.0, spent / made.inner_seconds)
+        left = budget - self.clock()
+        slower = max(1.0, (self.clock() - made.begun) / made.inner_seconds)
         if made.outer_seconds * slower <= left or len(np.unique(self.arena.groups)) < SMALL:
             return made
         held = max(made.judged, key=lambda fold: len(self.rows[fold]))
-        self._announce([(fold,) for fold in made.judged if fold != held], -1)
         return replace(made, judged=(held,))
 
-    def _announce(self, jobs: Iterable[tuple[int, ...]], sign: int = 1) -> None:
+    def _announce(self, jobs: Iterable[Job], sign: int = 1) -> None:
         for job in jobs:
-            count = len(self.problem.without(job))
-            self.steps += sign * self.config.epochs * -(-count // self.config.batch)
+            self.steps += sign * self._length(job)
 
-    def _tell(self, loss: float) -> None:
+    def _length(self, job: Job) -> int:
+        """Steps of a fit."""
+        return self.config.epochs * -(-len(self.problem.without(job)) // self.config.batch)
+
+    def _tell(self, loss: float, steps: int = 1) -> None:
         with self.lock:
-            self.done += 1
+            self.done += steps
             if self.progress is not None:
                 self.progress(self.done, max(self.steps, self.done), loss)
 
-    def _fit(self, replica: Replica, without: tuple[int, ...]) -> tuple[Fit, BodyFit]:
+    def _learner(
+        self, replica: Replica, members: Ints, head: Adapter | None, body: Mapping[str, Adapter]
+    ) -> Learner:
+        ranks = {name: self.config.adapters((name,), 0).rank_of(name) for name in body}
+        return Learner(
+            replica,
+            self.trunk,
+            self.objective,
+            self.config,
+            members=members,
+            rows=self.members,
+            head=head,
+            initial={name: padded(body[name], rank) for name, rank in ranks.items()},
+            seed=self.sweep.seed,
+        )
+
+    def _head(self, problem: HeadProblem, members: Ints) -> Fit:
+        steps = self.sweep.head_steps
+        stops, seed = (steps,), self.sweep.seed
+        return fit_head(problem, self.sweep.head, members=members, checkpoints=stops, seed=seed)[
+            steps
+        ]
+
+    def _fit(self, replica: Replica, without: Job) -> tuple[Fit, BodyFit]:
         """The head alone, and body and head, on the queries outside these folds."""
         members = self.problem.without(without)
         if not len(members):
             raise NothingToLearn("no query is left to train on")
-        steps = self.sweep.head_steps
-        head = fit_head(
-            self.problem,
-            self.sweep.head,
-            members=members,
-            checkpoints=(steps,),
-            seed=self.sweep.seed,
-        )[steps]
-        started = self.clock()
-        loss = 0.0
-        with _Learner(self, replica, members, head, self.config.epochs) as learner:
-            for epoch in range(self.config.epochs):
-                loss = learner.epoch(epoch, on_step=self._tell)
-            body, trained = learner.adapters()
-        return head, BodyFit(body, trained, loss, self.clock() - started)
+        problem, body = self.problem, self.initial.get(without, {})
+        if body:
+            with _applied(replica, body):
+                problem = problem.upon(members, replica.vectors(self.members[members]))
+        head = self._head(problem, members)
+        share = self.config.head_start
+        start = head_adapter(head, share) if share > 0 else None
+        name = _name("fit", without)
+        with self._learner(replica, members, start, body) as learner:
+            fitted = learner.run(
+                name, self.checkpoints, self._tell, lambda steps: self._tell(0.0, steps)
+            )
+        return head, fitted
+
+    def _measured(self, replica: Replica, pair: tuple[int, int]) -> dict[int, dict[Shares, Floats]]:
+        """`_measure`, unless that was done before an interruption."""
+        name = _name("inner", pair)
+        kept = self.checkpoints.get(name)
+        if kept is not None:
+            self._tell(0.0, self._length(pair))
+            return {
+                fold: {
+                    (float(body), float(head)): kept.arrays[f"{fold}/{number}"]
+                    for number, (body, head) in enumerate(kept.state["shares"])
+                }
+                for fold in pair
+            }
+        found = self._measure(replica, pair)
+        shares = list(found[pair[0]])
+        arrays = {
+            f"{fold}/{number}": found[fold][share]
+            for fold in pair
+            for number, share in enumerate(shares)
+        }
+        self.checkpoints.put(name, arrays, {"shares": shares})
+        self.checkpoints.drop(_name("fit", pair))
+        return found
 
     def _measure(self, replica: Replica, pair: tuple[int, int]) -> dict[int, dict[Shares, Floats]]:
         """Per fold of the pair: reciprocal ranks of its queries by shares of body and head."""
@@ -310,7 +386,7 @@ class _Training:
     def _choose(
         self,
         tables: Mapping[tuple[int, int], Mapping[int, Mapping[Shares, Floats]]],
-        outer: tuple[int, ...],
+        outer: Job,
     ) -> BodyChoice:
         """The best shares by the inner folds; nothing that looked at the outer fold counts."""
         parts: dict[Shares, list[Floats]] = {}
@@ -332,26 +408,38 @@ class _Training:
                 best = (1.0, 1.0)
         return BodyChoice(*best, float(table[best].mean()))
 
-    def _finish(
-        self, replica: Replica, job: tuple[int, ...], choice: BodyChoice
+    def _done(
+        self, replica: Replica, job: Job, choice: BodyChoice
     ) -> tuple[Mapping[str, Adapter], Floats, float]:
+        """`_finish`, unless that was done before an interruption."""
+        name = _name("outer", job)
+        kept = self.checkpoints.get(name)
+        if kept is not None:
+            if choice.body:
+                self._tell(0.0, self._length(job))
+            modules = unpack(kept.arrays, kept.state["modules"])
+            return modules, kept.arrays["vectors"], float(kept.state["loss"])
+        modules, vectors, loss = self._finish(replica, job, choice)
+        self.checkpoints.put(
+            name, pack(modules) | {"vectors": vectors}, {"modules": list(modules), "loss": loss}
+        )
+        self.checkpoints.drop(_name("fit", job))
+        return modules, vectors, loss
+
+    def _finish(
+        self, replica: Replica, job: Job, choice: BodyChoice
+    ) -> tuple[dict[str, Adapter], Floats, float]:
         """Modules without the folds `job`, vectors (k, dim) of those folds' queries, loss."""
         rows = np.concatenate([self.rows[fold] for fold in job]) if job else np.zeros(0, np.int64)
         if not choice.body:
             if not choice.head:
                 return {}, self.base[rows], 0.0
-            members, steps = self.problem.without(job), self.sweep.head_steps
-            head = fit_head(
-                self.problem,
-                self.sweep.head,
-                members=members,
-                checkpoints=(steps,),
-                seed=self.sweep.seed,
-            )[steps]
+            head = self._head(self.problem, self.problem.without(job))
             adapter = head_adapter(head, choice.head)
             return {HEAD: adapter}, bend(self.base[rows], [adapter]), head.loss
         _, fitted = self._fit(replica, job)
-        modules = fitted.scaled(choice.body, choice.head)
+        # A body that was begun from has its share already: it is not made smaller at each version.
+        modules = fitted.scaled(1.0 if self.initial.get(job) else choice.body, choice.head)
         body = {name: adapter for name, adapter in modules.items() if name != HEAD}
         with _applied(replica, body):
             vectors = replica.vectors(self.judged[rows]) if len(rows) else self.base[rows]
@@ -359,67 +447,8 @@ class _Training:
         return modules, turned, fitted.loss
 
 
-class _Learner:
-    """A replica with a body and a head in training."""
-
-    def __init__(
-        self, training: _Training, replica: Replica, members: Ints, head: Fit | None, epochs: int
-    ) -> None:
-        config = training.config
-        self._training, self._replica, self._members = training, replica, members
-        self._lengths = training.trunk.lengths[training.members[members]]
-        self._config = config
-        body = replica.attach(config.adapters(training.trunk.targets, training.sweep.seed))
-        self._head: dict[str, nn.Parameter] = {}
-        if head is not None and config.head_start > 0:
-            start = head_adapter(head, config.head_start)
-            device = training.engine.device
-            self._head = {
-                f"{HEAD}.{name}": nn.Parameter(torch.from_numpy(factor.copy()).to(device))
-                for name, factor in zip(("lora_a", "lora_b"), start.factors, strict=True)
-            }
-        steps = epochs * -(-len(members) // config.batch)
-        self._optimizer = Optimizer(body, self._head, config, steps)
-
-    def __enter__(self) -> _Learner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._replica.manager.detach()
-
-    def epoch(
-        self,
-        number: int,
-        *,
-        limit: int | None = None,
-        on_step: Callable[[float], None] | None = None,
-    ) -> float:
-        return fit(
-            self._encode,
-            self._optimizer,
-            self._training.objective,
-            self._members,
-            self._lengths,
-            self._config,
-            seed=self._training.sweep.seed,
-            epoch=number,
-            limit=limit,
-            on_step=on_step,
-        )
-
-    def adapters(self) -> tuple[dict[str, Adapter], Adapter | None]:
-        body = self._replica.manager.trained()
-        if not self._head:
-            return body, None
-        a, b = (p.detach().cpu().numpy().copy() for p in self._head.values())
-        return body, Adapter(a, b, a.shape[1], float(a.shape[1]))
-
-    def _encode(self, rows: Ints) -> Tensor:
-        vectors = self._replica.forward(self._training.members[rows])
-        if self._head:
-            a, b = self._head.values()
-            vectors = bend_tensor(vectors, a, b, 1.0)
-        return vectors
+def _name(what: str, job: Job) -> str:
+    return "-".join([what, *(str(fold) for fold in job)])
 
 
 @contextlib.contextmanager

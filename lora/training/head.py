@@ -10,6 +10,7 @@ in r dimensions: scores = (S + h Qᵀ) / ‖ê + h B‖, and ‖ê + h B‖² = 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -146,6 +147,14 @@ class HeadProblem:
     def rank(self) -> int:
         """Rank of the heads fitted."""
         return int(self.basis.shape[0])
+
+    def upon(self, members: Ints, vectors: Floats) -> HeadProblem:
+        """The same problem with other vectors (j, dim) of the queries `members`."""
+        other = copy.copy(self)
+        other.vectors, other.scores = self.vectors.copy(), self.scores.copy()
+        other.vectors[members] = unit(vectors)
+        other.scores[members] = other.vectors[members] @ self.passages.T
+        return other
 
     def without(self, folds: Iterable[int]) -> Ints:
         """Indexes, into `rows`, of the queries outside these folds."""

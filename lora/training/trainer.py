@@ -319,13 +319,8 @@ class LoRATrainer:
         return digest.hexdigest()
 
     def _save(self, file: Path, optimizer: Optimizer, identity: str, losses: list[float]) -> None:
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in optimizer.parameters.items():
-            tensors[name] = parameter.detach().contiguous()
-            for key, value in optimizer.adam.state[parameter].items():
-                tensors[f"{name}/{key}"] = value.contiguous()
         state = {"identity": identity, "losses": losses, "steps": optimizer.done}
-        raw = safetensors.torch.save(tensors, {_STATE: json.dumps(state)})
+        raw = safetensors.torch.save(optimizer.state(), {_STATE: json.dumps(state)})
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_suffix(".writing")
         with beside.open("wb") as handle:
@@ -347,15 +342,10 @@ class LoRATrainer:
             raise TrainingError(
                 f"the checkpoint {file} is of another training: other data, settings or model"
             )
-        with torch.no_grad():
-            for name, parameter in optimizer.parameters.items():
-                parameter.copy_(tensors[name])
-                optimizer.adam.state[parameter] = {
-                    key.partition("/")[2]: value.clone()
-                    for key, value in tensors.items()
-                    if key.startswith(name + "/")
-                }
-        optimizer.done = done
+        try:
+            optimizer.restore(tensors, done)
+        except (KeyError, RuntimeError) as e:
+            raise TrainingError(f"the checkpoint {file} does not fit this training: {e}") from e
         return losses
 
 
