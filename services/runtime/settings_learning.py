@@ -85,7 +85,10 @@ class TeacherSettings(Section, frozen=True, kw_only=True):
         bool, doc("Whether novel prompts without a relevant passage are answered with one.")
     ] = True
     passages_per_order: Annotated[
-        int, doc("Passages that one order may ask questions to.", "passages", ge=1)
+        int, doc("Passages that one order may ask about; more are left to the next.", ge=1)
+    ] = 256
+    queries_per_order: Annotated[
+        int, doc("Queries that one order may ask about; more are left to the next.", ge=1)
     ] = 256
     output_tokens: Annotated[
         int,

@@ -200,7 +200,7 @@ _Planned = tuple[Task, Mapping[str, Any], list[Item]]
 def _questions(material: Material, settings: TeacherSettings) -> _Planned:
     count = settings.questions_per_passage
     examples = [_clip(query.text) for query in material.queries[:EXAMPLES]]
-    passages = material.passages[: settings.passages_per_order] if count else ()
+    passages = material.passages if count else ()
     items = [
         Item({"passage": _clip(passage)}, count, partial(_asked_of, passage))
         for passage in passages

@@ -6,8 +6,9 @@ import asyncio
 import os
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -83,14 +84,14 @@ class CloudDistiller:
 
     async def teach(self, material: Material) -> Contribution:
         """Ask for everything that the settings ask for; what fails is left out, with a reason."""
-        asks = plan(material, self._settings)
-        order = _Order(asyncio.Semaphore(self._settings.concurrency))
+        order = _Order(material, self._settings)
+        asks = plan(order.taken, self._settings)
         try:
             if self._settings.batch_api and not await self._by_batch(asks, order):
                 return order.contribution()
             found = await _all(self._ask(ask, order) for ask in asks)
             pairs = [pair for part in found for pair in part]
-            vectors = await self._vectors(_texts(material, pairs), order)
+            vectors = await self._vectors(_texts(order.taken, pairs), order)
         except Exception as error:
             # A full disk, a broken store: the loop goes on without a teacher.
             trace = self._secret.hide("".join(traceback.format_exception(error)))
@@ -99,7 +100,7 @@ class CloudDistiller:
             return order.contribution()
         if order.reason is not None:
             self._log.warning("the teacher gave less than it was asked for", why=order.reason)
-        return order.contribution(pairs, vectors)
+        return order.contribution(pairs, vectors, self._space)
 
     async def aclose(self) -> None:
         """Let connections and the store go."""
@@ -119,6 +120,10 @@ class CloudDistiller:
         if waiting is not None:
             order.unavailable = UnavailableError(*waiting)
         return waiting is None
+
+    @property
+    def _space(self) -> str:
+        return f"{self._settings.embedding_model} at {_host(self._settings)}"
 
     def _soon(self) -> float:
         return self._clock() + PAUSE
@@ -205,24 +210,30 @@ class CloudDistiller:
         return found
 
 
-@dataclass
 class _Order:
     """What one order came to."""
 
-    slots: asyncio.Semaphore
-    """So many requests of it wait for an answer: where one shows that nothing can be asked, the
-    others are not sent."""
-    unavailable: UnavailableError | None = None
-    """Why nothing more is asked."""
-    left_out: dict[str, int] = field(default_factory=dict)
-    """Requests without a usable answer, by why."""
-    unanswered: int = 0
-    """Items that answers passed over."""
+    def __init__(self, material: Material, settings: TeacherSettings) -> None:
+        queries, passages = settings.queries_per_order, settings.passages_per_order
+        self._material = material
+        self.taken = replace(
+            material, queries=material.queries[:queries], passages=material.passages[:passages]
+        )
+        """What is asked about; the rest is left to the next order."""
+        self.slots = asyncio.Semaphore(settings.concurrency)
+        """So many requests of it wait for an answer: where one shows that nothing can be asked,
+        the others are not sent."""
+        self.unavailable: UnavailableError | None = None
+        """Why nothing more is asked."""
+        self._left_out: Counter[str] = Counter()
+        """Requests without a usable answer, by why."""
+        self._unanswered = 0
+        """Items that answers passed over."""
 
     def read(self, ask: Ask, content: str) -> list[Pair]:
         """The pairs of an answer. Raises `MalformedError`."""
         pairs, missing = ask.read(content)
-        self.unanswered += missing
+        self._unanswered += missing
         return pairs
 
     def stop(self, error: UnavailableError) -> None:
@@ -231,23 +242,40 @@ class _Order:
 
     def leave_out(self, error: PartError) -> None:
         """One request has no usable answer."""
-        self.left_out[str(error)] = self.left_out.get(str(error), 0) + 1
+        self._left_out[str(error)] += 1
 
     @property
     def reason(self) -> str | None:
         """One sentence, or None where everything was answered."""
         parts = [] if self.unavailable is None else [str(self.unavailable)]
-        parts += [f"{count} × left out: {why}" for why, count in self.left_out.items()]
-        if self.unanswered:
-            parts.append(f"{self.unanswered} items were passed over")
+        parts += [f"{count} × left out: {why}" for why, count in self._left_out.items()]
+        if self._unanswered:
+            parts.append(f"{self._unanswered} items were passed over")
         return "; ".join(parts) or None
 
     def contribution(
-        self, pairs: Iterable[Pair] = (), vectors: Mapping[str, Vector] | None = None
+        self,
+        pairs: Iterable[Pair] = (),
+        vectors: Mapping[str, Vector] | None = None,
+        space: str = "",
     ) -> Contribution:
-        """What the order adds, and why not more."""
-        again = None if self.unavailable is None else self.unavailable.again
-        return Contribution(tuple(pairs), vectors or {}, self.reason, again)
+        """What the order adds, and why not more.
+
+        Where it was broken off all of it is left: what was answered is known when the same is
+        asked again, and the same requests are made of the same material.
+        """
+        stopped = self.unavailable
+        left = set(_said(self._material))
+        if stopped is None:
+            left -= set(_said(self.taken))
+        return Contribution(
+            tuple(pairs),
+            vectors or {},
+            self.reason,
+            None if stopped is None else stopped.again,
+            frozenset(left),
+            space if vectors else "",
+        )
 
 
 def _checked(settings: TeacherSettings) -> str:
@@ -279,6 +307,10 @@ def _name(error: BaseException) -> str:
 
 def _host(settings: TeacherSettings) -> str:
     return urlsplit(settings.base_url).hostname or ""
+
+
+def _said(material: Material) -> list[str]:
+    return [*(query.text for query in material.queries), *material.passages]
 
 
 def _texts(material: Material, pairs: Iterable[Pair]) -> list[str]:
