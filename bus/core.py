@@ -125,17 +125,17 @@ class Core:
 
     def _refuse(self, raw: bytes, error: schemas.SchemaError | BusError) -> None:
         self.counters["refused"] += 1
-        try:
-            about = msgspec.json.decode(raw, type=_Origin)
-        except (ValueError, RecursionError):
-            about = _Origin()
-        _log.warning("refused %s of %s: %s", about.id or "?", about.source or "?", error)
-        if about.source and about.id:
-            refusal = schemas.EventRefused(id=about.id, code=_code(error), message=str(error))
-            event = schemas.Event(
-                data=refusal, source=SOURCE, to=about.source, correlation_id=about.id
-            )
-            self.emit(schemas.frames(event))
+        answers = schemas.refusals(
+            raw,
+            _code(error),
+            str(error),
+            source=SOURCE,
+            thorough=len(raw) <= self.settings.max_event_bytes,
+        )
+        told = answers[0].to if answers else "nobody"
+        _log.warning("refused an event of %d bytes, told %s: %s", len(raw), told, error)
+        for answer in answers:
+            self.emit(schemas.frames(answer))
 
     def _too_large(self, size: int) -> TooLarge:
         return TooLarge(
@@ -252,11 +252,6 @@ class Core:
         self.writer.submit(
             lambda journal: journal.leases.sweep(), lambda _: self._waiters.wake(None)
         )
-
-
-class _Origin(msgspec.Struct):
-    id: str = ""
-    source: str = ""
 
 
 def _code(error: schemas.SchemaError | BusError) -> str:

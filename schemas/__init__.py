@@ -62,6 +62,7 @@ from schemas.learning import (
     BREAKTHROUGH_ROUGE,
     LearningEvent,
 )
+from schemas.refusals import refusals
 from schemas.skills import (
     AdapterFailed,
     AdapterLoad,
@@ -167,5 +168,6 @@ __all__ = [
     "header",
     "now",
     "payload_type",
+    "refusals",
     "stamp",
 ]

@@ -130,7 +130,10 @@ def _data_decoder(kind: type[Payload]) -> msgspec.json.Decoder[Any]:
 
 
 def encode(event: Event[Any]) -> bytes:
-    """The event's JSON; the recipient and the attachments travel in other frames."""
+    """The event's JSON; the recipient and the attachments travel in other frames.
+
+    Raises `InvalidData` where a text of it is no Unicode.
+    """
     attributes: dict[str, Any] = {
         "specversion": "1.0",
         "id": event.id,
@@ -148,7 +151,12 @@ def encode(event: Event[Any]) -> bytes:
     }
     attributes.update({key: value for key, value in optional.items() if value is not None})
     attributes["data"] = event.data
-    return _encoder.encode(attributes)
+    try:
+        return _encoder.encode(attributes)
+    except UnicodeEncodeError as e:
+        raise InvalidData(
+            f"a text of this {event.type} holds half of a surrogate pair, which is no Unicode"
+        ) from e
 
 
 def header(raw: bytes) -> Header:
@@ -196,7 +204,10 @@ def stamp(raw: bytes, *, sequence: int, previous: int) -> bytes:
 
 
 def frames(event: Event[Any]) -> list[bytes]:
-    """The multipart message `[topic, event, attachment…]`; raises `InvalidAddress`."""
+    """The multipart message `[topic, event, attachment…]`.
+
+    Raises `InvalidAddress`, and `InvalidData` where a text is no Unicode.
+    """
     if event.data.addressed and not event.to:
         raise InvalidAddress(f"{event.type} is addressed: it needs a recipient")
     if event.to is not None and not event.data.addressed:

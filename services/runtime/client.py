@@ -93,6 +93,7 @@ class FleetClient:
         """
         if skills and route == "auto":
             route = "named"
+        _check_unicode((*texts, intent or ""))
         gate = asyncio.Semaphore(self.in_flight)
         allowed = deadline_ms or self.deadline_ms
 
@@ -220,6 +221,18 @@ class FleetClient:
         event = Event(data=data, source=self.bus.source)
         await self.bus.publish(event)
         return event.id
+
+
+def _check_unicode(texts: Sequence[str]) -> None:
+    """Raise `EncodeFailedError` (`invalid`) as the wire would: no JSON can carry such a text."""
+    for place, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            which = f"text {place}" if place < len(texts) - 1 else "the intent"
+            raise EncodeFailedError(
+                "invalid", f"{which} holds half of a surrogate pair, which is no Unicode"
+            ) from error
 
 
 def _parts(texts: Sequence[str], most: int) -> Iterator[Sequence[str]]:

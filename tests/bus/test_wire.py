@@ -247,6 +247,50 @@ def test_what_others_could_not_read_is_refused(tool: Tool, kind: str) -> None:
     assert tool.ask("heads", {}) == before
 
 
+HALF = "\ud800"
+"""Half of a surrogate pair: JSON can write it, no Unicode text holds it."""
+
+
+def test_a_text_that_is_no_unicode_is_answered_to_who_waits(tool: Tool) -> None:
+    tool.listen("event.refused@/tool/1", "encode.failed@me")
+    asked = event("encode.requested", "h1", {"texts": [f"lost {HALF} card"], "reply_to": "me"})
+    tool.publisher.send_multipart([b"encode.requested", json.dumps(asked).encode()])
+    answers = dict(tool.heard() for _ in range(2))
+    refused, failed = answers["event.refused@/tool/1"], answers["encode.failed@me"]
+    assert (refused["data"]["id"], refused["data"]["code"]) == ("h1", "malformed")
+    assert (failed["data"]["request_id"], failed["data"]["code"]) == ("h1", "invalid")
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("feedback.given", {"query": HALF, "relevant": ["a"], "irrelevant": []}),
+        ("feedback.given", {"query": "q", "relevant": [f"a{HALF}"], "irrelevant": []}),
+        (
+            "generation.observed",
+            {
+                "prompt": "p",
+                "output": f"{HALF}!",
+                "reference": "r",
+                "entropy_before": 1.0,
+                "entropy_after": 0.5,
+            },
+        ),
+    ],
+)
+def test_what_people_say_enters_no_store_unless_it_is_unicode(
+    tool: Tool, kind: str, data: dict[str, object]
+) -> None:
+    tool.listen("event.refused@/tool/1")
+    before = tool.ask("heads", {})
+    raw = json.dumps(event(kind, "h2", data)).encode()
+    tool.publisher.send_multipart([kind.encode(), raw])
+    assert tool.heard()[1]["data"]["code"] == "malformed"
+    status, error = tool.ask("append", b'{"events": [' + raw + b"]}")
+    assert (status, error["code"]) == ("error", "malformed")
+    assert tool.ask("heads", {}) == before
+
+
 def test_two_may_choose_the_same_word(tool: Tool, broker: BrokerProcess) -> None:
     tool.listen("peer.left")
     other = Tool(f"{broker.state}/bus")

@@ -12,12 +12,13 @@ from schemas import (
     EncodeRequested,
     Event,
     FleetHeartbeat,
+    InvalidData,
     SkillListed,
     SkillListRequested,
 )
 from services.adapter_manager import service as manager_module
 from services.adapter_manager.service import AdapterManagerService
-from services.errors import NotLearningError
+from services.errors import EncodeFailedError, NotLearningError
 from services.runtime.cards import describe
 from tests.services.encoder.processes import Processes, skill
 
@@ -132,3 +133,18 @@ async def test_evolution_names_who_is_missing_and_who_is_not_ready(processes: Pr
         NotLearningError, match=r"distiller \(starting\) and factory \(not running\)"
     ):
         await waiting
+
+
+@pytest.mark.parametrize(
+    ("texts", "intent", "which"),
+    [(("a", "b \ud800"), None, "text 1"), (("a",), "\udfff", "the intent")],
+)
+async def test_what_is_no_unicode_is_refused_before_it_is_sent(
+    processes: Processes, texts: tuple[str, ...], intent: str | None, which: str
+) -> None:
+    client = await processes.client()
+    with pytest.raises(EncodeFailedError, match=f"{which} holds half of a surrogate") as failed:
+        await client.encode(texts, intent=intent)
+    assert failed.value.code == "invalid"
+    with pytest.raises(InvalidData, match="half of a surrogate pair"):
+        await client.feedback("a query", texts, [intent or "\udc00"])
