@@ -1,0 +1,1 @@
+"""Three learned domains and everything else: who answers what."""
