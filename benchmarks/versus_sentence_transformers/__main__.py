@@ -1,0 +1,135 @@
+"""`python -m benchmarks.versus_sentence_transformers --data FOLDER`: against the obvious tool.
+
+The same feedback goes to both, the same held-out queries are ranked, and their training gets as
+many seconds as ours took. Ours bends queries; theirs tunes both sides and embeds all passages anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.kit.measure import figures
+from benchmarks.learning.data import DataError
+from benchmarks.versus_sentence_transformers.run import Bench, Run
+from benchmarks.versus_sentence_transformers.table import as_json, show
+from benchmarks.versus_sentence_transformers.tasks import TASKS, task
+from lora.errors import LoRAError
+
+
+def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.versus_sentence_transformers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, help="folder in BANKING77's form, for banking77")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="%(default)s")
+    parser.add_argument("--feedback", default="256,1024", help="sizes (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each size (%(default)s)")
+    parser.add_argument("--first-seed", type=int, default=1, help="%(default)s")
+    parser.add_argument(
+        "--split",
+        choices=("test", "internal"),
+        default="test",
+        help="internal: a third of the training half is held out, for development (%(default)s)",
+    )
+    parser.add_argument("--model", help="model folder or hub id (all-MiniLM-L6-v2)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(%(default)s)")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    parser.add_argument("--out", type=Path, help="file for the JSON object")
+    given = parser.parse_args(argv)
+    try:
+        given.sizes = [int(size) for size in given.feedback.split(",")]
+    except ValueError:
+        parser.error(f"--feedback should be numbers with commas, not {given.feedback!r}")
+    given.names = given.tasks.split(",")
+    if unknown := sorted(set(given.names) - set(TASKS)):
+        parser.error(f"--tasks knows {', '.join(TASKS)}, not {', '.join(unknown)}")
+    if "banking77" in given.names and given.data is None:
+        parser.error("--data should name the folder of banking77")
+    if min(given.sizes) < 16 or given.seeds < 1 or given.threads < 1:
+        parser.error("--feedback should be at least 16, --seeds and --threads at least 1")
+    return given
+
+
+def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """All runs, one after another; the order of ours and theirs alternates over the seeds."""
+    runs: list[Run] = []
+    start = time.monotonic()
+    for name in given.names:
+        data = task(name, given.data, given.split)
+        bench = Bench(name, data, model=given.model, threads=given.threads)
+        for size in given.sizes:
+            for number in range(given.seeds):
+                seed = given.first_seed + number
+                label = f"{name}, {size} pieces, seed {seed}"
+                with console.status(label) as status:
+
+                    def say(text: str, label: str = label, status: Any = status) -> None:
+                        status.update(f"{label}: {text}")
+
+                    run = bench.run(size, seed, say, theirs_first=number % 2 == 1)
+                runs.append(run)
+                console.print(_line(label, run), markup=False, highlight=False)
+    console.print()
+    show(console, runs)
+    about = {
+        "split": given.split,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": given.threads,
+        "versions": {name: version(name) for name in ("sentence-transformers", "peft", "torch")},
+        "seconds": time.monotonic() - start,
+    }
+    return as_json(runs, about)
+
+
+def _line(label: str, run: Run) -> str:
+    parts = [f"{row} {figures(ranks).recall:.3f}" for row, ranks in run.ranks.items()]
+    gate = " and ".join(run.published) or "nothing"
+    rate = run.theirs["chosen"]["learning_rate"]
+    return (
+        f"{label}: recall@1 {', '.join(parts)}; {gate} passed the gate; ours took "
+        f"{run.seconds['ours']:.0f} s; theirs chose the learning rate {rate:g}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 1 failed, 2 for wrong data, 130 interrupted."""
+    given = options_of(argv)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    try:
+        found = measure(given, console)
+    except KeyboardInterrupt:
+        return 130
+    except DataError as error:
+        print(f"benchmarks.versus_sentence_transformers: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, LoRAError, OSError) as error:
+        print(f"benchmarks.versus_sentence_transformers: {error}", file=sys.stderr)
+        return 1
+    if given.out is not None:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if given.json:
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(found), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
