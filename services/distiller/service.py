@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from bus import Delivery
+from bus import BusError, Closed, Delivery
 from lora.model import find_model
-from lora.training.dataset import FEEDBACK, TrainingSet
+from lora.training.errors import TrainingError
 from schemas import (
     BaseModelRef,
     DatasetRef,
@@ -25,14 +25,19 @@ from schemas import (
     TrainingRequested,
     derived_id,
 )
-from services.distiller import datasets
-from services.distiller.build import Vectors, build
+from services.distiller import datasets, orders, taught
+from services.distiller.curiosity import material_of
 from services.distiller.datasets import DatasetFolder
 from services.distiller.experience import SCHEMA, Experience, ExperienceStore, Piece
-from services.distiller.teacher import Asked, Contribution, Material, teacher_of
+from services.distiller.orders import Order, OrderStore, Wait
+from services.distiller.skill_distiller import Distilled, SkillDistiller, Vectors
+from services.distiller.taught import TaughtStore
+from services.distiller.teacher import Contribution, Material, NoTeacher, teacher_of
+from services.errors import ServiceError
+from services.runtime import disk
 from services.runtime.client import FleetClient
-from services.runtime.disk import waiting_for_room
-from services.runtime.handful import Handfuls
+from services.runtime.disk import disk_is_full, waiting_for_room
+from services.runtime.handful import Handfuls, is_passing
 from services.runtime.service import Context, Service
 from services.runtime.store import open_store
 
@@ -44,19 +49,13 @@ HANDFUL = 128
 ENCODE_DEADLINE_MS = 60_000
 """Long enough for a busy machine: what is given up is asked again from the start."""
 
+RETRY = 2.0
+"""Seconds until what failed is tried again."""
+
+MAX_FAILURES = 3
+"""So often an order is tried that fails for a reason that does not pass."""
+
 Vector = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class _Order:
-    """Batches of one domain that arrived together."""
-
-    domain: str
-    batches: tuple[Event[LearningBatchQueued], ...]
-
-    @property
-    def queries(self) -> list[str]:
-        return [clash.prompt for batch in self.batches for clash in batch.data.events]
 
 
 class Distiller(Service):
@@ -66,34 +65,56 @@ class Distiller(Service):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.counters = {"feedback": 0, "queries": 0, "datasets": 0, "rejected": 0}
+        self.counters = {"feedback": 0, "queries": 0, "datasets": 0, "rejected": 0, "orders": 0}
         self._client = FleetClient(self.bus, deadline_ms=ENCODE_DEADLINE_MS)
         self._teacher = teacher_of(self.settings, self.state.of(self.name))
+        self._distiller = SkillDistiller(self.settings.distiller)
+        self._changed = asyncio.Event()
+        self._building = asyncio.Semaphore(1)  # a second one at once would make both slower
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        """Domains whose orders are in hand."""
+        self._failures: dict[str, int] = {}
+        self._later: dict[str, float] = {}
+        """When a domain whose order failed is tried again, seconds since the epoch."""
+
+    @property
+    def queue(self) -> int:
+        """Batches that are owed a dataset."""
+        return int(self.counters["orders"])
 
     async def setup(self) -> None:
-        """Open the store, know the model, take feedback and batches."""
+        """Open the store, know the model, take feedback and batches; go on with what is owed."""
         model = await asyncio.to_thread(find_model, self.settings.fleet.model)
         self._model = BaseModelRef(id=model.base_model.id, sha256=model.base_model.sha256)
         self._file = open_store(
-            self.state.of(self.name) / "experience.sqlite", SCHEMA + datasets.SCHEMA
+            self.state.of(self.name) / "experience.sqlite",
+            SCHEMA + datasets.SCHEMA + orders.SCHEMA + taught.SCHEMA,
         )
         self._store = ExperienceStore(self._file, self.settings.distiller.near_duplicate)
         self._store.serves(self._model.sha256)
+        self._orders, self._taught = OrderStore(self._file), TaughtStore(self._file)
         self._datasets = DatasetFolder(self._file, self.state.datasets)
-        self.counters |= self._store.counts()
-        kinds = (FeedbackJudged, LearningBatchQueued)
         self._datasets.tidy()
-        handler = waiting_for_room(self._handle, self.log)
+        self._count()
+        self.spawn(self._schedule(), "schedule")
+        kinds = (FeedbackJudged, LearningBatchQueued)
+        handler = waiting_for_room(self._take, self.log)
         await Handfuls(self, kinds, handler, most=HANDFUL, bytes_of=_bytes).start()
 
     async def aclose(self) -> None:
         """Stop, and close the store."""
         await super().aclose()
+        await self._teacher.aclose()
         if hasattr(self, "_file"):
             self._file.close()
 
-    async def _handle(self, deliveries: Sequence[Delivery]) -> None:
-        """Keep what came, build what is due, then acknowledge and publish in one transaction.
+    def _count(self) -> None:
+        self.counters |= self._store.counts() | {"orders": self._orders.owed()}
+
+    # -- what comes in
+
+    async def _take(self, deliveries: Sequence[Delivery]) -> None:
+        """Keep what came, then acknowledge it: no feedback waits behind a dataset or a teacher.
 
         A batch brings its own pieces along: their `feedback.judged` may still be on its way.
         """
@@ -104,16 +125,11 @@ class Distiller(Service):
         await self._vectors((piece.query for piece in pieces), "query")
         await self._vectors((text for piece in pieces for text in piece.passages), "document")
         self._store.learn(pieces)
-        self.counters |= self._store.counts()
-        by_domain: dict[str, list[Event[LearningBatchQueued]]] = {}
-        for batch in batches:
-            by_domain.setdefault(batch.data.domain, []).append(batch)
-        answers: list[Event[Any]] = []
-        for domain, together in by_domain.items():
-            answers += await self._distill(domain, together)
-        await self.bus.ack(deliveries, publish=answers)
-        self.counters["datasets"] += sum(isinstance(a.data, TrainingRequested) for a in answers)
-        self.counters["rejected"] += sum(isinstance(a.data, LearningBatchRejected) for a in answers)
+        self._orders.admit(batches)
+        await self.bus.ack(deliveries)
+        self._count()
+        if batches:
+            self._changed.set()
 
     async def _vectors(self, texts: Iterable[str], role: Role) -> dict[str, Vector]:
         """Base vectors of texts, asked of the fleet where they are not kept yet."""
@@ -127,83 +143,209 @@ class Distiller(Service):
             known |= fresh
         return known
 
-    async def _distill(
-        self, domain: str, batches: Sequence[Event[LearningBatchQueued]]
-    ) -> list[Event[Any]]:
-        """What follows from the batches of one domain: one dataset, or why there is none."""
-        learnable = [b for b in batches if any(clash.positives for clash in b.data.events)]
-        why = "no clash of the batch names a relevant passage: nothing can be learned from it"
-        answers = [self._refuse(batch, why) for batch in batches if batch not in learnable]
-        if not learnable:
-            return answers
-        order = _Order(domain, tuple(learnable))
-        replay = self.settings.distiller.replay_groups
-        experience = self._store.recall(domain, order.queries, replay)
-        if not any(query.relevant for query in experience.queries):
-            return answers + [self._refuse(batch, why) for batch in learnable]
-        if len(experience.passages) < 2:
-            why = "the domain knows a single passage: there is nothing to rank"
-            return answers + [self._refuse(batch, why) for batch in learnable]
-        contribution = await self._teacher.teach(
-            Material(
-                domain,
-                tuple(Asked(text) for text in order.queries),
-                tuple(experience.passages.values()),
-            )
-        )
-        data = await self._dataset(order, experience, contribution)
-        digest = await asyncio.to_thread(data.write, self.state.datasets)
-        self._datasets.keep(domain, digest, time.time())
-        self.log.info("dataset made", domain=domain, rows=data.rows, batches=len(learnable))
-        return [*answers, self._request(order, data, digest, contribution)]
+    # -- one domain's orders at a time, several domains beside each other
 
-    async def _dataset(
-        self, order: _Order, experience: Experience, contribution: Contribution
-    ) -> TrainingSet:
-        taught = [pair.query for pair in contribution.pairs]
-        vectors = Vectors(
-            await self._vectors([*(q.text for q in experience.queries), *taught], "query"),
+    async def _schedule(self) -> None:
+        while True:
+            self._changed.clear()
+            pause = await self._say_all()
+            for domain, wait in self._orders.domains().items():
+                if domain in self._busy:
+                    continue
+                due = max(self._later.get(domain, 0.0), 0.0 if wait is None else wait.due)
+                left = due - time.time()
+                if left > 0:
+                    pause = left if pause is None else min(pause, left)
+                elif len(self._busy) < self.settings.distiller.teachers_at_once:
+                    self._busy[domain] = self.spawn(self._work(domain, wait), f"distill {domain}")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), pause)
+
+    async def _work(self, domain: str, wait: Wait | None) -> None:
+        order = self._orders.of(domain)
+        try:
+            await self._distill(order, wait)
+            self._failures.pop(domain, None)
+            self._later.pop(domain, None)
+        except Closed:
+            raise
+        except Exception as error:
+            self._not_distilled(order, error)
+        finally:
+            del self._busy[domain]
+            self._changed.set()
+
+    def _not_distilled(self, order: Order, error: Exception) -> None:
+        domain = order.domain
+        if is_passing(error):
+            self.log.info("an order waits for the fleet", domain=domain, why=str(error))
+            self._later[domain] = time.time() + RETRY
+            return
+        if disk_is_full(error):
+            self.log.error("the disk is full: an order waits", domain=domain, why=str(error))
+            self._later[domain] = time.time() + disk.PATIENCE
+            return
+        expected = isinstance(error, ServiceError | BusError | TrainingError | OSError)
+        self.log.warning("no dataset", domain=domain, why=str(error), exc_info=not expected)
+        failures = self._failures.get(domain, 0) + 1
+        if failures < MAX_FAILURES:
+            self._failures[domain] = failures
+            self._later[domain] = time.time() + RETRY * 2 ** (failures - 1)
+            return
+        why = f"its dataset could not be made: {str(error) or type(error).__name__}"
+        self._orders.end(order, [self._refusal(batch, why) for batch in order.batches])
+        self._failures.pop(domain, None)
+        self._later.pop(domain, None)
+
+    async def _say_all(self) -> float | None:
+        """Publish the outbox; seconds until it should be tried again where that failed."""
+        said = self._orders.outbox()
+        if said:
+            try:
+                await self.bus.publish(*said)
+            except Closed:
+                raise
+            except BusError as error:
+                self.log.warning("not published yet", events=len(said), why=str(error))
+                return RETRY
+            self._orders.said(said)
+            self.counters["datasets"] += sum(isinstance(e.data, TrainingRequested) for e in said)
+            self.counters["rejected"] += sum(
+                isinstance(e.data, LearningBatchRejected) for e in said
+            )
+        self._count()
+        return None
+
+    # -- from an order to a dataset
+
+    async def _distill(self, order: Order, wait: Wait | None) -> None:
+        """Ask the teacher, make the dataset, and end the order with what is to be said of it."""
+        asks = not isinstance(self._teacher, NoTeacher)
+        domain, prompts = order.domain, order.prompts
+        if asks:
+            self._taught.wonder(domain, self._teacher.name, "query", prompts, order.novel)
+            backlog = self._taught.open(domain, self._teacher.name, "query")
+            prompts = [*prompts, *(one.text for one in backlog)]
+        experience = self._store.recall(domain, prompts, self.settings.distiller.replay_groups)
+        if asks and await self._ask(order, experience, wait):
+            return
+        texts = {query.text for query in experience.queries} | set(experience.passages.values())
+        lessons = self._taught.lessons(domain, texts, self._teacher.name)
+        distilled = await self._distilled(order, experience, lessons)
+        await self._conclude(order, distilled, self._taught.reason(domain) if asks else None)
+
+    async def _ask(self, order: Order, experience: Experience, wait: Wait | None) -> bool:
+        """Have the teacher look at what is new; true where the order waits for it."""
+        domain, name = order.domain, self._teacher.name
+        self._taught.wonder(domain, name, "passage", experience.passages.values())
+        vectors = await self._base(experience)
+        material = await asyncio.to_thread(
+            material_of,
+            domain,
+            self._taught.open(domain, name, "query"),
+            self._taught.open(domain, name, "passage"),
+            experience,
+            vectors,
+        )
+        if not material.queries and not material.passages:
+            return False
+        contribution = await self._teach(material)
+        self._taught.keep(domain, name, material, contribution)
+        now = time.time()
+        rules = self.settings.teacher
+        since = now if wait is None else wait.since
+        if contribution.again is None or rules.unavailable != "wait":
+            return False
+        if now >= since + rules.max_wait:
+            return False
+        due = min(max(contribution.again, now + RETRY), since + rules.max_wait)
+        self._orders.wait(domain, Wait(since, due))
+        self.log.info("an order waits for its teacher", domain=domain, why=contribution.reason)
+        return True
+
+    async def _teach(self, material: Material) -> Contribution:
+        try:
+            return await self._teacher.teach(material)
+        except Exception as error:  # a teacher that breaks its promise holds nobody up
+            self.log.exception("the teacher failed", domain=material.domain)
+            reason = f"the teacher {self._teacher.name} failed: {type(error).__name__}"
+            return Contribution(reason=reason, again=time.time())
+
+    async def _base(self, experience: Experience) -> Vectors:
+        return Vectors(
+            await self._vectors((query.text for query in experience.queries), "query"),
             await self._vectors(experience.passages.values(), "document"),
         )
-        return await asyncio.to_thread(
-            build,
-            experience,
-            contribution,
-            vectors,
-            domain=order.domain,
-            teacher=self._teacher.name,
-            hard_negatives=self.settings.distiller.hard_negatives,
-            metadata={"base_model.id": self._model.id, "base_model.sha256": self._model.sha256},
+
+    async def _distilled(
+        self, order: Order, experience: Experience, lessons: Mapping[str, Contribution]
+    ) -> Distilled:
+        queries, passages = self._distiller.needed(experience, lessons)
+        vectors = Vectors(
+            await self._vectors(queries, "query"), await self._vectors(passages, "document")
         )
+        async with self._building:
+            return await asyncio.to_thread(
+                self._distiller.distill,
+                experience,
+                lessons,
+                vectors,
+                batch=order.prompts,
+                metadata={
+                    "domain": order.domain,
+                    "teacher": self._teacher.name,
+                    "base_model.id": self._model.id,
+                    "base_model.sha256": self._model.sha256,
+                },
+            )
+
+    async def _conclude(self, order: Order, distilled: Distilled, reason: str | None) -> None:
+        """Write the dataset, refuse the batches of which nothing is in it, ask for training."""
+        data = distilled.data
+        good = [
+            batch
+            for batch in order.batches
+            if any(clash.prompt in distilled.learnable for clash in batch.data.events)
+        ]
+        why = "no clash of the batch names a relevant passage: nothing can be learned from it"
+        if good and len(data.passages) < 2:
+            good, why = [], "the domain knows a single passage: there is nothing to rank"
+        if reason is not None:
+            why += f"; {reason}"
+        said = [self._refusal(batch, why) for batch in order.batches if batch not in good]
+        if good:
+            digest = await asyncio.to_thread(data.write, self.state.datasets)
+            self._datasets.keep(order.domain, digest, time.time())
+            said.append(self._request(order.domain, good, distilled, digest, reason))
+            self.log.info("dataset made", domain=order.domain, rows=data.rows, batches=len(good))
+        self._orders.end(order, said)
+        self._taught.settle(order.domain)
 
     def _request(
-        self, order: _Order, data: TrainingSet, digest: str, contribution: Contribution
+        self,
+        domain: str,
+        batches: Sequence[Event[LearningBatchQueued]],
+        distilled: Distilled,
+        digest: str,
+        reason: str | None,
     ) -> Event[TrainingRequested]:
         """Named after the newest batch, so that doing it again asks for the same."""
-        cause = order.batches[-1]
-        asked = set(order.queries)
-        sources = {"batch": 0, "replay": 0}
-        for row, source in zip(data.label_query.tolist(), data.label_source, strict=True):
-            if source == FEEDBACK:
-                source = "batch" if data.queries[row] in asked else "replay"
-            sources[source] = sources.get(source, 0) + 1
+        cause = batches[-1]
         return cause.derive(
             TrainingRequested(
                 task_id=derived_id(cause.source, cause.id, TrainingRequested.type),
-                skill=order.domain,
-                domain=order.domain,
-                dataset=DatasetRef(digest=digest, rows=data.rows),
+                skill=domain,
+                domain=domain,
+                dataset=DatasetRef(digest=digest, rows=distilled.data.rows),
                 base_model=self._model,
-                batch_ids=tuple(batch.data.batch_id for batch in order.batches),
-                sources=sources,
-                teacher_reason=contribution.reason,
+                batch_ids=tuple(batch.data.batch_id for batch in batches),
+                sources=dict(distilled.sources),
+                teacher_reason=reason,
             ),
             source=self.source,
         )
 
-    def _refuse(
-        self, batch: Event[LearningBatchQueued], reason: str
-    ) -> Event[LearningBatchRejected]:
+    def _refusal(self, batch: Event[LearningBatchQueued], reason: str) -> Event[Any]:
         self.log.info("batch rejected", batch=batch.data.batch_id, why=reason)
         data = LearningBatchRejected(batch_id=batch.data.batch_id, reason=reason)
         return batch.derive(data, source=self.source)

@@ -125,8 +125,15 @@ def _openai(settings: Settings, folder: Path) -> Teacher:
     return CloudDistiller(settings.teacher, folder)
 
 
+def _mock(settings: Settings, folder: Path) -> Teacher:
+    from services.distiller.mock import MockTeacher  # it speaks the language of this module
+
+    return MockTeacher()
+
+
 TEACHERS: dict[str, Callable[[Settings, Path], Teacher]] = {
     "none": lambda settings, folder: NoTeacher(),
+    "mock": _mock,
     "openai": _openai,
 }
 """How each teacher is made from the settings and the distiller's own folder."""

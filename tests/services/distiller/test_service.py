@@ -19,10 +19,9 @@ from schemas import (
     LearningEvent,
     TrainingRequested,
 )
-from services.distiller.build import MINED
+from services.distiller.mining import MINED
 from services.distiller.datasets import KEPT
 from services.distiller.service import Distiller
-from services.distiller.teacher import Contribution, Material, Pair
 from services.runtime.settings import DistillerSettings, Settings
 from tests.services.factory.fakes import Stage, stage, until, vector
 
@@ -218,33 +217,6 @@ async def test_replay_is_bounded_and_the_batch_always_there(tmp_path: Path) -> N
     data = dataset(on, task)
     assert {query(number) for number in range(4)} <= set(data.queries)
     assert len(set(data.groups.tolist())) == 9
-
-
-async def test_a_teacher_s_pairs_inherit_the_fold_of_their_origin(tmp_path: Path) -> None:
-    class Teacher:
-        name = "test"
-
-        async def teach(self, material: Material) -> Contribution:
-            origin = material.queries[0].text
-            return Contribution(
-                (
-                    Pair("a paraphrase", material.passages[0], 1.0, "paraphrase", origin),
-                    Pair(material.queries[1].text, material.passages[0], 1.0, "grade", origin),
-                    Pair("lost", "no such passage", 1.0, "question", origin),
-                )
-            )
-
-    async with stage(tmp_path) as on, on.service(Distiller, NAME) as distiller:
-        distiller._teacher = Teacher()
-        await on.bus.publish(batch("b1", range(8)))
-        (task,) = await on.until(1, TrainingRequested)
-
-    data = dataset(on, task)
-    row, origin = data.queries.index("a paraphrase"), data.queries.index(query(0))
-    assert (data.groups[row], data.folds[row]) == (data.groups[origin], data.folds[origin])
-    assert not data.real[row]
-    assert task.sources["test"] == 1
-    assert data.metadata["dropped.teacher"] == "2"
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
