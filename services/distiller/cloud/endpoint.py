@@ -141,7 +141,7 @@ class Endpoint:
     async def chat(self, body: Mapping[str, Any]) -> str:
         """The text that the model answers.
 
-        Raises `UnavailableError`, `TruncatedError`, `RefusedError`, `MalformedError`.
+        Raises `UnavailableError` and `PartError`.
         """
         create = cast(Any, self.client.chat.completions.with_raw_response.create)
 
@@ -160,7 +160,7 @@ class Endpoint:
     async def embed(self, model: str, texts: Sequence[str]) -> Vector:
         """Vectors (n, dim), finite, in the order of the texts.
 
-        Raises `UnavailableError`, `TruncatedError`, `RefusedError`, `MalformedError`.
+        Raises `UnavailableError` and `PartError`.
         """
         create = cast(Any, self.client.embeddings.with_raw_response.create)
         most = self._budget.cost(sum(len(text.encode()) + 8 for text in texts), 0)
@@ -185,7 +185,7 @@ class Endpoint:
     ) -> T:
         """What `send` returns, tried again where that may help, each attempt within the budget.
 
-        Raises `UnavailableError`, `TruncatedError`, `RefusedError`, `MalformedError`.
+        Raises `UnavailableError` and `PartError`.
         """
         tried = 0
         while True:

@@ -10,6 +10,7 @@ ServiceError
         └── PartError           one request failed for a reason of its own; others may do
             ├── TruncatedError  its answer, or the request itself, is too long
             ├── RefusedError    the model, or a filter, refused to answer
+            ├── RejectedError   the server does not take the request as it is
             └── MalformedError  the answer is not what was asked for
 """
 
@@ -22,6 +23,7 @@ __all__ = [
     "NotOfferedError",
     "PartError",
     "RefusedError",
+    "RejectedError",
     "TeacherSettingsError",
     "TruncatedError",
     "UnavailableError",
@@ -58,6 +60,10 @@ class TruncatedError(PartError):
 
 class RefusedError(PartError):
     """The model, or a filter of the server, refused to answer."""
+
+
+class RejectedError(PartError):
+    """The server does not take the request as it is."""
 
 
 class MalformedError(PartError):

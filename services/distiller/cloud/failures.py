@@ -14,6 +14,7 @@ from services.distiller.cloud.errors import (
     CloudError,
     NotOfferedError,
     RefusedError,
+    RejectedError,
     TruncatedError,
     UnavailableError,
 )
@@ -85,8 +86,9 @@ def _status(error: openai.APIStatusError, model: str, secret: Secret) -> Failure
     said = f"{error.code} {error.param} {error.message}".lower()
     if code == 413 or "context_length" in said or "context length" in said:
         return Failure(TruncatedError(f"the request is too long for the model: {quote}"))
-    refused = RefusedError(f"the teacher refused the request ({code}): {quote}")
-    return Failure(refused, said=said)
+    if "content_filter" in said or "content_policy" in said:
+        return Failure(RefusedError("a filter of the teacher's refused the request"))
+    return Failure(RejectedError(f"the teacher rejected the request ({code}): {quote}"), said=said)
 
 
 def _quote(error: openai.APIStatusError, secret: Secret) -> str:
