@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from lora.adapter import HEAD, FloatArray
+import numpy as np
+
+from lora.adapter import HEAD, Adapter, FloatArray
 from lora.card import LoRACard
 from lora.engine import ArrowEngine
 from lora.training.body_fit import BodyConfig
@@ -19,10 +20,14 @@ from lora.training.candidate import (
     blank_card,
     fold_groups,
     judge_candidate,
+    largest_head,
 )
-from lora.training.champion import identity_head, pack_groups
+from lora.training.champion import identity_head, pack_groups, unpack_groups
+from lora.training.checkpoint import Checkpoints
 from lora.training.errors import ConfigError, NothingToLearn, TrainingError
 from lora.training.gate import Arena
+from lora.training.memory import bounds
+from lora.training.schedule import body_rank, scheduled
 
 __all__ = [
     "BodyChoice",
@@ -44,19 +49,23 @@ def body_candidate(
     model: str | None = None,
     engine: ArrowEngine | None = None,
     threads: int = 2,
+    checkpoints: Checkpoints | None = None,
 ) -> Candidate:
     """Train a body with its head and judge both together; minutes, with torch.
 
     `request.time_budget_s` is kept by planning: fewer passes and inner fits first, then one fold
     held out instead of all (from 200 query groups on). `request.settings` may override any field of
     `BodyConfig` and the shares that `BodySweep` tries. `threads` is how many fits run at once.
+    Ranks follow `schedule` where no setting says otherwise. Where the champion has a body, and fold
+    models that know nothing of their folds, training begins from these. With `checkpoints` a
+    training that was killed goes on, and what it had spent counts.
 
     Raises:
         ConfigError: a setting is unknown or out of range.
         NothingToLearn: the data holds nothing that a card could be trained or judged on.
         TrainingError: the model is not the one that the dataset's vectors come from.
     """
-    started = time.monotonic()
+    kept = checkpoints or Checkpoints()
     data = request.data
     sweep = _sweep(request, threads)
     arena = Arena(data)
@@ -69,9 +78,22 @@ def body_candidate(
             f"({request.base_model.sha256[:12]}…), the model here is {engine.base_model.id} "
             f"({engine.base_model.sha256[:12]}…)"
         )
-    spent = time.monotonic() - started
-    left = max(1.0, request.time_budget_s - spent - _RESERVE_S)
-    trained = train_body(data, arena, engine, replace(sweep, time_budget_s=left), progress=progress)
+    initial = _initial(request, arena)
+    if not set(sweep.config.ranks) <= {name for name, _ in engine.module.named_modules()}:
+        # A champion from elsewhere may name its modules otherwise: nothing to begin from.
+        sweep = replace(sweep, config=replace(sweep.config, ranks={}))
+    ranks = sweep.config.ranks
+    if any(a.rank > ranks.get(name, 0) for name, a in initial.get((), {}).items()):
+        initial = {}
+    trained = train_body(
+        data,
+        arena,
+        engine,
+        replace(sweep, time_budget_s=max(1.0, request.time_budget_s - _RESERVE_S)),
+        initial=initial,
+        checkpoints=kept,
+        progress=progress,
+    )
     request = replace(request, encode=_encoder(engine))
     folds = {
         fold: replace(
@@ -89,10 +111,26 @@ def body_candidate(
     if not trained.modules:
         accepted, card = False, None
         reason = "no body was better than no change on the inner folds"
-    seconds = time.monotonic() - started
-    return Candidate(
-        card, folds, accepted, reason, judged.metrics, _chosen(trained, sweep.config), seconds
-    )
+    chosen = _chosen(trained, sweep.config) | {"continued": bool(initial)}
+    return Candidate(card, folds, accepted, reason, judged.metrics, chosen, kept.elapsed())
+
+
+def _initial(request: CandidateRequest, arena: Arena) -> dict[tuple[int, ...], dict[str, Adapter]]:
+    """Bodies to begin from, by the folds that they have never seen; none unless there are all."""
+    champion = request.champion
+    if champion is None or not champion.card.body or champion.seen is None:
+        return {}
+    found: dict[tuple[int, ...], dict[str, Adapter]] = {(): dict(champion.card.body)}
+    for fold in sorted({int(fold) for fold in arena.folds}):
+        card = champion.folds.get(fold)
+        if card is None or not card.body:
+            return {}
+        known = np.intersect1d(fold_groups(request.data, fold), champion.seen)
+        if not np.isin(known, unpack_groups(card.extra)).all():
+            return {}
+        found[fold,] = dict(card.body)
+    shapes = {tuple((name, a.rank) for name, a in sorted(body.items())) for body in found.values()}
+    return found if len(shapes) == 1 else {}
 
 
 def _encoder(engine: ArrowEngine) -> Any:
@@ -105,7 +143,15 @@ def _encoder(engine: ArrowEngine) -> Any:
 def _sweep(request: CandidateRequest, threads: int) -> BodySweep:
     given: Mapping[str, Any] = request.settings
     of_body = {field.name for field in fields(BodyConfig)}
-    of_sweep = {"bodies", "heads", "alone", "head_steps", "max_passages", "max_rank"}
+    of_sweep = {
+        "bodies",
+        "heads",
+        "alone",
+        "head_steps",
+        "max_passages",
+        "max_rank",
+        "soft_temperature",
+    }
     unknown = set(given) - of_body - of_sweep
     if unknown:
         raise ConfigError(f"unknown settings of a body: {', '.join(sorted(unknown))}")
@@ -113,15 +159,36 @@ def _sweep(request: CandidateRequest, threads: int) -> BodySweep:
         name: tuple(value) if isinstance(value, list | tuple) else value
         for name, value in given.items()
     }
+    data = request.data
+    held = bounds(request.memory_budget, len(data.queries), len(data.passages), data.dim, body=True)
+    values = {
+        **_ranks(request, values),
+        "max_rank": largest_head(request),
+        "max_queries": held.queries,
+        "passage_cap": held.passages,
+        "max_activations": held.activations,
+        **values,
+    }
     try:
         return BodySweep(
             config=BodyConfig(**{n: v for n, v in values.items() if n in of_body}),
             threads=max(1, threads),
             seed=request.seed,
-            **{n: v for n, v in values.items() if n in of_sweep},
+            **{n: v for n, v in values.items() if n not in of_body},
         )
     except TypeError as error:
         raise ConfigError(f"settings of the body cannot be used: {error}") from error
+
+
+def _ranks(request: CandidateRequest, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Where and how much the body is adapted: by schedule, and at least as the champion's is."""
+    if {"rank", "ranks", "targets", "layers"} & set(given):
+        return {}
+    data, before = request.data, BodyConfig()
+    rank = body_rank(len(np.unique(data.groups[data.real])))
+    scale = before.alpha / before.rank
+    ranks = scheduled(rank, request.champion.card.body if request.champion else {})
+    return {"rank": rank, "alpha": given.get("alpha", scale * rank), "ranks": ranks}
 
 
 def _chosen(trained: TrainedBody, config: BodyConfig) -> dict[str, Metric]:
@@ -130,8 +197,8 @@ def _chosen(trained: TrainedBody, config: BodyConfig) -> dict[str, Metric]:
         "head_share": trained.choice.head,
         "inner_score": trained.choice.score,
         "rank": config.rank,
-        "layers": config.layers,
-        "targets": ", ".join(config.targets),
+        "layers": config.depth,
+        "targets": ", ".join(config.adapted),
         "temperature": config.temperature,
         "learning_rate": config.learning_rate,
         "head_learning_rate": config.head_learning_rate,

@@ -29,7 +29,16 @@ from lora.training.checkpoint import Checkpoints
 from lora.training.dataset import TrainingSet
 from lora.training.errors import ConfigError, NothingToLearn, TrainingError
 from lora.training.gate import CUTOFF, Arena, unit
-from lora.training.head import Fit, HeadConfig, HeadProblem, fit_head, head_adapter
+from lora.training.head import (
+    MAX_PASSAGES,
+    MAX_QUERIES,
+    Fit,
+    HeadConfig,
+    HeadProblem,
+    fit_head,
+    head_adapter,
+)
+from lora.training.memory import ACTIVATIONS
 from lora.training.schedule import padded
 
 __all__ = ["BodyChoice", "BodySweep", "Progress", "TrainedBody", "train_body"]
@@ -70,6 +79,14 @@ class BodySweep:
     """Passages that a softmax runs over where there are many."""
     max_rank: int = 128
     """Largest rank of a head."""
+    max_queries: int = MAX_QUERIES
+    """Queries trained on at most, those that people gave before any other."""
+    passage_cap: int = MAX_PASSAGES
+    """Passages that a softmax runs over at most, however many are relevant."""
+    soft_temperature: float = 1.0
+    """Of the target distributions; 1 takes a teacher's grades as they are."""
+    max_activations: int = ACTIVATIONS
+    """Bytes of the frozen layers' output that are kept at most."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -156,7 +173,13 @@ class _Training:
         self.clock = checkpoints.elapsed
         self.sweep, self.config, self.arena, self.engine = sweep, sweep.config, arena, engine
         self.problem = HeadProblem(
-            data, max_passages=sweep.max_passages, max_rank=sweep.max_rank, seed=sweep.seed
+            data,
+            max_passages=sweep.max_passages,
+            max_rank=sweep.max_rank,
+            max_queries=sweep.max_queries,
+            passage_cap=sweep.passage_cap,
+            soft_temperature=sweep.soft_temperature,
+            seed=sweep.seed,
         )
         self.folds = sorted({int(fold) for fold in arena.folds})
         if len(self.folds) < 2 or len(set(self.problem.folds.tolist())) < 2:
@@ -172,6 +195,7 @@ class _Training:
             self.config.adapted,
             layers=self.config.depth,
             threads=sweep.threads if engine.device.type == "cpu" else 1,
+            max_bytes=sweep.max_activations,
         )
         self._check(data, used)
         self.objective = Objective(self.problem, self.config.temperature)

@@ -32,6 +32,7 @@ from lora.layer import LoRALinear
 from lora.manager import LoRAManager
 from lora.matching import select_targets
 from lora.training.errors import TrainingError
+from lora.training.memory import ACTIVATIONS
 
 __all__ = ["Replica", "Trunk", "one_thread_each"]
 
@@ -41,9 +42,6 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-MAX_BYTES = 1 << 29
-"""What is kept of the frozen layers at most; beyond it all layers run at every step."""
 
 _CHUNK = 64
 _CLOSE = 1e-3
@@ -72,7 +70,7 @@ class Trunk:
         layers: int = 0,
         threads: int = 1,
         role: str = "query",
-        max_bytes: int = MAX_BYTES,
+        max_bytes: int = ACTIVATIONS,
     ) -> None:
         """Run the texts once, in `threads` threads.
 

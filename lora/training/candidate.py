@@ -27,6 +27,8 @@ from lora.training.dataset import FOLDS, TrainingSet
 from lora.training.errors import ConfigError, NothingToLearn
 from lora.training.gate import MIN_GROUPS, Arena, Verdict, judge, mrr, recall
 from lora.training.head import HeadConfig
+from lora.training.memory import bounds
+from lora.training.schedule import head_rank
 from lora.training.sweep import Choice, SweepConfig, train_head
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "fold_groups",
     "head_candidate",
     "judge_candidate",
+    "largest_head",
 ]
 
 TRAINER = "consonance/1"
@@ -77,6 +80,11 @@ class CandidateRequest:
     """Overrides from the configuration."""
     encode: Encode | None = None
     """Applies cards with bodies; needed where the champion has one."""
+    memory_budget: int | None = None
+    """Bytes of resident memory that the process may take; None: no bound beyond the usual ones."""
+    created: str | None = None
+    """RFC 3339 time that the cards bear, so that the same request gives the same bytes; None: now.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +122,11 @@ def head_candidate(request: CandidateRequest, progress: Progress | None = None) 
             raise ConfigError("the champion has a body, and no encoder was given")
         upon = body_vectors(data, champion, request.encode)
     trained = train_head(data, arena, config, query_vectors=upon, progress=progress)
-    chosen = _chosen(trained.choice, trained.tried)
+    chosen = _chosen(trained.choice) | {
+        "settings_tried": trained.tried,
+        "pairs_tried": trained.pairs,
+        "rank": trained.adapter.rank if trained.adapter else 0,
+    }
     folds = {
         fold: replace(
             blank_card(request, _modules(request, adapter, fold)),
@@ -194,6 +206,7 @@ def judge_candidate(
 def blank_card(request: CandidateRequest, modules: Mapping[str, Adapter]) -> LoRACard:
     """A card of this request with these modules; rank and alpha are the head's, if it has one."""
     first = modules.get(HEAD) or next(iter(modules.values()))
+    when: dict[str, Any] = {} if request.created is None else {"created": request.created}
     return LoRACard(
         name=request.skill,
         version=request.version,
@@ -207,6 +220,7 @@ def blank_card(request: CandidateRequest, modules: Mapping[str, Adapter]) -> LoR
         data_digest=request.data_digest,
         trainer=TRAINER,
         parents=request.parents,
+        **when,
     )
 
 
@@ -282,8 +296,18 @@ def _sweep_config(request: CandidateRequest) -> SweepConfig:
     """The factory's settings over the defaults; unknown names are refused."""
     given = dict(request.settings)
     grid = given.pop("grid", None)
-    base = SweepConfig(time_budget_s=request.time_budget_s, seed=request.seed)
-    known = {"checkpoints", "scales", "max_passages", "max_rank"}
+    data = request.data
+    held = bounds(
+        request.memory_budget, len(data.queries), len(data.passages), data.dim, body=False
+    )
+    base = SweepConfig(
+        time_budget_s=request.time_budget_s,
+        max_rank=largest_head(request),
+        max_queries=held.queries,
+        passage_cap=held.passages,
+        seed=request.seed,
+    )
+    known = {"checkpoints", "scales", "max_passages", "max_rank", "soft_temperature"}
     one = {"temperature", "learning_rate", "weight_decay", "dropout", "batch", "self_weight"}
     unknown = set(given) - known - one
     if unknown:
@@ -301,6 +325,14 @@ def _sweep_config(request: CandidateRequest) -> SweepConfig:
         raise ConfigError(f"settings of the head cannot be used: {error}") from error
 
 
+def largest_head(request: CandidateRequest) -> int:
+    """The rank that the schedule allows, and no less than the champion's."""
+    real = request.data.real
+    rank = head_rank(len(np.unique(request.data.groups[real])))
+    before = request.champion.card.head if request.champion else None
+    return rank if before is None else max(rank, min(before.rank, request.data.dim))
+
+
 def _with(config: HeadConfig, given: Mapping[str, Any]) -> HeadConfig:
     """The config with these values; a temperature moves a config that has its own in proportion."""
     values = dict(given)
@@ -309,7 +341,7 @@ def _with(config: HeadConfig, given: Mapping[str, Any]) -> HeadConfig:
     return replace(config, **values)
 
 
-def _chosen(choice: Choice, tried: int) -> dict[str, Metric]:
+def _chosen(choice: Choice) -> dict[str, Metric]:
     return {
         "scale": choice.scale,
         "steps": choice.step,
@@ -318,5 +350,5 @@ def _chosen(choice: Choice, tried: int) -> dict[str, Metric]:
         "weight_decay": choice.config.weight_decay,
         "dropout": choice.config.dropout,
         "inner_score": choice.score,
-        "settings_tried": tried,
+        "taught_weight": choice.config.taught_weight,
     }

@@ -101,12 +101,14 @@ class HeadProblem:
         max_passages: int = 1536,
         max_rank: int = 128,
         max_queries: int = MAX_QUERIES,
+        passage_cap: int = MAX_PASSAGES,
         soft_temperature: float = 1.0,
         query_vectors: npt.ArrayLike | None = None,
         seed: int = 0,
     ) -> None:
         """Where passages are many the softmax runs over `max_passages`: labelled ones first, then
-        a sample; where queries are, over those that people gave and a sample of the others.
+        a sample; over more where more are relevant, but never over more than `passage_cap`. Where
+        queries are too many it is those that people gave and a sample of the others.
         `max_rank` bounds the rank, else passages and dimensions do; `soft_temperature` is that of
         `target_distributions`. `query_vectors` (n, dim) take the place of the base vectors, for a
         head upon a body.
@@ -117,7 +119,7 @@ class HeadProblem:
         given = data.query_vectors if query_vectors is None else query_vectors
         pairs = relevance(data)
         wanted = pairs.relevant()
-        chosen = _passages(data, wanted.passage, max_passages, generator)
+        chosen = _passages(data, wanted.passage, max_passages, passage_cap, generator)
         named = np.zeros(len(data.queries), bool)
         named[wanted.query[np.isin(wanted.passage, chosen)]] = True
         rows = np.flatnonzero(named & (data.weights > 0))
@@ -319,11 +321,13 @@ class _Batches:
         )
 
 
-def _passages(data: TrainingSet, relevant: Ints, most: int, generator: np.random.Generator) -> Ints:
+def _passages(
+    data: TrainingSet, relevant: Ints, most: int, cap: int, generator: np.random.Generator
+) -> Ints:
     """Passages to train over: `relevant` ones first, then irrelevant by frequency, then any."""
     count = len(data.passages)
     wanted = len(np.unique(relevant))
-    most = max(most, min(wanted + most // 3, MAX_PASSAGES))
+    most = min(max(most, min(wanted + most // 3, MAX_PASSAGES)), cap)
     if count <= most:
         return np.arange(count)
     order = generator.random(count)

@@ -20,7 +20,15 @@ from lora.card import Adapter
 from lora.training.dataset import TrainingSet
 from lora.training.errors import ConfigError, NothingToLearn
 from lora.training.gate import CUTOFF, Arena, unit
-from lora.training.head import Fit, HeadConfig, HeadProblem, fit_head, head_adapter
+from lora.training.head import (
+    MAX_PASSAGES,
+    MAX_QUERIES,
+    Fit,
+    HeadConfig,
+    HeadProblem,
+    fit_head,
+    head_adapter,
+)
 
 __all__ = ["Choice", "SweepConfig", "TrainedHead", "train_head"]
 
@@ -52,6 +60,12 @@ class SweepConfig:
     """Passages that a softmax runs over where there are many."""
     max_rank: int = 128
     """Largest rank of a head."""
+    max_queries: int = MAX_QUERIES
+    """Queries trained on at most, those that people gave before any other."""
+    passage_cap: int = MAX_PASSAGES
+    """Passages that a softmax runs over at most, however many are relevant."""
+    soft_temperature: float = 1.0
+    """Of the target distributions; 1 takes a teacher's grades as they are."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -88,6 +102,8 @@ class TrainedHead:
     seconds: float
     tried: int
     """Settings of the grid that there was time for."""
+    pairs: int
+    """Pairs of folds left out together, on which settings were chosen."""
 
 
 def train_head(
@@ -102,6 +118,10 @@ def train_head(
 
     `arena` holds the real queries that are judged. `query_vectors` (n, dim) replace the base
     vectors, for a head upon a body. Raises `NothingToLearn` without two folds to learn from.
+
+    The same seed gives the same bits on the same machine wherever as much is tried: the time budget
+    decides how many settings, pairs of folds and steps that is by the speed it finds, and what it
+    came to is part of the result.
     """
     return _Sweep(data, arena, config or SweepConfig(), query_vectors, progress).run()
 
@@ -121,6 +141,9 @@ class _Sweep:
             data,
             max_passages=config.max_passages,
             max_rank=config.max_rank,
+            max_queries=config.max_queries,
+            passage_cap=config.passage_cap,
+            soft_temperature=config.soft_temperature,
             query_vectors=query_vectors,
             seed=config.seed,
         )
@@ -157,6 +180,7 @@ class _Sweep:
             loss=fit.loss if fit else 0.0,
             seconds=time.monotonic() - self.started,
             tried=tried,
+            pairs=len(tables),
         )
 
     def _tables(self) -> tuple[dict[tuple[int, int], dict[int, list[Floats]]], int]:
