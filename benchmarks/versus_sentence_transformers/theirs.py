@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from benchmarks.kit.measure import ranks_of, reciprocal
 
@@ -35,8 +33,7 @@ _SKIPPED = 4  # of them: the first steps warm caches up
 _MARGIN = 0.95
 _TRIAL_PASSAGES = 1000
 _STOPS = (0.25, 0.5, 1.0)
-
-Floats = npt.NDArray[np.float32]
+_QUIET: dict[str, Any] = {"batch_size": 64, "show_progress_bar": False}
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,9 +137,9 @@ class _Tuning:
         model, trainer = self._train(self.everyone, rate, steps, deadline, stop=share)
         seconds = time.monotonic() - started
         begun = time.monotonic()
-        stored = self._encode(model, self.work.passages)
+        stored = model.encode_document(self.work.passages, **_QUIET)
         passages_s = time.monotonic() - begun
-        asked = self._encode(model, self.work.held_out)
+        asked = model.encode_query(self.work.held_out, **_QUIET)
         return Found(
             variant=variant,
             ranks=ranks_of(asked, stored, self.work.held_out_relevant).tolist(),
@@ -182,8 +179,8 @@ class _Tuning:
         for rate in LEARNING_RATES:
 
             def look(model: Any, share: float, rate: float = rate) -> None:
-                stored = self._encode(model, [self.work.passages[index] for index in named])
-                asked = self._encode(model, [self.work.queries[row] for row in held])
+                stored = model.encode_document([self.work.passages[i] for i in named], **_QUIET)
+                asked = model.encode_query([self.work.queries[row] for row in held], **_QUIET)
                 ranks = ranks_of(asked, stored, own)
                 scores[rate, share] = float(reciprocal(ranks).mean())
 
@@ -240,7 +237,12 @@ class _Tuning:
             columns[f"negative_{number}"] = [
                 work.passages[work.irrelevant[row][number]] for row in rows
             ]
+        prompts = {
+            name: model.prompts.get("query" if name == "anchor" else "document") or ""
+            for name in columns
+        }
         arguments = SentenceTransformerTrainingArguments(
+            prompts=prompts if any(prompts.values()) else None,
             output_dir=str(self.folder / "trainer"),
             max_steps=steps,
             per_device_train_batch_size=recipe.batch,
@@ -266,10 +268,6 @@ class _Tuning:
         trainer.train()
         model.eval()
         return model, trainer
-
-    def _encode(self, model: Any, texts: list[str]) -> Floats:
-        vectors: Floats = model.encode(texts, batch_size=64, show_progress_bar=False)
-        return vectors
 
 
 def _ticks(model: Any, steps: int, deadline: float | None, stop: float, look: Any) -> Any:
