@@ -1,6 +1,7 @@
 """A training child that decides what it was told to: `python fake_child.py PLAN JOB_FOLDER`.
 
-PLAN is a JSON file: phases by name, each with `accepted`, and a `wait` file until which it stays.
+PLAN is a JSON file: phases by name, each with `accepted`, a `wait` file until which it stays, and
+`hogs`: bytes that it holds for good where its memory budget is above `tight`.
 """
 
 import json
@@ -19,11 +20,16 @@ def main(plan_file: Path, folder: Path) -> int:
     champion = None if job.champion is None else job.champion.version
     entry = {"phase": job.phase, "task": job.task_id, "champion": champion}
     entry |= {"version": job.version, "attempts": job.attempts, "negatives": job.negatives}
+    entry |= {"memory": job.memory_budget}
     entry |= {"folds": None if job.champion is None else job.champion.folds}
     with plan_file.with_suffix(".log").open("a") as log:
         log.write(json.dumps(entry) + "\n")
     plan = json.loads(plan_file.read_text())[job.phase]
     print(json.dumps({"phase": job.phase, "step": 1, "steps": 2, "loss": 0.5}), flush=True)
+    if plan.get("hogs") and (job.memory_budget or 0) > plan["tight"]:
+        held = np.ones(plan["hogs"], np.uint8)
+        while held.all():
+            time.sleep(0.01)
     while plan.get("wait") and not Path(plan["wait"]).exists():
         time.sleep(0.01)
     if plan.get("fails"):

@@ -256,6 +256,73 @@ async def test_a_head_runs_beside_a_body_whose_champion_it_changes(tmp_path: Pat
     assert third.card.parents == (second.card.digest,)
 
 
+async def test_from_its_turn_on_heads_wait_for_a_body_also_across_a_kill(tmp_path: Path) -> None:
+    """Given a body in training at its hour, a newer task, and a kill."""
+    plan = Plan(tmp_path, body=True)
+    plan.holds("body")
+    always = settings(body_schedule="cron", cron="* * * * * *")
+    async with stage(tmp_path, always) as on:
+        async with on.service(plan.factory, NAME) as factory:
+            await on.bus.publish(task("t1"))
+            await until(lambda: [entry["phase"] for entry in plan.log] == ["head", "body"])
+            await on.bus.publish(task("t2"), task("t3", skill="bees"))
+            await on.until(2, SkillPublished)
+            await until(lambda: len(factory._ledger.owed("birds")) == 2)
+        async with on.service(plan.factory, NAME):
+            await until(lambda: len(plan.log) >= 4)
+            plan.gate.touch()
+            published = (await on.until(4, SkillPublished))[:4]
+        refused = await on.said(TrainingRejected)
+
+    of_birds = [event for event in published if event.card.name == "birds"]
+    assert [event.task_id for event in of_birds] == ["t1", "t1", "t2"]
+    assert of_birds[2].card.parents == (of_birds[1].card.digest,)
+    assert [event.depth for event in of_birds] == ["head", "body", "head"]
+    assert [event.schedule for event in of_birds] == ["at_once", "cron", "at_once"]
+    assert [event.attempts for event in of_birds] == [1, 2, 3]
+    assert of_birds[0].seconds == 0.1
+    assert refused == []
+
+
+async def test_a_body_that_takes_far_longer_than_planned_holds_heads_up_no_more(
+    tmp_path: Path,
+) -> None:
+    plan = Plan(tmp_path, body=True)
+    plan.holds("body")
+    short = settings(body_schedule="at_once", body_time_budget=0.2)
+    async with stage(tmp_path, short) as on, on.service(plan.factory, NAME):
+        await on.bus.publish(task("t1"))
+        await until(lambda: [entry["phase"] for entry in plan.log] == ["head", "body"])
+        await on.bus.publish(task("t2"))
+        second = (await on.until(2, SkillPublished))[1]
+        (refused,) = await on.until(1, TrainingRejected)
+
+    assert second.task_id == "t2"
+    assert (refused.task_id, refused.reason, refused.depth) == ("t1", "superseded", "body")
+
+
+@pytest.mark.parametrize("tight", [200_000_000, 0], ids=["fits", "never-fits"])
+async def test_a_training_that_outgrows_its_memory_is_tried_once_more_with_a_smaller_plan(
+    tmp_path: Path, tight: int
+) -> None:
+    budget = 400_000_000
+    plan = Plan(tmp_path)
+    plan.phases["head"] |= {"hogs": 600_000_000, "tight": tight}
+    plan.save()
+    async with (
+        stage(tmp_path, settings(body_schedule="off", memory_budget=budget)) as on,
+        on.service(plan.factory, NAME),
+    ):
+        await on.bus.publish(task("t1"))
+        (said,) = await on.until(1, SkillPublished, TrainingRejected)
+
+    assert [entry["memory"] for entry in plan.log] == [budget, budget // 2]
+    assert isinstance(said, SkillPublished) == bool(tight)
+    if isinstance(said, TrainingRejected):
+        assert "more than the 400,000,000 bytes of factory.memory_budget" in said.reason
+        assert said.depth == "head"
+
+
 async def test_the_body_waits_for_the_quiet_period_across_a_restart(tmp_path: Path) -> None:
     plan = Plan(tmp_path, body=True)
     async with stage(tmp_path, settings(quiet_period=1.0)) as on:
