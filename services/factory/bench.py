@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec import structs
+
 from lora.store import CardStore
+from lora.training.checkpoint import Checkpoints
 from services.factory.errors import FactoryError
 from services.factory.feedback import FeedbackStore
 from services.factory.job import (
+    CHECKPOINTS,
     RESULT,
     BaseModelRef,
     ChampionRef,
@@ -76,6 +82,9 @@ class Bench:
     ) -> Done:
         """Do the job, unless its result is there already.
 
+        One that was interrupted goes on from its checkpoints; the child itself begins again where
+        they are of another job (data, champion or settings have changed).
+
         Raises `FactoryError`, and `EncodeFailedError` or `bus.RequestTimeout` where the fleet
         cannot embed what the job needs.
         """
@@ -83,14 +92,17 @@ class Bench:
         found = self._finished(folder, owed)
         if found is not None:
             return found
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, mode=0o700)
+        before = _emptied(folder)
         job = await self._job(owed, client, background, attempts, folder)
+        spent = 0.0
+        if before is not None and before[0] == job.identity:
+            job = structs.replace(job, created=before[1])
+            spent = Checkpoints.spent(folder / CHECKPOINTS)
         write_job(folder, job)
         await run_child(
             (*self._child, str(folder)),
             threads=job.threads,
-            limit=4 * job.time_budget_s + GRACE,
+            limit=max(0.0, 4 * job.time_budget_s - spent) + GRACE,
             memory=self._settings.factory.memory_bytes,
             heard=heard,
         )
@@ -169,6 +181,7 @@ class Bench:
             negatives=None if negatives is None else "negatives.npy",
             anchors=trusted,
             settings={"temperature": settings.temperature},
+            created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         )
 
     def _champion(self, skill: str) -> ChampionRef | None:
@@ -186,3 +199,19 @@ class Bench:
             version=card.version,
             folds=str(folds) if folds.is_dir() else None,
         )
+
+
+def _emptied(folder: Path) -> tuple[str, str | None] | None:
+    """Make the folder, or clear it of all but checkpoints; identity and time of its job before."""
+    before: tuple[str, str | None] | None = None
+    if (folder / CHECKPOINTS).is_dir():
+        with contextlib.suppress(JobError):
+            job = read_job(folder)
+            before = job.identity, job.created
+    for entry in folder.glob("*"):
+        if entry.is_dir() and (entry.name != CHECKPOINTS or before is None):
+            shutil.rmtree(entry, ignore_errors=True)
+        elif not entry.is_dir():
+            entry.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return before

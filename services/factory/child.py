@@ -1,11 +1,14 @@
 """The training child: reads a job, trains and judges a candidate, writes what came of it.
 
+Started again on the folder of a job that was killed, a body goes on from its checkpoints, to the
+same bits as without the kill (same machine, same number of threads); a head begins again.
 `python -m services.factory.child JOB_FOLDER` prints its progress, one JSON object a line.
 Exit 0 whenever a result was written, also where the candidate was refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -18,6 +21,7 @@ import msgspec
 
 from services.factory.job import (
     CANDIDATE,
+    CHECKPOINTS,
     FOLDS,
     SEEN,
     Job,
@@ -69,7 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(folder: Path, job: Job) -> Result:
     """Train, judge and write; raises `JobError` or a `LoRAError` where that cannot be done."""
-    started = time.monotonic()
+    from lora.training.checkpoint import Checkpoints
+
+    place = folder / CHECKPOINTS if job.phase == "body" else None
+    kept = Checkpoints(place, f"{_code()} {job.identity}", every_s=job.checkpoint_every_s)
     request = _request(folder, job)
     progress = _reporter(job.phase)
     if job.phase == "head":
@@ -79,8 +86,12 @@ def run(folder: Path, job: Job) -> Result:
     else:
         from lora.training.body import body_candidate
 
-        candidate = body_candidate(request, progress=progress, model=job.model, threads=job.threads)
-    return _write(folder, job.phase, request, candidate, time.monotonic() - started)
+        candidate = body_candidate(
+            request, progress=progress, model=job.model, threads=job.threads, checkpoints=kept
+        )
+    result = _write(folder, job.phase, request, candidate, kept.elapsed())
+    kept.clear()
+    return result
 
 
 def _write(
@@ -93,8 +104,10 @@ def _write(
     (folder / FOLDS).mkdir(exist_ok=True)
     # Beside the fold models, never in the card: it is nobody's business what was asked here.
     seen, below = request.data.groups, request.champion
-    if phase == "head" and below is not None and below.card.body and below.seen is not None:
-        seen = np.concatenate([seen, below.seen])  # by the body that the head stands upon
+    upon = phase == "head" or candidate.chosen.get("continued")
+    if upon and below is not None and below.card.body and below.seen is not None:
+        # By the body that the head stands upon, or that this one began from.
+        seen = np.concatenate([seen, below.seen])
     np.save(folder / FOLDS / SEEN, np.unique(seen))
     for fold, card in candidate.folds.items():
         LoRAFormat.write(card, folder / FOLDS / f"{fold}.lora.arrow")
@@ -143,6 +156,8 @@ def _request(folder: Path, job: Job) -> CandidateRequest:
         time_budget_s=job.time_budget_s,
         settings=job.settings,
         encode=_encoder(job) if champion and champion.card.body else None,
+        memory_budget=job.memory_budget,
+        created=job.created,
     )
 
 
@@ -162,6 +177,16 @@ def _champion(folder: Path, job: Job) -> Champion | None:
         if (kept / SEEN).exists():
             seen = _groups(kept / SEEN)
     return Champion(card, folds, seen)
+
+
+def _code() -> str:
+    """Which code trains: what another release has begun is not gone on with."""
+    import lora.training
+
+    digest = hashlib.sha256()
+    for file in sorted(Path(lora.training.__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _groups(path: Path) -> npt.NDArray[np.int64]:

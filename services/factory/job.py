@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -11,6 +12,7 @@ from services.errors import ServiceError
 
 __all__ = [
     "CANDIDATE",
+    "CHECKPOINTS",
     "FOLDS",
     "JOB",
     "RESULT",
@@ -30,6 +32,8 @@ JOB: Final = "job.json"
 RESULT: Final = "result.json"
 CANDIDATE: Final = "candidate.lora.arrow"
 FOLDS: Final = "folds"
+CHECKPOINTS: Final = "checkpoints"
+"""Folder in which an unfinished training is kept."""
 SEEN: Final = "seen.npy"
 """In the folder of fold models: ids of all query groups that the version was trained on."""
 
@@ -92,6 +96,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     anchors: str | None = None
     """A dataset of trusted pairs."""
     settings: dict[str, Any] = {}
+    created: str | None = None
+    """RFC 3339 time that the cards bear; null: when they are made."""
+    checkpoint_every_s: float = 5.0
+    """Seconds between checkpoints inside one fit; what a kill costs at most."""
+
+    @property
+    def identity(self) -> str:
+        """Everything that training depends on: jobs that share it can go on from one another."""
+        champion = None if self.champion is None else self.champion.digest
+        parts = (
+            *(self.phase, self.dataset_digest, self.base_model, self.model, champion),
+            *(self.seed, self.time_budget_s, self.threads, self.memory_budget, self.settings),
+        )
+        return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
