@@ -31,6 +31,26 @@ CREATE INDEX IF NOT EXISTS cards_by_cause ON cards (cause);
 """
 
 
+EACH: Final = 50
+"""Cards of one skill that are out of service and still listed, the newest versions."""
+
+MOST: Final = 1000
+"""Cards out of service that are still listed in all, the newest ones."""
+
+_LISTED: Final = """
+SELECT * FROM (
+    SELECT *, rowid AS place,
+        row_number() OVER (PARTITION BY name ORDER BY version DESC, rowid DESC) AS nth
+    FROM cards WHERE state IN ('retired', 'rejected')
+) WHERE nth <= ? ORDER BY place DESC LIMIT ?
+"""
+
+_FORGET_REJECTED: Final = (
+    "DELETE FROM cards WHERE state = 'rejected' AND digest NOT IN"  # noqa: S608  (a constant)
+    f" (SELECT digest FROM ({_LISTED})) RETURNING digest"
+)
+
+
 class Record(NamedTuple):
     """One card."""
 
@@ -88,6 +108,26 @@ class Ledger:
         query = "SELECT * FROM cards ORDER BY name, version DESC, digest"
         return [self._record(row) for row in self._store.execute(query)]
 
+    def serving(self) -> list[Record]:
+        """Every record but the retired and the rejected ones, by name, newest version first."""
+        query = (
+            "SELECT * FROM cards WHERE state NOT IN ('retired', 'rejected')"
+            " ORDER BY name, version DESC, digest"
+        )
+        return [self._record(row) for row in self._store.execute(query)]
+
+    def gone(self, each: int = EACH, most: int = MOST) -> list[Record]:
+        """Retired and rejected cards, the newest `each` of a skill and `most` in all."""
+        return [self._record(row) for row in self._store.execute(_LISTED, (each, most))]
+
+    def forget_rejected(self, each: int = EACH, most: int = MOST) -> list[str]:
+        """Delete the records of rejected cards that are listed no more; their digests.
+
+        A card that comes again is judged again. What was retired is never forgotten.
+        """
+        forgotten = self._store.execute(_FORGET_REJECTED, (each, most))
+        return [digest for (digest,) in forgotten.fetchall()]
+
     def put(
         self,
         card: SkillCard,
@@ -96,7 +136,9 @@ class Ledger:
         reason: str = "",
         cause: str = "",
     ) -> None:
-        """Write what is known of a card, in place of what was."""
+        """Write what is known of a card, in place of what was; without prototypes if rejected."""
+        if state == "rejected":
+            card = _slim(card)
         self._store.execute(
             "INSERT OR REPLACE INTO cards VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
@@ -112,6 +154,10 @@ class Ledger:
 
     def retire(self, digest: str, name: str, version: int, *, reason: str, cause: str) -> None:
         """Take a card out of service for good, whether it was ever here or not."""
+        known = self.get(digest)
+        if known is not None and known.card is not None:
+            slim = msgspec.json.encode(_slim(known.card))
+            self._store.execute("UPDATE cards SET card = ? WHERE digest = ?", (slim, digest))
         self._store.execute(
             "INSERT INTO cards (digest, name, version, state, reason, cause)"
             " VALUES (?, ?, ?, 'retired', ?, ?) ON CONFLICT (digest) DO UPDATE SET"
@@ -142,3 +188,8 @@ class Ledger:
             row["cause"],
             card,
         )
+
+
+def _slim(card: SkillCard) -> SkillCard:
+    """Without prototypes, most of its bytes: nothing is routed to a card out of service."""
+    return msgspec.structs.replace(card, prototypes="")

@@ -165,6 +165,9 @@ class AdapterManagerService(Service):
         if known is None or known.state in ("pending", "rejected"):
             with self.ledger.together():
                 self.ledger.put(card, "rejected", reason=reason, cause=_cause(delivery.event))
+                forgotten = self.ledger.forget_rejected()
+            for digest in forgotten:
+                self._delete(digest)
         rejected = SkillRejected(name=card.name, digest=card.digest, reason=reason)
         await delivery.ack(publish=[delivery.event.derive(rejected, source=self.source)])
         self.log.warning("skill rejected", skill=card.name, version=card.version, why=reason)
@@ -278,7 +281,7 @@ class AdapterManagerService(Service):
         fresh = self.loader.beat(event)
         if fresh is None:
             return
-        installed = [r for r in self.ledger.all() if self._state(r) == "installed"]
+        installed = [r for r in self.ledger.serving() if self._state(r) == "installed"]
         for record in installed[:WARM]:
             await self._send(self.event(AdapterLoad(digest=record.digest), to=fresh))
 
@@ -304,10 +307,13 @@ class AdapterManagerService(Service):
             await self.bus.publish(msgspec.structs.replace(listed, correlation_id=event.id))
 
     def listed(self) -> list[ListedCard]:
-        """Every card with its state, those that serve first; only they carry prototypes."""
+        """The cards with their state, those that serve first; only they carry prototypes.
+
+        Of those out of service the newest.
+        """
         order = {"installed": 0, "kept": 1, "pending": 2}
         listed = []
-        for record in self.ledger.all():
+        for record in self.ledger.serving() + self.ledger.gone():
             if record.card is None:
                 continue
             fields = msgspec.structs.asdict(record.card)

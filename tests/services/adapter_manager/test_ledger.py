@@ -8,11 +8,11 @@ from schemas import BaseModelRef, SkillCard
 from services.adapter_manager.ledger import Ledger
 
 
-def card(name: str = "law", version: int = 1) -> SkillCard:
+def card(name: str = "law", version: int = 1, number: int | None = None) -> SkillCard:
     return SkillCard(
         name=name,
         version=version,
-        digest=f"sha256:{version:064x}",
+        digest=f"sha256:{version if number is None else number:064x}",
         bytes=10,
         rank=1,
         alpha=1.0,
@@ -76,4 +76,48 @@ def test_retiring_a_known_card_keeps_its_description(tmp_path: Path) -> None:
         (2, "retired", True),
     ]
     assert ledger.counts() == {"kept": 1, "retired": 1}
+    ledger.close()
+
+
+def test_of_cards_out_of_service_the_newest_are_listed(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "cards.sqlite")
+    for number in range(1, 7):
+        ledger.put(card(version=number), "installed")
+        ledger.retire(card(version=number).digest, "law", number, reason="old", cause="x")
+        other = card(f"skill-{number}", number=100 + number)
+        ledger.put(other, "rejected", reason="broken", cause="y")
+    ledger.put(card(version=7), "installed")
+
+    listed = [(record.name, record.version) for record in ledger.gone(each=2, most=5)]
+
+    assert [version for name, version in listed if name == "law"] == [6, 5]
+    assert [name for name, _ in listed if name != "law"] == ["skill-6", "skill-5", "skill-4"]
+    assert [record.version for record in ledger.serving()] == [7]
+    ledger.close()
+
+
+def test_what_was_rejected_long_ago_is_forgotten_and_what_was_retired_never(
+    tmp_path: Path,
+) -> None:
+    ledger = Ledger(tmp_path / "cards.sqlite")
+    for number in range(1, 5):
+        ledger.put(card(version=number), "installed")
+        ledger.retire(card(version=number).digest, "law", number, reason="old", cause="x")
+        ledger.put(card("tax", number=100 + number), "rejected", reason="broken", cause="y")
+
+    forgotten = ledger.forget_rejected(each=1, most=10)
+
+    assert sorted(forgotten) == [card(number=100 + n).digest for n in (1, 2, 3)]
+    assert ledger.counts() == {"retired": 4, "rejected": 1}
+    assert all(ledger.get(card(version=n).digest) is not None for n in range(1, 5))
+    ledger.close()
+
+
+def test_cards_out_of_service_keep_no_prototypes(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "cards.sqlite")
+    ledger.put(card(version=1), "installed")
+    ledger.retire(card(version=1).digest, "law", 1, reason="old", cause="x")
+    ledger.put(card("tax", number=2), "rejected", reason="broken", cause="y")
+    kept = [record.card.prototypes for record in ledger.gone() if record.card is not None]
+    assert kept == ["", ""]
     ledger.close()
