@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,16 @@ import numpy.typing as npt
 from lora.training.folds import assign_groups, fold_of
 from schemas import FeedbackJudged, LearningEvent
 from services.runtime.store import transaction
+from services.runtime.vector_store import MODEL_SCHEMA, key_of, serve_model
 
 __all__ = ["SCHEMA", "Experience", "ExperienceStore", "Piece", "Query", "key_of"]
 
 KNOWN = 20_000
 """Queries of a domain, the newest ones, among which a near-duplicate of a new one is looked for."""
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS model (sha256 TEXT NOT NULL);
+SCHEMA = (
+    MODEL_SCHEMA
+    + """
 CREATE TABLE IF NOT EXISTS texts (key BLOB PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS vectors (
     key BLOB NOT NULL, role TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (key, role)
@@ -45,13 +46,9 @@ CREATE TABLE IF NOT EXISTS labels (
     PRIMARY KEY (feedback, key)
 ) WITHOUT ROWID;
 """
+)
 
 Vector = npt.NDArray[np.float32]
-
-
-def key_of(text: str) -> bytes:
-    """16 bytes that stand for a text."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -142,13 +139,7 @@ class ExperienceStore:
 
     def serves(self, sha256: str) -> None:
         """Vectors are of the model with these weights: those of another are forgotten."""
-        row = self._store.execute("SELECT sha256 FROM model").fetchone()
-        if row is not None and row["sha256"] == sha256:
-            return
-        with transaction(self._store):
-            self._store.execute("DELETE FROM model")
-            self._store.execute("DELETE FROM vectors")
-            self._store.execute("INSERT INTO model VALUES (?)", (sha256,))
+        serve_model(self._store, sha256)
 
     def vectors(self, texts: Iterable[str], role: str) -> dict[str, Vector]:
         """Base vectors (dim,) of those texts that are known in this role."""

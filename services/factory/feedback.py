@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,16 @@ import numpy.typing as npt
 
 from schemas import FeedbackJudged
 from services.runtime.store import transaction
+from services.runtime.vector_store import MODEL_SCHEMA, key_of, serve_model
 
 __all__ = ["KEPT", "SCHEMA", "FeedbackStore", "Piece"]
 
 KEPT = 5000
 """Pieces kept of each domain, the newest ones."""
 
-SCHEMA = """
+SCHEMA = (
+    MODEL_SCHEMA
+    + """
 CREATE TABLE IF NOT EXISTS feedback (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE, domain TEXT NOT NULL, at REAL NOT NULL,
@@ -27,8 +29,8 @@ CREATE TABLE IF NOT EXISTS feedback (
 );
 CREATE INDEX IF NOT EXISTS feedback_by_domain ON feedback (domain, number);
 CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS model (sha256 TEXT NOT NULL);
 """
+)
 
 Vector = npt.NDArray[np.float32]
 
@@ -58,11 +60,11 @@ class FeedbackStore:
                 " (id, domain, at, query, key, relevant, irrelevant) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
-                        f"{data.feedback_id} {_key(data.domain + data.query).hex()}",
+                        f"{data.feedback_id} {key_of(data.domain + data.query).hex()}",
                         data.domain,
                         at,
                         data.query,
-                        _key(data.query),
+                        key_of(data.query),
                         msgspec.json.encode(data.relevant).decode(),
                         msgspec.json.encode(data.irrelevant).decode(),
                     )
@@ -78,13 +80,7 @@ class FeedbackStore:
 
     def serves(self, sha256: str) -> None:
         """Vectors are of the model with these weights: those of another are forgotten."""
-        row = self._store.execute("SELECT sha256 FROM model").fetchone()
-        if row is not None and row["sha256"] == sha256:
-            return
-        with transaction(self._store):
-            self._store.execute("DELETE FROM model")
-            self._store.execute("DELETE FROM vectors")
-            self._store.execute("INSERT INTO model VALUES (?)", (sha256,))
+        serve_model(self._store, sha256)
 
     def without_vector(self, limit: int) -> list[str]:
         """Up to `limit` queries whose base vectors are not kept yet."""
@@ -101,7 +97,7 @@ class FeedbackStore:
             self._store.executemany(
                 "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
                 [
-                    (_key(text), np.ascontiguousarray(vector, np.float32).tobytes())
+                    (key_of(text), np.ascontiguousarray(vector, np.float32).tobytes())
                     for text, vector in vectors.items()
                 ],
             )
@@ -148,7 +144,3 @@ class FeedbackStore:
             Piece(row["query"], texts.decode(row["relevant"]), texts.decode(row["irrelevant"]))
             for row in rows
         ]
-
-
-def _key(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
