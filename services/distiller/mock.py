@@ -57,8 +57,8 @@ def _of_query(asked: Asked) -> Iterator[Pair]:
     for passage in asked.near:
         value = round(GRADES * _overlap(asked.text, passage)) / GRADES
         yield Pair(asked.text, passage, value, "grade", asked.text)
-    for passage in asked.relevant[:1]:
-        text = f"It is often said, though of something else: {passage}"
+    for passage in (*asked.irrelevant, *asked.near)[:1] if asked.relevant else ():
+        text = f"{passage}, as others see it"
         yield Pair(asked.text, text, 0.0, "hard_negative", asked.text)
     if asked.novel and not asked.relevant:
         answer = f"On the question {asked.text}: this is the answer."

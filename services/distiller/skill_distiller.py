@@ -218,9 +218,11 @@ class _Work:
         vectors = (*self._vectors.queries.values(), *self._vectors.passages.values())
         width = len(vectors[0]) if vectors else 1
         placed: list[Query | Generated] = [*people, *self._generated]
+        lost = [key for key in self._labels if key[0] not in row]
         without = len(self._experience.queries) - len(people)
         dropped = self._dropped + self._trust.dropped
         dropped["without_relevant"] += without
+        dropped["no_positive"] += sum(self._labels[key][1] != FEEDBACK for key in lost)
 
         def build(labels: Sequence[Label]) -> TrainingSet:
             return TrainingSet.build(

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -19,63 +18,14 @@ from schemas import (
     LearningEvent,
     TrainingRequested,
 )
-from services.distiller.mining import MINED
 from services.distiller.datasets import KEPT
+from services.distiller.mining import MINED
 from services.distiller.service import Distiller
 from services.runtime.settings import DistillerSettings, Settings
+from tests.services.distiller.material import SPECIES, batch, dataset, judged, query
 from tests.services.factory.fakes import Stage, stage, until, vector
 
 NAME = "distiller"
-SPECIES = ("heron", "thrush", "wren", "crane", "stork", "finch", "robin", "eagle")
-
-
-def query(number: int) -> str:
-    return f"what does the {SPECIES[number % 8]} eat at hour {number}"
-
-
-def judged(number: int, domain: str = "birds") -> Event[FeedbackJudged]:
-    data = FeedbackJudged(
-        feedback_id=f"f{number}",
-        query=query(number),
-        relevant=(f"{SPECIES[number % 8]} food",),
-        irrelevant=(f"{SPECIES[(number + 1) % 8]} food",),
-        domain=domain,
-        served=(),
-        rouge_score=0.5,
-        entropy_delta=0.0,
-        margin=-0.1,
-    )
-    return Event(data=data, source="/dissonance_monitor/1", id=f"j{domain}{number}")
-
-
-def batch(
-    name: str, numbers: range, domain: str = "birds", *, positives: bool = True
-) -> Event[LearningBatchQueued]:
-    events = []
-    for number in numbers:
-        data = judged(number, domain).data
-        events.append(
-            LearningEvent(
-                feedback_id=data.feedback_id,
-                prompt=data.query,
-                rouge_score=0.5,
-                entropy_delta=0.0,
-                is_breakthrough=False,
-                timestamp=datetime(2024, 5, 1, tzinfo=UTC),
-                reason="contradiction",
-                margin=-0.1,
-                positives=data.relevant if positives else (),
-                negatives=data.irrelevant,
-                domain=domain,
-            )
-        )
-    queued = LearningBatchQueued(batch_id=name, domain=domain, events=tuple(events))
-    return Event(data=queued, source="/dissonance_monitor/1", id=name)
-
-
-def dataset(on: Stage, task: TrainingRequested) -> TrainingSet:
-    file = on.state.datasets / f"{task.dataset.digest.removeprefix('sha256:')}.parquet"
-    return TrainingSet.read(file, task.dataset.digest)
 
 
 async def test_a_batch_and_all_earlier_feedback_make_a_dataset(tmp_path: Path) -> None:
