@@ -14,6 +14,7 @@ __all__ = [
     "content",
     "garbage",
     "hang",
+    "only",
     "refusal",
     "slow",
     "status",
@@ -52,6 +53,17 @@ async def hang(request: Request, honest: Honest) -> Response:
     while not await request.is_disconnected():
         await asyncio.sleep(0.02)
     return Response()
+
+
+def only(word: str, fault: Fault) -> Fault:
+    """The fault for requests that hold `word`; others are answered honestly."""
+
+    async def chosen(request: Request, honest: Honest) -> Response:
+        if word in (await request.body()).decode():
+            return await fault(request, honest)
+        return await honest()
+
+    return chosen
 
 
 def content(text: str | None, *, finish: str = "stop", refused: str | None = None) -> Fault:

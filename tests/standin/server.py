@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,18 @@ class Standin:
         self._server.should_exit = True
         self._thread.join(10)
         self._socket.close()
+
+    def reset(self, answer: Answer, **options: Any) -> None:
+        """As a new server would be; starting one takes longer than most tests."""
+        fresh = {
+            one.name: one.default_factory() if one.default is MISSING else one.default
+            for one in fields(self)
+            if one.name != "answer"
+        }
+        for name, value in {**fresh, "answer": answer, **options}.items():
+            setattr(self, name, value)
+        self._script.clear()
+        self._files.clear()
 
     def script(self, *faults: Fault) -> None:
         """The next requests, one each, meet these."""

@@ -15,6 +15,8 @@ class Dialect:
 
     limit: str = "max_completion_tokens"
     """Or `max_tokens`, which older and local servers know."""
+    renamed: bool = False
+    """The other name of the limit was tried before."""
     form: str = "json_schema"
     """Or `json_object`, or `text`: what is asked for stands in the instructions, too."""
     encoding: str = "base64"
@@ -38,8 +40,9 @@ class Dialect:
         Each step is taken once, so that no server is asked for ever.
         """
         said = refusal.lower()
-        if self.limit == "max_completion_tokens" and self.limit in said:
-            return replace(self, limit="max_tokens")
+        if self.limit in said and not self.renamed:
+            other = {"max_tokens": "max_completion_tokens"}.get(self.limit, "max_tokens")
+            return replace(self, limit=other, renamed=True)
         if "encoding_format" in said and self.encoding == "base64":
             return replace(self, encoding="float")
         if any(word in said for word in ("response_format", "json_schema", "json_object")):

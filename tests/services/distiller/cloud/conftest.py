@@ -1,0 +1,19 @@
+"""Short waits, and one server for all tests."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.services.distiller.cloud import kit
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.distiller.cloud.endpoint.FIRST_WAIT", 0.01)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def server() -> Iterator[None]:
+    yield
+    if kit.running.cache_info().currsize:
+        kit.running().__exit__()
