@@ -355,7 +355,7 @@ class SkillFactory(Service):
             looked, self._judged = self._judged, set()
             for skill in self._versions.skills() if looked is None else sorted(looked):
                 version = self._versions.newest(skill)
-                if version is None or not version.ours:
+                if version is None:
                     continue
                 retirement = await self._shadow.look_at(version)
                 if retirement is not None:
