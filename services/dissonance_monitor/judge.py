@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from services.dissonance_monitor.rouge import rouge_l
 from services.dissonance_monitor.store import Judgement, cause_of
 from services.runtime.settings import MonitorSettings
 
-__all__ = ["MAX_EVENT_BYTES", "Piece", "judge", "scores_of"]
+__all__ = ["MAX_EVENT_BYTES", "Piece", "judge", "scores_of", "settled"]
 
 MAX_EVENT_BYTES = 1_000_000
 """What is said of a piece stays below the bus's 1 MiB, with room for the journal's numbers."""
@@ -44,6 +44,8 @@ class Piece:
     domain: str | None
     served: tuple[str, ...] | None
     """Digests of the cards that served it; empty: the base model; None: unknown."""
+    output: str | None = None
+    """What was generated in place of the reference, where that is something else."""
 
     @classmethod
     def of(cls, event: Event[Any]) -> Piece:
@@ -55,13 +57,20 @@ class Piece:
             served = data.served
             return cls(event, data.query, relevant, tuple(irrelevant), data.domain, served)
         if isinstance(data, GenerationObserved):
-            return cls(event, data.prompt, (data.reference,), (), data.domain, ())
+            other = data.output.strip() and data.output.strip() != data.reference.strip()
+            output = data.output if other else None
+            return cls(event, data.prompt, (data.reference,), (), data.domain, (), output)
         raise UnusableFeedbackError(f"{event.type} is neither feedback nor a generation")
 
     @property
     def passages(self) -> tuple[str, ...]:
         """Relevant, then irrelevant."""
         return self.relevant + self.irrelevant
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Its passages, and what was generated: everything that is compared with the query."""
+        return self.passages if self.output is None else (*self.passages, self.output)
 
 
 def scores_of(
@@ -96,6 +105,27 @@ def scores_of(
     first, right = rules.ranked_first(bent, relevant)
     rouge = 1.0 if right else rouge_l(texts[first], piece.relevant)
     return rules.Scores(rouge, delta, margin, right, novelty)
+
+
+def settled(
+    piece: Piece,
+    served: Served,
+    passages: Mapping[str, Vector],
+    scores: rules.Scores,
+    settings: MonitorSettings,
+) -> Piece:
+    """The piece, with what was generated as irrelevant where that was wrong.
+
+    Wrong is what no breakthrough could be (ROUGE-L at most `breakthrough_rouge`), unless it lies
+    as near to the prompt as the reference does: that is likely another wording of it.
+    """
+    if piece.output is None or scores.rouge_score > settings.breakthrough_rouge:
+        return piece
+    right = _cosines(_stack([passages[text] for text in piece.relevant]), served.base)
+    other = _cosines(_stack([passages[piece.output]]), served.base)
+    if rules.likely_relevant(other, right).any():
+        return piece
+    return replace(piece, irrelevant=(piece.output,))
 
 
 def _candidates(

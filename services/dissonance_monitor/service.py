@@ -19,7 +19,7 @@ from schemas import (
 )
 from services.dissonance_monitor import memory, store
 from services.dissonance_monitor.embedding import Embedder, Served, together
-from services.dissonance_monitor.judge import Piece, judge, scores_of
+from services.dissonance_monitor.judge import Piece, judge, scores_of, settled
 from services.dissonance_monitor.memory import Asked, Memory, Neighbours, Vector
 from services.dissonance_monitor.skills import Skills
 from services.dissonance_monitor.store import Judgement, MonitorStore, cause_of
@@ -148,7 +148,7 @@ class DissonanceMonitor(Service):
         passages: dict[str, Vector]
         served, passages = await together(
             self._embedder.queries([(piece.query, piece.served) for piece in pieces]),
-            self._embedder.passages(text for piece in pieces for text in piece.passages),
+            self._embedder.passages(text for piece in pieces for text in piece.texts),
         )
         by_domain: dict[str, list[tuple[Piece, Served, float | None]]] = {}
         for piece, one in zip(pieces, served, strict=True):
@@ -181,7 +181,8 @@ class DissonanceMonitor(Service):
         judgements = []
         for piece, served, novelty in asked:
             scores = scores_of(piece, served, passages, sample, near, novelty, self._rules)
-            judgements.append(judge(piece, served, scores, domain, self.source, self._rules))
+            told = settled(piece, served, passages, scores, self._rules)
+            judgements.append(judge(told, served, scores, domain, self.source, self._rules))
         return judgements
 
     # -- batches that come of age
