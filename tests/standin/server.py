@@ -10,6 +10,7 @@ It is as strict as the real one where that is known to refuse requests: schemas,
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import socket
@@ -42,9 +43,14 @@ def embed(text: str) -> npt.NDArray[np.float32]:
     """A bag of words, each word a random direction (DIM,)."""
     total = np.full(DIM, 1e-3, np.float32)
     for word in text.lower().split():
-        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
-        total += np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
+        total += _direction(word)
     return (total / np.linalg.norm(total)).astype(np.float32)
+
+
+@functools.lru_cache(4096)
+def _direction(word: str) -> npt.NDArray[np.float32]:
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
 
 
 @dataclass
