@@ -11,7 +11,9 @@ import numpy as np
 from lora.adapter import HEAD, Adapter, FloatArray
 from lora.card import LoRACard
 from lora.engine import ArrowEngine
+from lora.probe import WeightMapProbe
 from lora.training.body_fit import BodyConfig
+from lora.training.body_layout import calibration_texts, compare_layouts, probe_layout
 from lora.training.body_sweep import BodyChoice, BodySweep, Progress, TrainedBody, train_body
 from lora.training.candidate import (
     Candidate,
@@ -57,8 +59,10 @@ def body_candidate(
     held out instead of all (from 200 query groups on). `request.settings` may override any field of
     `BodyConfig` and the shares that `BodySweep` tries. `threads` is how many fits run at once.
     Ranks follow `schedule` where no setting says otherwise. Where the champion has a body, and fold
-    models that know nothing of their folds, training begins from these. With `checkpoints` a
-    training that was killed goes on, and what it had spent counts.
+    models that know nothing of their folds, training begins from these; else, where the setting
+    `probe` is true, the layout that `WeightMapProbe` suggests is tried beside the default one
+    (`body_layout`). With `checkpoints` a training that was killed goes on, and what it had spent
+    counts.
 
     Raises:
         ConfigError: a setting is unknown or out of range.
@@ -85,15 +89,43 @@ def body_candidate(
     ranks = sweep.config.ranks
     if any(a.rank > ranks.get(name, 0) for name, a in initial.get((), {}).items()):
         initial = {}
-    trained = train_body(
-        data,
-        arena,
-        engine,
-        replace(sweep, time_budget_s=max(1.0, request.time_budget_s - _RESERVE_S)),
-        initial=initial,
-        checkpoints=kept,
-        progress=progress,
-    )
+    budget = max(1.0, request.time_budget_s - _RESERVE_S)
+    layout: Mapping[str, int] = {}
+    if request.settings.get("probe") and not initial:
+        report = WeightMapProbe(engine=engine).texts(calibration_texts(data))
+        layout = probe_layout(report, sweep.config)
+
+    def train(
+        ranks: Mapping[str, int], until: float | None, part: Checkpoints, tell: Progress | None
+    ) -> TrainedBody:
+        config = replace(sweep.config, ranks=ranks) if ranks else sweep.config
+        return train_body(
+            data,
+            arena,
+            engine,
+            replace(sweep, config=config, time_budget_s=until),
+            initial=initial,
+            checkpoints=part,
+            progress=tell,
+        )
+
+    compared: dict[str, Metric] = {}
+    if layout:
+        found = compare_layouts(
+            train,
+            layout,
+            data,
+            arena,
+            time_budget_s=budget,
+            checkpoints=kept,
+            seed=request.seed,
+            progress=progress,
+        )
+        trained, compared = found.trained, dict(found.metrics)
+        if found.layout:
+            sweep = replace(sweep, config=replace(sweep.config, ranks=found.layout))
+    else:
+        trained = train({}, budget, kept, progress)
     request = replace(request, encode=_encoder(engine))
     folds = {
         fold: replace(
@@ -111,7 +143,7 @@ def body_candidate(
     if not trained.modules:
         accepted, card = False, None
         reason = "no body was better than no change on the inner folds"
-    chosen = _chosen(trained, sweep.config) | {"continued": bool(initial)}
+    chosen = _chosen(trained, sweep.config) | {"continued": bool(initial)} | compared
     return Candidate(card, folds, accepted, reason, judged.metrics, chosen, kept.elapsed())
 
 
@@ -152,12 +184,13 @@ def _sweep(request: CandidateRequest, threads: int) -> BodySweep:
         "max_rank",
         "soft_temperature",
     }
-    unknown = set(given) - of_body - of_sweep
+    unknown = set(given) - of_body - of_sweep - {"probe"}
     if unknown:
         raise ConfigError(f"unknown settings of a body: {', '.join(sorted(unknown))}")
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list | tuple) else value
         for name, value in given.items()
+        if name != "probe"
     }
     data = request.data
     held = bounds(request.memory_budget, len(data.queries), len(data.passages), data.dim, body=True)
