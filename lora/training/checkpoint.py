@@ -107,7 +107,7 @@ class Checkpoints:
         """Put a piece of work away, in the place of what had this name."""
         if self._folder is None:
             return
-        whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        whole = {key: np.asarray(array, order="C") for key, array in arrays.items()}
         raw = safetensors.numpy.save(whole, {_STATE: json.dumps(dict(state))})
         write_atomically(self._folder / (name + _SUFFIX), raw)
         with self._lock:

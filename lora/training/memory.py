@@ -66,14 +66,15 @@ def bounds(budget: int | None, rows: int, candidates: int, dim: int, *, body: bo
     activations = max(0, min(ACTIVATIONS, left // 3)) if body else ACTIVATIONS
     left -= activations if body else 0
     queries, passages = min(rows, MAX_QUERIES), min(candidates, MAX_PASSAGES)
-    quarter = passages // 4
+    fewest = min(rows, _LEAST_QUERIES), min(candidates, _LEAST_PASSAGES)
+    quarter = max(passages // 4, fewest[1])
     while estimate(queries, passages, rows, candidates, dim) > left:
         before = queries, passages
         if passages > quarter:
-            passages = max(_LEAST_PASSAGES, quarter, passages * 4 // 5)
+            passages = max(quarter, passages * 4 // 5)
         else:
-            queries = max(min(rows, _LEAST_QUERIES), queries * 4 // 5)
-            passages = max(min(candidates, _LEAST_PASSAGES), passages * 9 // 10)
+            queries = max(fewest[0], queries * 4 // 5)
+            passages = max(fewest[1], passages * 9 // 10)
         if (queries, passages) == before:
             break
     return Bounds(
