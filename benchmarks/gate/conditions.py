@@ -25,6 +25,8 @@ class Condition:
     labels: Labels
     after: bool = False
     """A second batch: the first, clean one was learned, and is served if it passed the gate."""
+    looks: int = 1
+    """How often the gate judges: each time on so much more of the batch, until it publishes."""
     anchors: bool = False
     """The gate has trusted pairs on which nothing may lose."""
     most: float | None = None
@@ -38,6 +40,13 @@ class Condition:
 CONDITIONS = (
     Condition(name="clean", title="clean labels", labels="clean", least=0.8),
     Condition(name="shuffled", title="all labels shuffled", labels="shuffled", most=0.05),
+    Condition(
+        name="shuffled-trickle",
+        title="all shuffled, judged 8 times on the way",
+        labels="shuffled",
+        looks=8,
+        most=0.05,
+    ),
     Condition(name="fifth", title="20 % shuffled", labels="fifth", harmless=True),
     Condition(name="after-clean", title="second batch, clean", labels="clean", after=True),
     Condition(

@@ -112,8 +112,26 @@ class _Seed:
     def one(self, condition: Condition, champion: Champion | None) -> tuple[Trial, Champion | None]:
         """The trial, and the version that is served after it if it passed."""
         began = time.monotonic()
-        data = self.learned(condition.labels, champion is not None)
-        candidate = head_candidate(
+        whole = self.learned(condition.labels, champion is not None)
+        for look in range(1, condition.looks + 1):
+            data = whole
+            if look < condition.looks:
+                data = _beginning(whole, round(len(whole.queries) * look / condition.looks))
+            candidate = self.judged(data, condition, champion, look)
+            if candidate.accepted:
+                break
+        seconds = time.monotonic() - began
+        made = None
+        if candidate.card is not None:
+            made = Champion(candidate.card, candidate.folds, np.unique(data.groups))
+        trial = self.measured(condition, champion, candidate, made, seconds)
+        return trial, made if candidate.accepted else None
+
+    def judged(
+        self, data: TrainingSet, condition: Condition, champion: Champion | None, look: int
+    ) -> Candidate:
+        """What the factory's child would make of it."""
+        return head_candidate(
             CandidateRequest(
                 data=data,
                 skill=DOMAIN,
@@ -125,18 +143,12 @@ class _Seed:
                 description_vector=self.material.description,
                 negatives=self.material.background,
                 anchors=self.anchors() if condition.anchors else None,
-                attempts=1 if champion is None else 2,
+                attempts=look + (champion is not None),
                 seed=self.settings.seed,
                 time_budget_s=self.settings.head_time_budget,
                 settings={"temperature": self.settings.temperature},
             )
         )
-        seconds = time.monotonic() - began
-        made = None
-        if candidate.card is not None:
-            made = Champion(candidate.card, candidate.folds, np.unique(data.groups))
-        trial = self.measured(condition, champion, candidate, made, seconds)
-        return trial, made if candidate.accepted else None
 
     def learned(self, labels: Labels, after: bool) -> TrainingSet:
         """The batch's dataset; a second batch joins the first one, which was right."""
@@ -214,6 +226,24 @@ class _Seed:
         routed = routes(version.card, base)
         served: Floats = np.where(routed[:, None], bend(base, [version.card.head]), base)
         return served
+
+
+def _beginning(data: TrainingSet, queries: int) -> TrainingSet:
+    """The first so many queries with their labels; all passages stay candidates."""
+    kept = data.label_query < queries
+    return TrainingSet(
+        queries=data.queries[:queries],
+        query_vectors=data.query_vectors[:queries],
+        groups=data.groups[:queries],
+        folds=data.folds[:queries],
+        weights=data.weights[:queries],
+        passages=data.passages,
+        passage_vectors=data.passage_vectors,
+        label_query=data.label_query[kept],
+        label_passage=data.label_passage[kept],
+        label_value=data.label_value[kept],
+        label_source=tuple(s for s, k in zip(data.label_source, kept, strict=True) if k),
+    )
 
 
 def _number(value: object) -> float | None:
