@@ -59,6 +59,10 @@ class Task:
     task_id: str
     requested: float
     batches: tuple[str, ...] = ()
+    sources: dict[str, int] = field(default_factory=dict)
+    """Labels of its dataset, by where they came from."""
+    teacher: str | None = None
+    """Why the teacher gave less than it was asked for."""
     superseded: bool = False
     verdicts: dict[Depth, float] = field(default_factory=dict)
     """When each depth was decided: the card answers, or is refused."""
@@ -158,7 +162,8 @@ class Loop:
             case LearningBatchRejected(batch_id=batch) if batch in self.batches:
                 self.batches[batch] = True
             case TrainingRequested(domain=self.domain, task_id=task, batch_ids=batches):
-                self.tasks.setdefault(task, Task(task, at, batches))
+                made = Task(task, at, batches, event.data.sources, event.data.teacher_reason)
+                self.tasks.setdefault(task, made)
                 self.batches.update(dict.fromkeys(batches, True))
             case TrainingRejected(task_id=task) if task in self.tasks:
                 self._refused(self.tasks[task], event.data, at)

@@ -22,7 +22,7 @@ from bus import Bus, connect
 from services.errors import ServiceError
 from services.runtime.client import FleetClient
 
-__all__ = ["DOMAIN", "Plan", "Run", "one_run"]
+__all__ = ["DOMAIN", "Plan", "Run", "Say", "one_run"]
 
 DOMAIN = "banking"
 Say = Callable[[str], None]
@@ -67,6 +67,12 @@ class Run:
     answers a request that names it, or is refused."""
     body_s: float | None = None
     refusals: list[str] = field(default_factory=list)
+    sources: dict[str, int] = field(default_factory=dict)
+    """Labels of the last dataset, by where they came from."""
+    teacher: str | None = None
+    """Why the teacher gave less than it was asked for, when the last dataset was made."""
+    requests: int | None = None
+    """Requests that the teacher answered, where one was asked."""
     matrix: Figures | None = None
     """The full-rank query matrix, trained on the same feedback."""
     ungated: Figures | None = None
@@ -165,6 +171,8 @@ class _Session:
         self.say("measuring after")
         run = self.run
         run.clashes, run.batches = loop.clashes, len(loop.batches)
+        if (last := loop.last_task()) is not None:
+            run.sources, run.teacher = last.sources, last.teacher
         heads = [it for it in loop.versions if it.depth == "head"]
         bodies = [it for it in loop.versions if it.depth == "body"]
         run.head_published, run.body_published = len(heads), len(bodies)

@@ -44,7 +44,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": fmean(values), "sd": stdev(values) if len(values) > 1 else 0.0}
 
 
-def as_json(runs: Sequence[Run], about: dict[str, Any]) -> dict[str, Any]:
+def as_json(name: str, runs: Sequence[Run], about: dict[str, Any]) -> dict[str, Any]:
     """Everything, each run included; plain dictionaries, lists, texts and numbers."""
     rows = []
     for run in runs:
@@ -53,7 +53,7 @@ def as_json(runs: Sequence[Run], about: dict[str, Any]) -> dict[str, Any]:
             value = getattr(run, route)
             row[route] = None if value is None else value._asdict()
         rows.append(row)
-    return {"benchmark": "learning", **about, "sizes": _summaries(runs), "runs": rows}
+    return {"benchmark": name, **about, "sizes": _summaries(runs), "runs": rows}
 
 
 def _summaries(runs: Sequence[Run]) -> list[dict[str, Any]]:

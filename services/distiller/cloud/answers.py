@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from services.runtime.store import transaction
 
@@ -24,7 +24,8 @@ CREATE TABLE IF NOT EXISTS answers (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     key BLOB NOT NULL UNIQUE, at REAL NOT NULL, bytes INTEGER NOT NULL, body BLOB NOT NULL
 );
-CREATE INDEX IF NOT EXISTS answers_by_size ON answers (number, at, bytes);
+CREATE INDEX IF NOT EXISTS answers_by_age ON answers (at);
+CREATE INDEX IF NOT EXISTS answers_by_size ON answers (number, bytes);
 """
 
 
@@ -48,15 +49,22 @@ class Answers:
 
     def put(self, key: bytes, body: bytes) -> None:
         """Keep an answer; the oldest beyond the bounds go."""
+        self.put_all({key: body})
+
+    def put_all(self, found: Mapping[bytes, bytes]) -> None:
+        """Keep answers, all or none; the oldest beyond the bounds go."""
         now = self._clock()
         with transaction(self._store):
-            self._store.execute(
+            self._store.executemany(
                 "INSERT OR REPLACE INTO answers (key, at, bytes, body) VALUES (?, ?, ?, ?)",
-                (key, now, len(body), body),
+                [(key, now, len(body), body) for key, body in found.items()],
             )
-            self._store.execute(
-                "DELETE FROM answers WHERE at < ? OR number <= (SELECT number FROM"
-                " (SELECT number, SUM(bytes) OVER (ORDER BY number DESC) AS total FROM answers)"
-                " WHERE total > ? ORDER BY number DESC LIMIT 1)",
-                (now - MAX_AGE, self._max_bytes),
-            )
+            self._store.execute("DELETE FROM answers WHERE at < ?", (now - MAX_AGE,))
+            (total,) = self._store.execute("SELECT SUM(bytes) FROM answers").fetchone()
+            if total is not None and total > self._max_bytes:
+                self._store.execute(
+                    "DELETE FROM answers WHERE number <= (SELECT MAX(number) FROM"
+                    " (SELECT number, SUM(bytes) OVER (ORDER BY number DESC) AS held FROM answers)"
+                    " WHERE held > ?)",
+                    (self._max_bytes,),
+                )

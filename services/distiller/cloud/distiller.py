@@ -183,31 +183,29 @@ class CloudDistiller:
         model = self._settings.embedding_model
         if model is None or not texts or order.unavailable is not None:
             return {}
+        keys = {text: self._vector_key(model, text) for text in texts}
+        kept = {text: self._answers.get(key) for text, key in keys.items()}
+        found = {text: np.frombuffer(row, np.float32) for text, row in kept.items() if row}
         try:
-            rows = [await self._embed(model, part) for part in _chunks(texts)]
+            for part in _chunks([text for text in texts if text not in found]):
+                rows = await self._endpoint.embed(model, [_shown(text) for text in part])
+                fresh = dict(zip(part, rows, strict=True))
+                self._answers.put_all({keys[text]: row.tobytes() for text, row in fresh.items()})
+                found |= fresh
         except UnavailableError as error:
             order.stop(error)
             return {}
         except PartError as error:
             order.leave_out(error)
             return {}
-        if len({row.shape[1] for row in rows}) != 1:
+        if len({len(row) for row in found.values()}) != 1:
             order.leave_out(MalformedError("the teacher's vectors are not of one width"))
             return {}
-        return dict(zip(texts, np.concatenate(rows), strict=True))
-
-    async def _embed(self, model: str, texts: Sequence[str]) -> Vector:
-        shown = [
-            text.encode("utf-8", "replace")[:LONGEST].decode("utf-8", "ignore") for text in texts
-        ]
-        body = {"model": model, "input": shown}
-        key = key_of(self._settings.base_url, "/embeddings", body)
-        kept = self._answers.get(key)
-        if kept is not None:
-            return np.frombuffer(kept, np.float32).reshape(len(texts), -1)
-        found = await self._endpoint.embed(model, shown)
-        self._answers.put(key, found.tobytes())
         return found
+
+    def _vector_key(self, model: str, text: str) -> bytes:
+        body = {"model": model, "input": _shown(text)}
+        return key_of(self._settings.base_url, "/embeddings", body)
 
 
 class _Order:
@@ -320,6 +318,10 @@ def _texts(material: Material, pairs: Iterable[Pair]) -> list[str]:
     texts += material.passages
     texts += [text for pair in pairs for text in (pair.query, pair.passage)]
     return [text for text in dict.fromkeys(texts) if text.strip()]
+
+
+def _shown(text: str) -> str:
+    return text.encode("utf-8", "replace")[:LONGEST].decode("utf-8", "ignore")
 
 
 def _chunks(texts: Sequence[str]) -> list[list[str]]:
