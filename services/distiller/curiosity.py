@@ -9,6 +9,7 @@ import numpy as np
 from lora.training.gate import unit
 from services.distiller.experience import Experience
 from services.distiller.skill_distiller import Vectors
+from services.distiller.spaces import nearest
 from services.distiller.taught import Open
 from services.distiller.teacher import Asked, Material
 
@@ -50,10 +51,10 @@ def material_of(
 
 
 def _nearest(queries: Sequence[str], passages: Sequence[str], vectors: Vectors) -> list[list[str]]:
-    """All passages of each query, the nearest in the base space first."""
+    """Passages near to each query in the base space, the nearest first."""
     if not queries or not passages:
         return [[] for _ in queries]
     asked = unit(np.stack([vectors.queries[text] for text in queries]))
     everything = unit(np.stack([vectors.passages[text] for text in passages]))
-    order = np.argsort(-(asked @ everything.T), axis=1, kind="stable")
+    order = nearest(asked @ everything.T, 2 * NEAR)  # some of them are judged already
     return [[passages[column] for column in row] for row in order.tolist()]

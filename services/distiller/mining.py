@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lora.training.dataset import Label, TrainingSet
 from lora.training.gate import masks, unit
-from services.distiller.spaces import BLOCK, Space
+from services.distiller.spaces import BLOCK, Space, nearest
 from services.distiller.trust import TOO_NEAR
 
 __all__ = ["CERTAIN", "MINED", "mined", "softened"]
@@ -52,10 +52,8 @@ def softened(
         reference = _reference(text, said, space, columns)
         if reference is None:
             continue
-        scores = space.cosines(text)
-        free = ~np.isin(columns, list(said))
-        nearest = [at for at in np.argsort(-scores, kind="stable").tolist() if free[at]][:count]
-        for at in nearest:
+        scores = np.where(np.isin(columns, list(said)), -np.inf, space.cosines(text))
+        for at in nearest(scores[None], count)[0].tolist():
             value = min(CERTAIN, float(np.exp((scores[at] - reference) / temperature)))
             if value >= FAINT:
                 found.append((row, int(columns[at]), value, source))
@@ -106,11 +104,11 @@ def mined(
                     near = space.cosines(data.queries[row]) > TOO_NEAR * reference
                     hidden[at, columns[near]] = True
         similarities[hidden] = -np.inf
-        nearest = np.argsort(-similarities, axis=1, kind="stable")[:, :count]
+        best = nearest(similarities, count)
         found += [
             (row, passage, 0.0, MINED)
             for at, row in enumerate(rows.tolist())
-            for passage in nearest[at].tolist()
+            for passage in best[at].tolist()
             if np.isfinite(similarities[at, passage])
         ]
     return found

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from lora.training.folds import normalise
 from lora.training.gate import unit
 
-__all__ = ["BLOCK", "Nearby", "Space"]
+__all__ = ["BLOCK", "Nearby", "Space", "nearest"]
 
 Floats = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float32]
@@ -20,6 +20,19 @@ ENOUGH = 0.5
 
 BLOCK = 512
 """Texts that are compared in one product."""
+
+
+def nearest(scores: Floats, count: int) -> npt.NDArray[np.int64]:
+    """The columns of the `count` highest scores of each row, highest first; of fewer, all.
+
+    Many times faster than sorting whole rows. NaN has no place here.
+    """
+    if count >= scores.shape[1]:
+        return np.argsort(-scores, axis=1, kind="stable")
+    chosen = np.argpartition(-scores, count, axis=1)[:, :count]
+    chosen.sort(axis=1)  # of equal scores the lower column comes first
+    order = np.argsort(-np.take_along_axis(scores, chosen, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(chosen, order, axis=1)
 
 
 class Space:
