@@ -1,0 +1,1 @@
+"""A simulated week: traffic that drifts, nightly bodies, kills, and the history of one skill."""
