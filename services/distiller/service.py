@@ -44,7 +44,7 @@ from services.runtime.store import open_store
 __all__ = ["Distiller"]
 
 HANDFUL = 128
-"""Events taken together: their texts share requests, batches of one domain share a dataset."""
+"""Events taken together: their texts share requests."""
 
 ENCODE_DEADLINE_MS = 60_000
 """Long enough for a busy machine: what is given up is asked again from the start."""

@@ -33,7 +33,7 @@ class DistillerSettings(Section, frozen=True, kw_only=True):
     round_trip: Annotated[
         int,
         doc("A teacher's query must find its passage among so many first.", "passages", ge=1),
-    ] = 10
+    ] = 20
     soft_labels: Annotated[
         int,
         doc("Passages nearest to a query by a teacher's vectors, labelled.", "passages", ge=0),
