@@ -19,7 +19,10 @@ class DistillerSettings(Section, frozen=True, kw_only=True):
 
     teacher: Annotated[
         Literal["none", "openai", "mock"],
-        doc("Who adds to the feedback; `none`: feedback alone, `openai`: see [teacher]."),
+        doc(
+            "Who adds to the feedback; `none`: feedback alone, `openai`: see [teacher], `mock`: "
+            "plain rules, to try things out."
+        ),
     ] = "none"
     hard_negatives: Annotated[
         int, doc("Mined hard negatives for each query.", "passages", ge=0, le=1000)
