@@ -17,6 +17,7 @@ from schemas import (
     FeedbackJudged,
     FleetHeartbeat,
     LearningBatchQueued,
+    LearningBatchRejected,
     LearningEvent,
     Payload,
     SkillInstalled,
@@ -83,8 +84,19 @@ async def kill(bus: Bus, service: str) -> None:
                     return
 
 
+async def answered(bus: Bus) -> Counter[str]:
+    """How often each batch was made a task of, or refused."""
+    tasks = await journal(bus, TrainingRequested)
+    found = Counter(batch for event in tasks for batch in event.data.batch_ids)
+    found.update(event.data.batch_id for event in await journal(bus, LearningBatchRejected))
+    return found
+
+
 async def loop_is_idle(bus: Bus) -> bool:
     """Every clash is in a batch (or too few are left for one), every task has its verdict."""
+    queued = {event.data.batch_id for event in await journal(bus, LearningBatchQueued)}
+    if queued - set(await answered(bus)):
+        return False
     clashes = await journal(bus, LearningEvent)
     batched = sum(len(batch.data.events) for batch in await journal(bus, LearningBatchQueued))
     tasks = {event.data.task_id for event in await journal(bus, TrainingRequested)}
@@ -134,6 +146,7 @@ async def test_nothing_is_lost_or_doubled_when_processes_are_killed(short_path: 
             assert max(clashes.values()) == 1
             assert max(batched.values()) == 1, "no clash is in two batches"
             assert set(batched) <= set(clashes)
+            assert set((await answered(bus)).values()) == {1}, "no batch is in two tasks"
             published = await journal(bus, SkillPublished)
             assert published, "the domain was learnt"
             versions = [event.data.card.version for event in published]
