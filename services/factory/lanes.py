@@ -96,12 +96,15 @@ class Lanes:
             lane[1].cancel()
 
     def outdate(self, head: Owed) -> None:
-        """A head was published: the body of its skill in training was judged against another."""
-        lane = self._lanes.get("body")
-        if lane is not None and lane[0].task.skill == head.task.skill:
-            del self._lanes["body"]
-            lane[1].cancel()
-            self._tasks.supersede(lane[0])
+        """A head was published: bodies of older tasks of its skill would be judged in vain."""
+        for body in self._tasks.owed(head.task.skill):
+            if body.phase != "body" or body.number >= head.number:
+                continue
+            lane = self._lanes.get("body")
+            if lane is not None and lane[0].key == body.key:
+                del self._lanes["body"]
+                lane[1].cancel()
+            self._tasks.supersede(body)
 
     # -- who is next
 

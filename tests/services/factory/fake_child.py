@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lora.card import Adapter, BaseModel, LoRACard, LoRAFormat
-from services.factory.job import CANDIDATE, FOLDS, Result, read_job, write_result
+from services.factory.job import CANDIDATE, CHECKPOINTS, FOLDS, Result, read_job, write_result
 
 
 def main(plan_file: Path, folder: Path) -> int:
@@ -20,10 +20,11 @@ def main(plan_file: Path, folder: Path) -> int:
     champion = None if job.champion is None else job.champion.version
     entry = {"phase": job.phase, "task": job.task_id, "champion": champion}
     entry |= {"version": job.version, "attempts": job.attempts, "negatives": job.negatives}
-    entry |= {"memory": job.memory_budget}
+    entry |= {"memory": job.memory_budget, "goes_on": (folder / CHECKPOINTS).is_dir()}
     entry |= {"folds": None if job.champion is None else job.champion.folds}
     with plan_file.with_suffix(".log").open("a") as log:
         log.write(json.dumps(entry) + "\n")
+    (folder / CHECKPOINTS).mkdir(exist_ok=True)
     plan = json.loads(plan_file.read_text())[job.phase]
     print(json.dumps({"phase": job.phase, "step": 1, "steps": 2, "loss": 0.5}), flush=True)
     if plan.get("hogs") and (job.memory_budget or 0) > plan["tight"]:
