@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from lora.training.dataset import TrainingSet
 from lora.training.errors import ConfigError, NothingToLearn
 
-__all__ = ["Arena", "Verdict", "bootstrap", "judge", "masks", "mrr", "recall", "unit"]
+__all__ = ["Arena", "Verdict", "bootstrap", "chance", "judge", "masks", "mrr", "recall", "unit"]
 
 CUTOFF = 10
 """Ranks beyond this count as not found: MRR@10."""
@@ -25,6 +26,14 @@ MIN_GROUPS = 8
 
 RESAMPLES = 4000
 CONFIDENCE = 0.975
+FLIPS = 20_000
+
+MOST_ATTEMPTS = 500
+"""Attempts beyond this count as so many: rarer things than this `FLIPS` cannot tell."""
+
+_MANY = 200
+"""Differing groups from which the normal tail stands for the flips."""
+
 _BLOCK = 512
 
 Floats = npt.NDArray[np.float32]
@@ -48,6 +57,8 @@ class Verdict:
     """Lower end of the one-sided 97.5 % paired bootstrap interval of the gain."""
     high: float
     """Upper end, 97.5 % on its own side."""
+    chance: float
+    """How often so large a gain would come by chance alone, 0 to 1."""
     groups: int
     """Query groups judged."""
     attempts: int
@@ -84,8 +95,10 @@ def judge(
     `champion_ranks` and `challenger_ranks` (n,): rank, from 1, of the best relevant passage of
     each real query, among the same candidates with the same mask, by models that have not seen
     the query's fold. `groups` (n,): near-duplicates are drawn together. Accepted when the lower
-    end of the one-sided interval of the mean gain in MRR is above zero. Raises `NothingToLearn`
-    without queries, `ConfigError` where the lengths differ.
+    end of the one-sided interval of the mean gain in MRR is above zero, and so large a gain would
+    come by chance no oftener than in `1 - confidence` of cases, divided by the attempts: who looks
+    at every batch finds luck in one of them (Bonferroni). Raises `NothingToLearn` without queries,
+    `ConfigError` where the lengths differ.
     """
     old, new = _reciprocal(champion_ranks, cutoff), _reciprocal(challenger_ranks, cutoff)
     ids = np.asarray(groups).ravel()
@@ -96,11 +109,15 @@ def judge(
     low, high, count = bootstrap(new - old, ids, seed, resamples, confidence)
     before, after = float(old.mean()), float(new.mean())
     gain = after - before
-    accepted = low > 0.0 and count >= MIN_GROUPS
+    luck = chance(new - old, ids, seed)
+    allowed = (1.0 - confidence) / min(max(attempts, 1), MOST_ATTEMPTS)
+    accepted = low > 0.0 and luck <= allowed and count >= MIN_GROUPS
     if accepted:
         found = "beats what is served now"
     elif count < MIN_GROUPS:
         found = f"cannot be judged on fewer than {MIN_GROUPS} query groups"
+    elif low > 0.0:
+        found = f"may beat what is served now by luck alone ({luck:.2%}, {allowed:.2%} are allowed)"
     else:
         found = "does not beat what is served now"
     sides = f"MRR@{cutoff} {before:.3f} → {after:.3f} on {count} query groups"
@@ -113,6 +130,7 @@ def judge(
         gain=gain,
         low=low,
         high=high,
+        chance=luck,
         groups=count,
         attempts=attempts,
         recall_before=recall(champion_ranks),
@@ -140,6 +158,31 @@ def bootstrap(
         means[start : start + len(drawn)] = sums[drawn].sum(1) / sizes[drawn].sum(1)
     low, high = np.quantile(means, [1.0 - confidence, confidence])
     return float(low), float(high), count
+
+
+def chance(
+    gains: npt.NDArray[np.float64],
+    groups: npt.NDArray[np.int64],
+    seed: int = 0,
+    flips: int = FLIPS,
+) -> float:
+    """How often a mean gain as large comes about where both sides are equally good.
+
+    Then each group could as well have the opposite sign (Fisher, The Design of Experiments, §21).
+    Unlike the interval this is exact for few groups whose gains are mostly zero.
+    """
+    _, member = np.unique(groups, return_inverse=True)
+    sums = np.bincount(member, weights=gains)
+    sums = sums[np.abs(sums) > 1e-12]
+    total = float(sums.sum())
+    if not len(sums) or total <= 0:
+        return 1.0
+    if len(sums) >= _MANY:
+        return 0.5 * math.erfc(total / math.sqrt(2.0 * float(sums @ sums)))
+    signs = np.random.default_rng(seed).integers(0, 2, (flips, len(sums)), dtype=np.int8)
+    # Flipping a set of groups takes twice their sum away.
+    flipped = total - 2.0 * (signs.astype(np.float64) @ sums)
+    return float((1 + (flipped >= total - 1e-9).sum()) / (flips + 1))
 
 
 class Arena:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lora.training.dataset import FEEDBACK, TrainingSet
 from lora.training.errors import ConfigError, NothingToLearn
-from lora.training.gate import Arena, judge, masks, mrr, recall
+from lora.training.gate import Arena, chance, judge, masks, mrr, recall
 from tests.lora.training.synthetic import world
 
 
@@ -52,6 +52,41 @@ def test_chance_passes_about_one_time_in_forty() -> None:
         for number in range(300)
     ]
     assert np.mean(accepted) < 0.06
+
+
+def test_who_looks_often_is_not_lucky_more_often() -> None:
+    """Of series of sixteen looks at growing data without any signal few end in a version."""
+    generator = np.random.default_rng(2)
+
+    def published() -> bool:
+        for look in range(1, 17):
+            # Every look trains anew: what it ranks has nothing to do with the last one's.
+            ranks = generator.integers(1, 61, (2, 16 * look))
+            if judge(*ranks, np.arange(16 * look), attempts=look, resamples=400).accepted:
+                return True
+        return False
+
+    assert np.mean([published() for _ in range(60)]) <= 0.15  # some 7 % by the level, 45 % without it
+
+
+def test_a_gain_of_few_groups_needs_to_be_rarer_with_every_attempt() -> None:
+    before, after = np.full(12, 3), np.r_[np.full(7, 1), np.full(5, 3)]
+    first, tenth = (judge(before, after, np.arange(12), attempts=n) for n in (1, 10))
+    assert first.accepted
+    assert first.chance == pytest.approx(2**-7, abs=0.002)
+    assert tenth.low == first.low > 0
+    assert not tenth.accepted
+    assert "by luck alone" in tenth.reason
+
+
+def test_the_chance_of_many_groups_is_that_of_their_flips() -> None:
+    generator = np.random.default_rng(3)
+    gains = generator.normal(0.1, 1.0, 199)
+    exact = chance(gains, np.arange(199), flips=50_000)
+    tail = chance(np.r_[gains, 1e-9, -1e-9], np.arange(201))
+    assert tail == pytest.approx(exact, rel=0.15)
+    assert chance(-np.abs(gains), np.arange(199)) == 1.0
+    assert chance(np.zeros(9), np.arange(9)) == 1.0
 
 
 def test_groups_are_drawn_together() -> None:
