@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lora.adapter import FloatArray
+from lora.boundary import Boundary
 from lora.card import LoRACard
 from lora.errors import CardInvalidError, ConfigError
 from lora.head import normalize
+from lora.neighbours import AMBIGUOUS, BETWEEN, beside, stacking
 
-__all__ = ["DESCRIPTION_THRESHOLD", "LoRARouter", "Match"]
+__all__ = ["DESCRIPTION_THRESHOLD", "Decision", "LoRARouter", "Match"]
 
 DESCRIPTION_THRESHOLD: Final = 0.5
 """Least cosine to its description at which a card without prototypes is routed to."""
@@ -49,6 +51,23 @@ class _Skill:
     """(k, dim), normalised; None where the skill is for named use only."""
 
     threshold: float
+    boundary: Boundary | None = None
+    beside: frozenset[str] = frozenset()
+    """Names of the skills that it was told from."""
+
+    stacks: frozenset[str] = frozenset()
+    """12 digits of the digest of each card that was seen to help upon this one."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which skills answer a query."""
+
+    matches: tuple[Match, ...] = ()
+    """The nearest skill, and those stacked upon it; none where the base model answers."""
+
+    reason: Literal["below_threshold", "ambiguous"] | None = None
+    """Why there is none."""
 
 
 class LoRARouter:
@@ -103,11 +122,25 @@ class LoRARouter:
         """
         points = card.prototypes
         threshold = card.threshold
+        boundary = Boundary.of(card.extra, self.dim)
         if points is None and description_vector is not None:
             points = np.atleast_2d(np.asarray(description_vector, np.float32))
             if threshold is not None:
                 threshold = max(threshold, self.description_threshold)
-        self._put(card.name, card.version, card.key, False, points, threshold, floor)
+        self._put(
+            _Skill(
+                card.name,
+                card.version,
+                card.key,
+                False,
+                points,
+                math.inf if threshold is None else threshold,
+                boundary,
+                beside(card.metrics),
+                stacking(card.metrics),
+            ),
+            floor,
+        )
 
     def register_virtual_candidate(
         self,
@@ -118,11 +151,12 @@ class LoRARouter:
         threshold: float | None = None,
         version: int = 1,
         floor: float | None = None,
+        boundary: Boundary | None = None,
     ) -> None:
         """Index a skill that only a peer has: (k, dim) base vectors, no weights needed."""
         points = np.atleast_2d(np.asarray(prototypes, np.float32))
         least = self.description_threshold if threshold is None else threshold
-        self._put(name, version, digest, True, points, least, floor)
+        self._put(_Skill(name, version, digest, True, points, least, boundary), floor)
 
     def remove_card(self, digest: str) -> None:
         """Forget a skill; the version before it is routed to again. Absent is no error."""
@@ -150,8 +184,9 @@ class LoRARouter:
     ) -> list[Match]:
         """The skills that a vector (dim,), or a text, calls for, the best first; maybe none.
 
-        A skill is named when the cosine reaches its own threshold and `threshold`, where given.
-        Equal scores are ordered by digest. A zero vector selects nothing.
+        A skill is named when the cosine reaches its own threshold and `threshold`, where given, and
+        the vector lies on its side of its boundary. Equal scores are ordered by digest. A zero
+        vector selects nothing.
 
         Raises:
             ConfigError: a text without an embedder, or top_k below 1.
@@ -167,8 +202,28 @@ class LoRARouter:
         self, vectors: npt.ArrayLike, top_k: int = 1, threshold: float | None = None
     ) -> list[list[Match]]:
         """As `select`, for each row of (n, dim)."""
-        if top_k < 1:
-            raise ConfigError(f"top_k must be at least 1, not {top_k}")
+        _check(top_k)
+        least = None if threshold is None else np.float32(threshold)
+        return [hits[:top_k] for _, hits in self._found(vectors, least)]
+
+    def decide(self, vectors: npt.ArrayLike, top_k: int = 1) -> list[Decision]:
+        """Which skills answer each row of (n, dim), and why none does.
+
+        The nearest of those that `select` names answers, unless it is anybody's guess: another
+        installed skill is nearer though it does not answer itself, or about as near, and neither
+        was told from the other. With `top_k` above 1 further skills are stacked upon it where the
+        query sits between them and the nearest card has evidence that this helps.
+        """
+        _check(top_k)
+        with self._lock:
+            return [
+                self._decided(scores, hits, top_k) for scores, hits in self._found(vectors, None)
+            ]
+
+    def _found(
+        self, vectors: npt.ArrayLike, least_of_all: np.float32 | None
+    ) -> list[tuple[FloatArray, list[Match]]]:
+        """Of each row its scores (p,) for all points, and the skills that it calls for."""
         rows = np.asarray(vectors, np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.dim or not np.all(np.isfinite(rows)):
             raise CardInvalidError(f"vectors must be finite and (n, {self.dim}), not {rows.shape}")
@@ -176,17 +231,17 @@ class LoRARouter:
         with self._lock:
             used = len(self._owners)
             if not used:
-                return [[] for _ in rows]
+                return [(np.zeros(0, np.float32), []) for _ in rows]
             least = self._least[:used]
-            if threshold is not None:
-                least = np.maximum(least, np.float32(threshold))
-            found: list[list[Match]] = []
+            if least_of_all is not None:
+                least = np.maximum(least, least_of_all)
+            found: list[tuple[FloatArray, list[Match]]] = []
             # In slices, so that the scores of many queries do not fill the memory.
             for start in range(0, len(unit), 256):
                 part = unit[start : start + 256]
                 scores = part @ self._matrix[:used].T if len(part) > 1 else self._scores(part[0])
                 found += [
-                    self._best(row, least, top_k) if query.any() else []
+                    (row, self._hits(query, row, least) if query.any() else [])
                     for row, query in zip(np.round(scores, _DECIMALS), part, strict=True)
                 ]
             return found
@@ -205,7 +260,7 @@ class LoRARouter:
         scores: FloatArray = (self._matrix[: len(self._owners)] @ query)[None]
         return scores
 
-    def _best(self, scores: FloatArray, least: FloatArray, top_k: int) -> list[Match]:
+    def _hits(self, query: FloatArray, scores: FloatArray, least: FloatArray) -> list[Match]:
         hits = np.flatnonzero(scores >= least)
         if not len(hits):
             return []
@@ -214,20 +269,47 @@ class LoRARouter:
             digest = self._owners[i]
             if score > best.get(digest, -math.inf):
                 best[digest] = score
-        order = sorted(best, key=lambda digest: (-best[digest], digest))[:top_k]
+        order = sorted(best, key=lambda digest: (-best[digest], digest))
         skills = [self._skills[digest] for digest in order]
-        return [Match(s.name, s.digest, best[s.digest], s.version, s.virtual) for s in skills]
+        return [
+            Match(s.name, s.digest, best[s.digest], s.version, s.virtual)
+            for s in skills
+            if s.boundary is None or bool(s.boundary.holds(query[None])[0])
+        ]
 
-    def _put(
-        self,
-        name: str,
-        version: int,
-        digest: str,
-        virtual: bool,
-        points: FloatArray | None,
-        threshold: float | None,
-        floor: float | None,
-    ) -> None:
+    def _decided(self, scores: FloatArray, hits: Sequence[Match], top_k: int) -> Decision:
+        if not hits:
+            return Decision(reason="below_threshold")
+        first = hits[0]
+        winner = self._skills[first.digest]
+        nearer = np.flatnonzero((scores > first.score) & np.isfinite(self._least[: len(scores)]))
+        silent = {self._owners[i] for i in nearer.tolist()} - {first.digest}
+        if any(self._skills[it].name not in winner.beside for it in self._real(silent)):
+            return Decision(reason="ambiguous")
+        close = {hit.digest for hit in hits[1:] if first.score - hit.score < AMBIGUOUS}
+        for digest in self._real(close):
+            other = self._skills[digest]
+            if other.name not in winner.beside and winner.name not in other.beside:
+                return Decision(reason="ambiguous")
+        chosen = [first]
+        for hit in hits[1:]:
+            if len(chosen) == top_k or first.score - hit.score > BETWEEN:
+                break
+            if all(self._helps(below, hit) for below in chosen):
+                chosen.append(hit)
+        return Decision(tuple(chosen))
+
+    def _real(self, digests: set[str]) -> list[str]:
+        """Those that count as rivals: what a peer only offers is a claim."""
+        return [it for it in digests if not self._skills[it].virtual]
+
+    def _helps(self, below: Match, upon: Match) -> bool:
+        """Whether one card has evidence that stacking the other upon it helps."""
+        digits = upon.digest.removeprefix("sha256:")[:12]
+        return digits in self._skills[below.digest].stacks
+
+    def _put(self, skill: _Skill, floor: float | None) -> None:
+        name, points, threshold = skill.name, skill.points, skill.threshold
         if points is not None:
             if points.ndim != 2 or points.shape[1] != self.dim or not np.all(np.isfinite(points)):
                 raise CardInvalidError(
@@ -235,13 +317,13 @@ class LoRARouter:
                 )
             points = normalize(points)
             points = points[points.any(axis=1)]
-        if threshold is None or points is None or not len(points):
+        if math.isinf(threshold) or points is None or not len(points):
             points, threshold = None, math.inf
         least = max(threshold, -1.0 if floor is None else floor)
         with self._lock:
-            self.remove_card(digest)
-            self._skills[digest] = _Skill(name, version, digest, virtual, points, least)
-            self._versions.setdefault(name, set()).add(digest)
+            self.remove_card(skill.digest)
+            self._skills[skill.digest] = replace(skill, points=points, threshold=least)
+            self._versions.setdefault(name, set()).add(skill.digest)
             self._route(name)
 
     def _route(self, name: str) -> None:
@@ -276,3 +358,8 @@ class LoRARouter:
             matrix[: len(self._matrix)], least[: len(self._least)] = self._matrix, self._least
             self._matrix, self._least = matrix, least
         return places
+
+
+def _check(top_k: int) -> None:
+    if top_k < 1:
+        raise ConfigError(f"top_k must be at least 1, not {top_k}")

@@ -41,6 +41,9 @@ class SkillCard(Struct, frozen=True, kw_only=True):
     metrics: dict[str, float | int | None]
     created: str
     parents: tuple[str, ...]
+    boundary: str = ""
+    """Base64 of a plane in the base space that the skill's queries lie beyond: its offset
+    (little-endian float32), then its unit normal (float16); empty where the card has none."""
     signer: str | None = None
     signature: str | None = None
 

@@ -75,7 +75,8 @@ class CompletedRow(Struct, frozen=True, kw_only=True):
 
     skills: tuple[AppliedSkill, ...] = ()
     reason: str | None = None
-    """`base_requested`, `below_threshold`, `document`, `no_skills` or `peer_timeout`."""
+    """`base_requested`, `below_threshold`, `ambiguous`, `document`, `no_skills` or
+    `peer_timeout`."""
 
 
 class EncodeCompleted(Payload, frozen=True, kw_only=True):

@@ -1,17 +1,27 @@
-"""What a card may route: prototypes of its queries, and a threshold that steals nothing."""
+"""What a card may route: prototypes of its queries, a threshold, a boundary to neighbours."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lora.boundary import WIDEST, Boundary
 from lora.training.errors import ConfigError
 from lora.training.gate import unit
 
-__all__ = ["Routing", "fit_prototypes", "fit_routing", "routing_scores"]
+__all__ = [
+    "Neighbour",
+    "Routing",
+    "allowed_of",
+    "fit_prototypes",
+    "fit_routing",
+    "routing_scores",
+]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -20,9 +30,22 @@ Rows = npt.NDArray[np.bool_]
 LIMIT = 0.01
 """Largest share of negatives that a card may route."""
 
-MARGINS = (0.5, 0.25, 0.0)
-"""Shares of the limit that the fitted half may use, the next where the other half does not hold
-the limit: it can make a threshold stricter, never looser."""
+DOUBT = 0.05
+"""Chance that a share above the limit shows no more routed negatives than are allowed."""
+
+WIDENINGS = (1, 2, 4, 8)
+"""How many times the allowed negatives the cosine alone may let through, where the boundary stops
+the others: what a router does that knows no boundary stays bounded."""
+
+WORTH = 0.02
+"""Share of the own queries that more prototypes or a wider threshold must win."""
+
+STRICTNESS = (1, 2, 4)
+"""The allowed negatives are divided by these, one after another, where the half not fitted on does
+not hold the limit: it can make a cut stricter, never looser."""
+
+SHRINKAGE = 0.02
+"""Weight of a round covariance beside the measured one, in shares of its trace."""
 
 MIN_NEGATIVES = 300
 MIN_ROUTED = 0.5
@@ -32,20 +55,44 @@ MIN_BEHIND = 5
 MOST_PROTOTYPES = 64
 _SIZES = (1, 4, 8, 16, 32, MOST_PROTOTYPES)
 _ROUNDS = 15
+_PARTS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbour:
+    """Another installed skill, as far as routing goes."""
+
+    name: str
+    prototypes: Floats
+    """(p, dim) unit vectors."""
+    threshold: float
+    boundary: Boundary | None = None
+
+    def claims(self, vectors: Floats) -> Floats:
+        """(n,) its score of unit vectors (n, dim) where it answers them, else -inf."""
+        scores = routing_scores(vectors, self.prototypes)
+        mine = scores >= self.threshold
+        if self.boundary is not None:
+            mine &= self.boundary.holds(vectors)
+        return np.where(mine, scores, -np.inf).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Routing:
-    """Prototypes and threshold of a card, and what they do to questions never fitted on."""
+    """What a card routes by, and what that does to questions never fitted on."""
 
     prototypes: Floats | None
     """(p, dim) unit vectors in the base space; None with fewer than 5 query groups."""
     threshold: float | None
     """Least cosine to a prototype that routes; None: named use only."""
+    boundary: Boundary | None
+    """Where the queries must lie besides; None: the cosine decides alone."""
     routed: float
-    """Share of the skill's own queries routed, each by prototypes without its fold; 0 to 1."""
+    """Share of the skill's own queries routed, each by a fit without its fold; 0 to 1."""
     false_routed: float
     """Share of the other half of the negatives routed, 0 to 1."""
+    false_by_cosine: float
+    """The same by a router that knows no boundary and no neighbour."""
     kept: npt.NDArray[np.bool_]
     """(k,) which of the own queries are routed, out of fold; all where the use is named only."""
     reason: str
@@ -89,21 +136,40 @@ def fit_prototypes(
     return np.ascontiguousarray(centres, dtype=np.float32)
 
 
+def allowed_of(count: int, limit: float) -> int:
+    """How many of `count` negatives may be routed while the share is surely below `limit`.
+
+    The largest number with an upper 95 % bound (Clopper and Pearson) at the limit; 0 where even
+    none would not show it.
+    """
+    below, most = 0.0, 0
+    for routed in range(count + 1):
+        chance = math.lgamma(count + 1) - math.lgamma(routed + 1) - math.lgamma(count - routed + 1)
+        chance += routed * math.log(limit) + (count - routed) * math.log1p(-limit)
+        below += math.exp(chance)
+        if below > DOUBT:
+            break
+        most = routed
+    return most
+
+
 def fit_routing(
     vectors: npt.ArrayLike,
     groups: npt.ArrayLike,
     folds: npt.ArrayLike,
     negatives: npt.ArrayLike,
     *,
+    neighbours: Sequence[Neighbour] = (),
     description: npt.ArrayLike | None = None,
     limit: float = LIMIT,
     seed: int = 0,
 ) -> Routing:
-    """Fit prototypes and threshold on the own queries (k, dim) and half of the negatives (z, dim).
+    """Fit what a card routes on its own queries (k, dim) and half of the negatives (z, dim).
 
-    The number of prototypes is the one that keeps most of the own queries, each scored by
-    prototypes fitted without its fold. Base vectors throughout. With fewer than 300 negatives, or
-    less than half of the own queries kept, there is no threshold.
+    The number of prototypes, and how much is left to the boundary, are those that keep most of the
+    own queries, each judged by a fit without its fold. What a neighbour answers, and is nearer to,
+    is not stolen. Base vectors throughout. With fewer than 300 negatives, or less than half of the
+    own queries kept, or more than the limit of the other half routed, there is no threshold.
     """
     own, others = unit(np.asarray(vectors)), unit(np.asarray(negatives))
     ids, parts = np.asarray(groups), np.asarray(folds)
@@ -113,35 +179,41 @@ def fit_routing(
         raise ConfigError(f"limit should lie between 0 and 1, not {limit}")
     shuffled = np.random.default_rng(seed).permutation(len(others))
     fitted, checked = others[shuffled[::2]], others[shuffled[1::2]]
-    fitter = _Fitter(own, ids, parts, fitted, limit, description, seed)
+    fitter = _Fitter(own, ids, parts, fitted, tuple(neighbours), limit, description, seed)
     everyone = np.ones(len(own), bool)
     if fitter.prototypes(everyone, 1) is None:
-        return Routing(None, None, 0.0, 0.0, everyone, f"fewer than {MIN_BEHIND} query groups")
+        few = f"fewer than {MIN_BEHIND} query groups"
+        return Routing(None, None, None, 0.0, 0.0, 0.0, everyone, few)
     if len(others) < MIN_NEGATIVES:
         reason = f"{len(others)} negatives are fewer than the {MIN_NEGATIVES} needed to be sure"
         prototypes = fitter.prototypes(everyone, MOST_PROTOTYPES)
-        return Routing(prototypes, None, 0.0, 0.0, everyone, reason)
-    sizes = [n for n in _SIZES if n == 1 or n * MIN_BEHIND <= len(np.unique(ids))]
-    # max takes the first of equals: few prototypes before many.
-    size = max(sizes, key=lambda count: int(fitter.kept(count, MARGINS[0]).sum()))
-    prototypes = fitter.prototypes(everyone, size)
-    scores = routing_scores(checked, np.asarray(prototypes))
-    threshold, false, margin = 1.0, 1.0, MARGINS[0]
-    for margin in MARGINS:
-        threshold = fitter.threshold(prototypes, margin)
-        false = float((scores >= threshold).mean())
-        if false <= limit:
+        return Routing(prototypes, None, None, 0.0, 0.0, 0.0, everyone, reason)
+    for strictness in STRICTNESS:
+        prototypes, cut, kept = replace(fitter, strictness=strictness).best()
+        through = routing_scores(checked, prototypes) >= cut.threshold
+        false = through & (routing_scores(checked, prototypes) > _claimed(checked, neighbours))
+        if cut.boundary is not None:
+            false &= cut.boundary.holds(checked)
+        stolen, routed = float(false.mean()), float(kept.mean())
+        if stolen <= limit:
             break
-    kept = fitter.kept(size, margin)
-    routed = float(kept.mean())
     reason = ""
-    if false > limit:
-        reason = f"it would be routed {false:.1%} of other questions"
+    if stolen > limit:
+        reason = f"it would be routed {stolen:.1%} of other questions"
     elif routed < MIN_ROUTED:
         reason = f"only {routed:.0%} of its own queries would be routed to it"
+    by_cosine = float(through.mean())
     if reason:
-        return Routing(prototypes, None, routed, false, everyone, reason)
-    return Routing(prototypes, threshold, routed, false, kept, "")
+        return Routing(prototypes, None, None, routed, stolen, by_cosine, everyone, reason)
+    return Routing(prototypes, cut.threshold, cut.boundary, routed, stolen, by_cosine, kept, reason)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """What decides over a query's score and side."""
+
+    threshold: float
+    boundary: Boundary | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +224,43 @@ class _Fitter:
     groups: npt.NDArray[Any]
     folds: npt.NDArray[Any]
     negatives: Floats
+    neighbours: tuple[Neighbour, ...]
     limit: float
     description: npt.ArrayLike | None
     seed: int
+    strictness: int = 1
+
+    def best(self) -> tuple[Floats, _Cut, Rows]:
+        """The prototypes and cut that keep most own queries, and which those are, out of fold."""
+        everyone = np.ones(len(self.own), bool)
+        whole = _Side.fit(self.own, self.negatives)
+        # Of each fold: its queries, and what was fitted without them.
+        parts = [(self.folds == fold) for fold in np.unique(self.folds)]
+        apart = [_Side.fit(self.own[~out], self.negatives) for out in parts]
+        claimed = _claimed(self.negatives, self.neighbours)
+        mine = _claimed(self.own, self.neighbours)
+        found: tuple[int, Rows] = -1, everyone
+        chosen = _SIZES[0], WIDENINGS[0]
+        worth = WORTH * len(self.own)
+        for size in (n for n in _SIZES if n == 1 or n * MIN_BEHIND <= len(np.unique(self.groups))):
+            fits = [self.prototypes(~out, size) for out in parts]
+            for widening in WIDENINGS:
+                kept = np.zeros(len(self.own), bool)
+                for out, prototypes, side in zip(parts, fits, apart, strict=True):
+                    if prototypes is None:
+                        continue
+                    cut = self.cut(prototypes, side, claimed, widening)
+                    scores = routing_scores(self.own[out], prototypes)
+                    kept[out] = (scores >= cut.threshold) & (scores > mine[out])
+                    if cut.boundary is not None:
+                        kept[out] &= cut.boundary.holds(self.own[out])
+                if kept.sum() > found[0] + (0 if found[0] < 0 else worth):
+                    found, chosen = (int(kept.sum()), kept), (size, widening)
+        size, widening = chosen
+        prototypes = self.prototypes(everyone, size)
+        if prototypes is None:
+            raise ConfigError(f"fewer than {MIN_BEHIND} query groups")
+        return prototypes, self.cut(prototypes, whole, claimed, widening), found[1]
 
     def prototypes(self, rows: Rows, count: int) -> Floats | None:
         """Prototypes of some of the own queries; None where they are too few."""
@@ -166,25 +272,72 @@ class _Fitter:
             seed=self.seed,
         )
 
-    def threshold(self, prototypes: Floats | None, margin: float) -> float:
-        """Smallest cosine that routes at most `limit · margin` of the negatives."""
-        if prototypes is None:
-            return 1.0
-        scores = np.sort(routing_scores(self.negatives, prototypes))[::-1]
-        allowed = int(self.limit * margin * len(scores))
-        # Just above the first one that is too many; float32, as the router compares.
-        return float(np.nextafter(np.float32(scores[allowed]), np.float32(2.0)))
+    def cut(self, prototypes: Floats, side: _Side | None, claimed: Floats, widening: int) -> _Cut:
+        """The loosest cut that routes no more negatives than allowed.
 
-    def kept(self, count: int, margin: float) -> Rows:
-        """Which of the own queries are routed by prototypes made without their fold."""
-        kept = np.zeros(len(self.own), bool)
-        for fold in np.unique(self.folds):
-            out = self.folds == fold
-            prototypes = self.prototypes(~out, count)
-            if prototypes is not None:
-                scores = routing_scores(self.own[out], prototypes)
-                kept[out] = scores >= self.threshold(prototypes, margin)
-        return kept
+        The cosine lets `widening` times as many through, neighbours or not; the boundary stops the
+        rest of those that no neighbour claims.
+        """
+        allowed = allowed_of(len(self.negatives), self.limit) // self.strictness
+        scores = routing_scores(self.negatives, prototypes)
+        if widening == 1 or side is None:
+            return _Cut(_above(np.where(scores > claimed, scores, -1.0), allowed), None)
+        threshold = _above(scores, max(1, allowed) * widening)
+        left = (scores >= threshold) & (scores > claimed)
+        if int(left.sum()) <= allowed:
+            return _Cut(threshold, None)
+        offset = _above(np.where(left, side.scores, -np.inf), allowed)
+        return _Cut(threshold, Boundary(side.normal, offset))
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """A direction that tells own queries from negatives, and the negatives' places along it."""
+
+    normal: Floats
+    """(dim,), as precise as a card holds it."""
+    scores: Floats
+    """(z,) of each negative by a direction fitted without it."""
+
+    @classmethod
+    def fit(cls, own: Floats, negatives: Floats) -> _Side | None:
+        """Linear discriminant analysis with both classes of equal weight (Fisher 1936)."""
+        if len(own) < MIN_BEHIND or own.shape[1] > WIDEST:
+            return None
+        part = np.arange(len(negatives)) % _PARTS
+        scores = np.zeros(len(negatives), np.float32)
+        for fold in range(_PARTS):
+            scores[part == fold] = negatives[part == fold] @ _normal(own, negatives[part != fold])
+        return cls(_normal(own, negatives), scores)
+
+
+def _normal(own: Floats, negatives: Floats) -> Floats:
+    """(dim,) unit normal, rounded to float16; the covariance is shrunk towards a round one."""
+    means = own.mean(axis=0), negatives.mean(axis=0)
+    spread = sum(
+        (rows - mean).T @ (rows - mean) / len(rows)
+        for rows, mean in zip((own, negatives), means, strict=True)
+    )
+    spread = np.asarray(spread, np.float64) / 2
+    spread += SHRINKAGE * np.trace(spread) * np.eye(len(spread))
+    normal = np.linalg.solve(spread, (means[0] - means[1]).astype(np.float64))
+    normal /= max(float(np.linalg.norm(normal)), 1e-12)
+    return normal.astype(np.float16).astype(np.float32)
+
+
+def _claimed(vectors: Floats, neighbours: Sequence[Neighbour]) -> Floats:
+    """(n,) the best score among the neighbours that answer; -inf where none does."""
+    best = np.full(len(vectors), -np.inf, np.float32)
+    for neighbour in neighbours:
+        best = np.maximum(best, neighbour.claims(vectors))
+    return best
+
+
+def _above(scores: npt.NDArray[Any], allowed: int) -> float:
+    """Just above the first score that is too many; float32, as the router compares."""
+    ordered = np.sort(np.asarray(scores, np.float32))[::-1]
+    first = ordered[min(allowed, len(ordered) - 1)]
+    return float(np.nextafter(np.float32(max(first, -1.0)), np.float32(2.0)))
 
 
 def _group_means(vectors: Floats, groups: npt.NDArray[Any]) -> Floats:

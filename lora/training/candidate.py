@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora.adapter import HEAD, Adapter
+from lora.boundary import BOUNDARY
 from lora.card import BaseModel, LoRACard
 from lora.training.calibration import Routing, fit_routing
 from lora.training.champion import (
@@ -29,6 +30,12 @@ from lora.training.gate import MIN_GROUPS, Arena, Verdict, judge, mrr, recall
 from lora.training.head import HeadConfig
 from lora.training.memory import bounds
 from lora.training.schedule import head_rank
+from lora.training.stacking import (
+    beside_metrics,
+    neighbour_of,
+    neighbours_of,
+    stacking_metrics,
+)
 from lora.training.sweep import Choice, SweepConfig, train_head
 
 __all__ = [
@@ -70,6 +77,8 @@ class CandidateRequest:
     """(dim,) base vector of the description, one more prototype; None: left out."""
     negatives: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     """(z, dim) base vectors of the background and of other domains' queries."""
+    neighbours: tuple[LoRACard, ...] = ()
+    """Newest installed cards of other skills."""
     anchors: TrainingSet | None = None
     """Trusted pairs on which a candidate must not lose."""
     attempts: int = 1
@@ -138,11 +147,15 @@ def head_candidate(request: CandidateRequest, progress: Progress | None = None) 
     judged = judge_candidate(request, final, arena, trained.vectors)
     seconds = time.monotonic() - started
     accepted, reason = judged.accepted, judged.reason
-    card: LoRACard | None = judged.card
+    metrics = dict(judged.metrics)
+    if accepted and not final.body:
+        others = _neighbours(request)
+        metrics |= stacking_metrics(data, judged.routing, trained.folds, others, seed=request.seed)
+    card: LoRACard | None = replace(judged.card, metrics=metrics)
     if trained.adapter is None:
         accepted, card = False, None
         reason = "no setting of the sweep was better than no change on the inner folds"
-    return Candidate(card, folds, accepted, reason, judged.metrics, chosen, seconds)
+    return Candidate(card, folds, accepted, reason, metrics, chosen, seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +190,8 @@ def judge_candidate(
     verdict = judge(before, after, arena.groups, attempts=request.attempts, seed=request.seed)
     named = arena.ranks(vectors)
     card = replace(card, prototypes=routing.prototypes, threshold=routing.threshold)
+    if routing.boundary is not None:
+        card = replace(card, extra={**card.extra, BOUNDARY: routing.boundary.to_text()})
     metrics: dict[str, Metric] = {
         name: getattr(verdict, name)
         for name in ("before", "after", "gain", "low", "high", "groups", "attempts")
@@ -188,8 +203,10 @@ def judge_candidate(
         "named_recall_after": recall(named),
         "routed": routing.routed,
         "false_routed": routing.false_routed,
+        "false_by_cosine": routing.false_by_cosine,
         "negatives": len(request.negatives),
     }
+    metrics |= beside_metrics(routing, _neighbours(request))
     accepted, reason = verdict.accepted, verdict.reason
     if request.anchors is not None:
         old, new = _on_anchors(request, card)
@@ -271,12 +288,18 @@ def _routing(request: CandidateRequest, arena: Arena) -> tuple[Routing, npt.NDAr
         data.groups[rows],
         data.folds[rows],
         negatives,
+        neighbours=[neighbour_of(card) for card in _neighbours(request)],
         description=request.description_vector,
         seed=request.seed,
     )
     kept = np.ones(len(data.queries), bool)
     kept[rows] = routing.kept
     return routing, kept[arena.rows]
+
+
+def _neighbours(request: CandidateRequest) -> list[LoRACard]:
+    """The cards that its queries may be taken for."""
+    return neighbours_of(request.neighbours, request.skill, request.base_model.sha256)
 
 
 def _on_anchors(request: CandidateRequest, card: LoRACard) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora.adapter import Adapter
+from lora.boundary import Boundary, sides
 from lora.card import LoRACard
 from lora.head import bend
 from lora.training.calibration import routing_scores
@@ -58,6 +59,7 @@ def routes(card: LoRACard, base_vectors: npt.ArrayLike) -> npt.NDArray[np.bool_]
     if card.threshold is None or card.prototypes is None:
         return np.ones(len(vectors), bool)
     routed: npt.NDArray[np.bool_] = routing_scores(vectors, card.prototypes) >= card.threshold
+    routed &= sides(vectors, Boundary.of(card.extra, card.dim))
     return routed
 
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lora.boundary import Boundary
 from schemas import SkillCard
 from services.errors import CardDescriptionError
-from services.runtime.cards import prototypes_of
+from services.runtime.cards import boundary_of, prototypes_of
 
 __all__ = ["Nearest", "Skills"]
 
@@ -22,7 +23,7 @@ class Nearest(NamedTuple):
     novelty: float | None
     """Best cosine to any prototype of any skill; None where no skill has prototypes."""
     domain: str | None
-    """The skill whose prototype is nearest among those above their thresholds, if any is."""
+    """The skill whose prototype is nearest among those that would answer, if any would."""
 
 
 class Skills:
@@ -31,6 +32,7 @@ class Skills:
     def __init__(self) -> None:
         self._cards: dict[str, dict[str, SkillCard]] = {}  # name: digest: card
         self._index: tuple[Vector, Vector, list[str]] | None = None
+        self._boundaries: dict[str, Boundary] = {}
 
     def learn(self, card: SkillCard) -> None:
         """A version was installed."""
@@ -52,9 +54,13 @@ class Skills:
         prototypes, thresholds, owners = self._index
         if not owners:
             return Nearest(None, None)
-        cosines = prototypes @ (vector / max(float(np.linalg.norm(vector)), 1e-12))
+        query = (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
+        cosines = prototypes @ query
         best = int(cosines.argmax())
-        allowed = cosines >= thresholds
+        beyond = {
+            name for name, plane in self._boundaries.items() if not plane.holds(query[None])[0]
+        }
+        allowed = (cosines >= thresholds) & np.array([name not in beyond for name in owners])
         domain = None
         if allowed.any():
             domain = owners[int(np.where(allowed, cosines, -np.inf).argmax())]
@@ -65,14 +71,18 @@ class Skills:
         rows: list[Vector] = []
         thresholds: list[float] = []
         owners: list[str] = []
+        self._boundaries = {}
         for name in sorted(self._cards):
             card = max(self._cards[name].values(), key=lambda card: (card.version, card.digest))
             try:
                 prototypes = prototypes_of(card, dim)
+                boundary = boundary_of(card, dim)
             except CardDescriptionError:  # made for another model: no query lies near it
                 continue
             if prototypes is None:
                 continue
+            if boundary is not None:
+                self._boundaries[name] = boundary
             norms = np.linalg.norm(prototypes, axis=1, keepdims=True)
             rows.append(prototypes / np.maximum(norms, 1e-12))
             least = np.inf if card.threshold is None else card.threshold

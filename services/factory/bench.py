@@ -11,6 +11,7 @@ from pathlib import Path
 
 from msgspec import structs
 
+from lora.neighbours import MOST_NEIGHBOURS
 from lora.store import CardStore
 from lora.training.checkpoint import Checkpoints
 from services.factory.errors import FactoryError
@@ -180,9 +181,19 @@ class Bench:
             memory_budget=settings.memory_bytes >> owed.shrunk,
             negatives=None if negatives is None else "negatives.npy",
             anchors=trusted,
+            neighbours=self._neighbours(task.skill),
             settings={"temperature": settings.temperature},
             created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         )
+
+    def _neighbours(self, skill: str) -> tuple[str, ...]:
+        """Files of the cards that its queries may be taken for; the newest skills first."""
+        store = CardStore(self._state.cards)
+        others = (self._versions.newest(name) for name in self._versions.skills() if name != skill)
+        routed = [it for it in others if it is not None and it.card.threshold is not None]
+        routed.sort(key=lambda it: (-it.since, it.card.digest))
+        paths = [store.path(it.card.digest) for it in routed[:MOST_NEIGHBOURS]]
+        return tuple(str(path) for path in paths if path.exists())
 
     def _champion(self, skill: str) -> ChampionRef | None:
         present = self._versions.newest(skill)

@@ -8,6 +8,7 @@ Exit 0 whenever a result was written, also where the candidate was refused.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from lora.card import LoRACard
     from lora.training.candidate import Candidate, CandidateRequest
     from lora.training.champion import Champion, Encode
 
@@ -151,6 +153,7 @@ def _request(folder: Path, job: Job) -> CandidateRequest:
         description_vector=_vectors(_place(folder, vector), data.dim)[0] if vector else None,
         negatives=np.concatenate(negatives),
         anchors=TrainingSet.read(_place(folder, job.anchors)) if job.anchors else None,
+        neighbours=_neighbours(folder, job),
         attempts=job.attempts + 1,
         seed=job.seed,
         time_budget_s=job.time_budget_s,
@@ -159,6 +162,18 @@ def _request(folder: Path, job: Job) -> CandidateRequest:
         memory_budget=job.memory_budget,
         created=job.created,
     )
+
+
+def _neighbours(folder: Path, job: Job) -> tuple[LoRACard, ...]:
+    """The cards of other skills that can be read; one that was deleted meanwhile is none."""
+    from lora.card import LoRAFormat
+    from lora.errors import LoRAError
+
+    cards = []
+    for path in job.neighbours:
+        with contextlib.suppress(LoRAError, OSError):
+            cards.append(LoRAFormat.read(_place(folder, path)))
+    return tuple(cards)
 
 
 def _champion(folder: Path, job: Job) -> Champion | None:

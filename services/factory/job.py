@@ -95,6 +95,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """`.npy`, (z, dim) base vectors of other domains' queries."""
     anchors: str | None = None
     """A dataset of trusted pairs."""
+    neighbours: tuple[str, ...] = ()
+    """Files of the newest installed cards of other skills."""
     settings: dict[str, Any] = {}
     created: str | None = None
     """RFC 3339 time that the cards bear; null: when they are made."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import structlog
 
 from bus import BusError, Closed
+from lora.boundary import sides
 from lora.training.calibration import routing_scores
 from lora.training.dataset import FEEDBACK, Label, TrainingSet
 from lora.training.errors import TrainingError
@@ -19,7 +20,7 @@ from schemas import Event, SkillCard, SkillRetire, derived_id
 from services.errors import ServiceError
 from services.factory.feedback import FeedbackStore, Piece
 from services.factory.versions import Version, VersionStore
-from services.runtime.cards import prototypes_of
+from services.runtime.cards import boundary_of, prototypes_of
 from services.runtime.client import FleetClient
 
 __all__ = ["FALSE_RATE", "Shadow", "compare", "confidence_of", "dataset_of"]
@@ -173,6 +174,7 @@ def _routed(card: SkillCard, base: Vector) -> npt.NDArray[np.bool_]:
     if card.threshold is None or prototypes is None:
         return np.ones(len(base), bool)
     routed: npt.NDArray[np.bool_] = routing_scores(base, prototypes) >= card.threshold
+    routed &= sides(base, boundary_of(card, base.shape[1]))
     return routed
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lora.boundary import BOUNDARY
 from lora.card import LoRACard
-from lora.router import LoRARouter, Match
+from lora.router import Decision, LoRARouter
 from schemas import Role, SkillCard
-from services.runtime.cards import prototypes_of
+from services.runtime.cards import boundary_of, prototypes_of
 
 __all__ = ["SkillIndex"]
 
@@ -27,6 +29,8 @@ class _Described:
     key: str
     threshold: float | None
     prototypes: NDArray[np.float32] | None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 class SkillIndex:
@@ -55,6 +59,8 @@ class SkillIndex:
                 key=card.digest,
                 threshold=card.threshold if applies else None,
                 prototypes=points if applies else None,
+                metrics=card.metrics,
+                extra={BOUNDARY: card.boundary} if card.boundary else {},
             )
             for index in (self._local[role], self._all[role]):
                 index.register_card(
@@ -80,6 +86,7 @@ class SkillIndex:
                     threshold=card.threshold,
                     version=card.version,
                     floor=floor,
+                    boundary=boundary_of(card, self.dim),
                 )
         return True
 
@@ -92,10 +99,10 @@ class SkillIndex:
         """Whether nothing can be routed to in this role."""
         return not self._all[role].routed()
 
-    def select(
+    def decide(
         self, role: Role, vectors: NDArray[np.float32], top_k: int, *, offers: bool = True
-    ) -> list[list[Match]]:
-        """The skills that each row of (n, dim) calls for, the best first; without `offers` only
-        those that are installed here."""
+    ) -> list[Decision]:
+        """The skills that answer each row of (n, dim), the nearest first, or why none does;
+        without `offers` only those that are installed here."""
         index = self._all[role] if offers else self._local[role]
-        return index.select_many(vectors, top_k)
+        return index.decide(vectors, top_k)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lora.router import Match
+from lora.router import Decision
 from schemas import AssignedRow, EncodeRequested, Role, SkillCard, SkillRef
 from services.router.base_vectors import BaseVectors
 from services.router.errors import Refused, UnknownSkill
@@ -127,14 +127,16 @@ class Planner:
         index = await self._index(vectors.shape[1])
         if index.empty(data.role):
             return _same(data, "document" if data.role == "document" else "no_skills")
-        chosen = index.select(data.role, vectors, data.top_k)
+        chosen = index.decide(data.role, vectors, data.top_k)
         late: set[int] = set()
-        offered = {match.digest: match for row in chosen for match in row if match.virtual}
+        offered = {match.digest: match for row in chosen for match in row.matches if match.virtual}
         if offered:
             came = await asyncio.gather(*map(self._fetch, offered))
             failed = {digest for digest, here in zip(offered, came, strict=True) if not here}
-            late = {i for i, row in enumerate(chosen) if any(m.digest in failed for m in row)}
-            chosen = index.select(data.role, vectors, data.top_k, offers=False)
+            late = {
+                i for i, row in enumerate(chosen) if any(m.digest in failed for m in row.matches)
+            }
+            chosen = index.decide(data.role, vectors, data.top_k, offers=False)
         return self._plan(data, chosen, late)
 
     async def _fetch(self, digest: str) -> bool:
@@ -161,16 +163,15 @@ class Planner:
                 self._vectors.put(role, text, vector, answer.worker)
         return np.stack([known[text] if text in known else fresh[text] for text in texts])
 
-    def _plan(
-        self, data: EncodeRequested, chosen: Sequence[Sequence[Match]], late: set[int]
-    ) -> Plan:
+    def _plan(self, data: EncodeRequested, chosen: Sequence[Decision], late: set[int]) -> Plan:
         cards: dict[str, int] = {}
         rows = []
-        for i, matches in enumerate(chosen):
+        for i, decision in enumerate(chosen):
             skills = tuple(
-                (cards.setdefault(match.digest, len(cards)), match.score) for match in matches
+                (cards.setdefault(match.digest, len(cards)), match.score)
+                for match in decision.matches
             )
-            reason = "peer_timeout" if i in late else "below_threshold"
+            reason = "peer_timeout" if i in late else decision.reason
             rows.append(AssignedRow(skills=skills, reason=None if skills else reason))
         # Nothing was waited for since they were selected: they are all there.
         found = [self._directory.get(digest) for digest in cards]

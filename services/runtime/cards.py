@@ -8,11 +8,13 @@ import binascii
 import numpy as np
 from numpy.typing import NDArray
 
+from lora.boundary import BOUNDARY, Boundary
 from lora.card import LoRACard
+from lora.errors import CardInvalidError
 from schemas import BaseModelRef, SkillCard
 from services.errors import CardDescriptionError
 
-__all__ = ["describe", "prototypes_of"]
+__all__ = ["boundary_of", "describe", "prototypes_of"]
 
 
 def describe(card: LoRACard) -> SkillCard:
@@ -40,6 +42,7 @@ def describe(card: LoRACard) -> SkillCard:
         },
         created=card.created,
         parents=tuple(card.parents),
+        boundary=card.extra.get(BOUNDARY, ""),
         signer=card.extra.get("signer"),
         signature=card.extra.get("signature"),
     )
@@ -59,3 +62,13 @@ def prototypes_of(card: SkillCard, dim: int) -> NDArray[np.float32] | None:
     if not np.isfinite(rows).all():
         raise CardDescriptionError(f"the prototypes of {card.name!r} are not finite")
     return rows
+
+
+def boundary_of(card: SkillCard, dim: int) -> Boundary | None:
+    """The boundary of a described card, None where it has none."""
+    if not card.boundary:
+        return None
+    try:
+        return Boundary.from_text(card.boundary, dim)
+    except CardInvalidError as e:
+        raise CardDescriptionError(f"card {card.name!r}: {e}") from e

@@ -1,10 +1,12 @@
 """Which skills make a row: by name, by meaning, for documents; and why none does."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from lora.neighbours import stacks_key
 from schemas import (
     Event,
     SkillRetire,
@@ -90,7 +92,7 @@ async def test_a_head_on_a_text_that_was_routed_needs_no_second_pass(fleet: Flee
     assert sum(after) - sum(before) == 1
 
 
-async def test_an_intent_decides_for_all_rows_and_top_k_stacks(fleet: Fleet) -> None:
+async def test_an_intent_decides_for_all_rows(fleet: Fleet) -> None:
     await fleet.up()
     await fleet.teach(
         routed("banking", "I have lost my bank card", seed=1),
@@ -99,10 +101,29 @@ async def test_an_intent_decides_for_all_rows_and_top_k_stacks(fleet: Fleet) -> 
     client = await fleet.client()
     answer = await client.encode(["x", "y"], intent="I have lost my bank card")
     assert applied(answer.rows) == [("banking",)] * 2
-    answer = await client.encode(["x", "y"], intent="I have lost my bank card", top_k=2)
-    assert applied(answer.rows) == [("banking", "cards")] * 2
+    answer = await client.encode(["x", "y"], intent="I have lost my bank card", top_k=3)
+    assert applied(answer.rows) == [("banking",)] * 2, "nothing says that stacking helps"
     answer = await client.encode(["I have lost my bank card"], intent="the weather")
     assert reasons(answer) == ["below_threshold"]
+
+
+async def test_a_skill_is_stacked_where_its_neighbour_has_evidence(fleet: Fleet) -> None:
+    """And a text that is as near to two skills that do not know each other gets neither."""
+    await fleet.up()
+    (cards,) = await fleet.teach(routed("cards", "I lost a bank card", seed=2))
+    assert cards.digest is not None
+    banking = routed("banking", "I have lost my bank card", seed=1)
+    evidence = {"beside.cards": 0.0, stacks_key(cards.digest): 0.01}
+    await fleet.teach(replace(banking, metrics=evidence))
+    client = await fleet.client()
+    texts = ["I have lost my bank card"]
+    assert applied((await client.encode(texts, top_k=2)).rows) == [("banking", "cards")]
+    assert applied((await client.encode(texts)).rows) == [("banking",)]
+
+    await fleet.teach(routed("twin", "I have lost my bank card", seed=3))
+    answer = await client.encode(texts, top_k=2)
+    assert applied(answer.rows) == [()]
+    assert reasons(answer) == ["ambiguous"]
 
 
 async def test_a_card_without_prototypes_is_found_by_its_description(fleet: Fleet) -> None:
