@@ -271,10 +271,11 @@ async def test_from_its_turn_on_heads_wait_for_a_body_also_across_a_kill(tmp_pat
         async with on.service(plan.factory, NAME):
             await until(lambda: len(plan.log) >= 4)
             plan.gate.touch()
-            published = (await on.until(4, SkillPublished))[:4]
+            published = await on.until(5, SkillPublished, within=40)
         refused = await on.said(TrainingRejected)
 
     of_birds = [event for event in published if event.card.name == "birds"]
+    of_birds = of_birds[:3]  # the body of the other skill may come before the third
     assert [event.task_id for event in of_birds] == ["t1", "t1", "t2"]
     assert of_birds[2].card.parents == (of_birds[1].card.digest,)
     assert [event.depth for event in of_birds] == ["head", "body", "head"]
