@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -32,6 +31,7 @@ from services.distiller.cloud.errors import (
     UnavailableError,
 )
 from services.distiller.cloud.key import is_loopback, secret_of
+from services.distiller.cloud.order import Order
 from services.distiller.teacher import Contribution, Material, Pair
 from services.runtime.settings import TeacherSettings
 from services.runtime.store import open_store
@@ -84,7 +84,7 @@ class CloudDistiller:
 
     async def teach(self, material: Material) -> Contribution:
         """Ask for everything that the settings ask for; what fails is left out, with a reason."""
-        order = _Order(material, self._settings)
+        order = Order(material, self._settings)
         asks = plan(order.taken, self._settings)
         try:
             if self._settings.batch_api and not await self._by_batch(asks, order):
@@ -107,7 +107,7 @@ class CloudDistiller:
         await self._endpoint.aclose()
         self._store.close()
 
-    async def _by_batch(self, asks: Iterable[Ask], order: _Order) -> bool:
+    async def _by_batch(self, asks: Iterable[Ask], order: Order) -> bool:
         """Put what is not answered into a batch; False while there is something to wait for."""
         open_ = {
             key: body for key, body in map(self._request, asks) if self._answers.get(key) is None
@@ -115,10 +115,10 @@ class CloudDistiller:
         try:
             waiting = await self._batches.advance(open_)
         except UnavailableError as error:
-            order.unavailable = error
+            order.stop(error)
             return False
         if waiting is not None:
-            order.unavailable = UnavailableError(*waiting)
+            order.stop(UnavailableError(*waiting))
         return waiting is None
 
     @property
@@ -132,53 +132,53 @@ class CloudDistiller:
         body = ask.body(self._model, self._settings.output_tokens)
         return key_of(self._settings.base_url, "/chat/completions", body), body
 
-    async def _ask(self, ask: Ask, order: _Order) -> list[Pair]:
+    async def _ask(self, ask: Ask, order: Order) -> list[Pair]:
         """The pairs of one request; where it is too much for the model, of its halves."""
         key, body = self._request(ask)
         kept = self._answers.get(key)
-        if kept is not None and kept != TOO_LONG:
-            try:
-                return order.read(ask, kept.decode())
-            except MalformedError:  # a batch's answers are kept as they came
-                kept = None
-        if kept != TOO_LONG:
-            try:
-                return await self._fresh(ask, key, body, order)
-            except UnavailableError as error:
-                order.stop(error)
-                return []
-            except (TruncatedError, RefusedError) as error:
-                if len(ask.items) == 1:
-                    order.leave_out(error)
-                    return []
-                if isinstance(error, TruncatedError):
-                    self._answers.put(key, TOO_LONG)
-            except PartError as error:
+        try:
+            if kept == TOO_LONG:
+                raise TruncatedError("the answer was cut off")
+            if kept is not None:
+                with contextlib.suppress(MalformedError):  # a batch's answers are as they came
+                    return order.read(ask, kept.decode())
+            return await self._fresh(ask, key, body, order)
+        except UnavailableError as error:
+            order.stop(error)
+            return []
+        except (TruncatedError, RefusedError) as error:
+            halves = ask.halves()
+            if not halves:
                 order.leave_out(error)
-                return []
-        found = [await self._ask(half, order) for half in ask.halves()]
+            elif isinstance(error, TruncatedError) and kept != TOO_LONG:
+                self._answers.put(key, TOO_LONG)
+        except PartError as error:
+            order.leave_out(error)
+            return []
+        found = [await self._ask(half, order) for half in halves]
         return [pair for part in found for pair in part]
 
     async def _fresh(
-        self, ask: Ask, key: bytes, body: Mapping[str, Any], order: _Order
+        self, ask: Ask, key: bytes, body: Mapping[str, Any], order: Order
     ) -> list[Pair]:
         """Ask, and once more where the answer is nonsense. Raises `CloudError`."""
-        for last in (False, True):
-            try:
-                async with order.slots:
-                    if order.unavailable is not None:
-                        return []
-                    content = await self._endpoint.chat(body)
-                pairs = order.read(ask, content)
-            except MalformedError:
-                if last:
-                    raise
-            else:
-                self._answers.put(key, content.encode())
-                return pairs
-        raise AssertionError  # the loop returns or raises
+        try:
+            return await self._once(ask, key, body, order)
+        except MalformedError:
+            return await self._once(ask, key, body, order)
 
-    async def _vectors(self, texts: Sequence[str], order: _Order) -> dict[str, Vector]:
+    async def _once(
+        self, ask: Ask, key: bytes, body: Mapping[str, Any], order: Order
+    ) -> list[Pair]:
+        async with order.slots:
+            if order.unavailable is not None:
+                return []
+            content = await self._endpoint.chat(body)
+        pairs = order.read(ask, content)
+        self._answers.put(key, content.encode())
+        return pairs
+
+    async def _vectors(self, texts: Sequence[str], order: Order) -> dict[str, Vector]:
         """The teacher's own vectors, of all texts or of none: half of them rank nothing."""
         model = self._settings.embedding_model
         if model is None or not texts or order.unavailable is not None:
@@ -193,87 +193,22 @@ class CloudDistiller:
                 self._answers.put_all({keys[text]: row.tobytes() for text, row in fresh.items()})
                 found |= fresh
         except UnavailableError as error:
-            order.stop(error)
+            if error.again is None:  # chat works: the order is done but for its vectors
+                order.note(f"no vectors: {error}")
+            else:
+                order.stop(error)
             return {}
         except PartError as error:
-            order.leave_out(error)
+            order.note(f"no vectors: {error}")
             return {}
         if len({len(row) for row in found.values()}) != 1:
-            order.leave_out(MalformedError("the teacher's vectors are not of one width"))
+            order.note("no vectors: they are not of one width")
             return {}
         return found
 
     def _vector_key(self, model: str, text: str) -> bytes:
         body = {"model": model, "input": _shown(text)}
         return key_of(self._settings.base_url, "/embeddings", body)
-
-
-class _Order:
-    """What one order came to."""
-
-    def __init__(self, material: Material, settings: TeacherSettings) -> None:
-        queries, passages = settings.queries_per_order, settings.passages_per_order
-        self._material = material
-        self.taken = replace(
-            material, queries=material.queries[:queries], passages=material.passages[:passages]
-        )
-        """What is asked about; the rest is left to the next order."""
-        self.slots = asyncio.Semaphore(settings.concurrency)
-        """So many requests of it wait for an answer: where one shows that nothing can be asked,
-        the others are not sent."""
-        self.unavailable: UnavailableError | None = None
-        """Why nothing more is asked."""
-        self._left_out: Counter[str] = Counter()
-        """Requests without a usable answer, by why."""
-        self._unanswered = 0
-        """Items that answers passed over."""
-
-    def read(self, ask: Ask, content: str) -> list[Pair]:
-        """The pairs of an answer. Raises `MalformedError`."""
-        pairs, missing = ask.read(content)
-        self._unanswered += missing
-        return pairs
-
-    def stop(self, error: UnavailableError) -> None:
-        """Nothing more can be asked; the first reason is the one to tell."""
-        self.unavailable = self.unavailable or error
-
-    def leave_out(self, error: PartError) -> None:
-        """One request has no usable answer."""
-        self._left_out[str(error)] += 1
-
-    @property
-    def reason(self) -> str | None:
-        """One sentence, or None where everything was answered."""
-        parts = [] if self.unavailable is None else [str(self.unavailable)]
-        parts += [f"{count} × left out: {why}" for why, count in self._left_out.items()]
-        if self._unanswered:
-            parts.append(f"{self._unanswered} items were passed over")
-        return "; ".join(parts) or None
-
-    def contribution(
-        self,
-        pairs: Iterable[Pair] = (),
-        vectors: Mapping[str, Vector] | None = None,
-        space: str = "",
-    ) -> Contribution:
-        """What the order adds, and why not more.
-
-        Where it was broken off all of it is left: what was answered is known when the same is
-        asked again, and the same requests are made of the same material.
-        """
-        stopped = self.unavailable
-        left = set(_said(self._material))
-        if stopped is None:
-            left -= set(_said(self.taken))
-        return Contribution(
-            tuple(pairs),
-            vectors or {},
-            self.reason,
-            None if stopped is None else stopped.again,
-            frozenset(left),
-            space if vectors else "",
-        )
 
 
 def _checked(settings: TeacherSettings) -> str:
@@ -305,10 +240,6 @@ def _name(error: BaseException) -> str:
 
 def _host(settings: TeacherSettings) -> str:
     return urlsplit(settings.base_url).hostname or ""
-
-
-def _said(material: Material) -> list[str]:
-    return [*(query.text for query in material.queries), *material.passages]
 
 
 def _texts(material: Material, pairs: Iterable[Pair]) -> list[str]:

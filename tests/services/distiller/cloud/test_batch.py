@@ -94,6 +94,21 @@ async def test_what_a_batch_failed_at_is_asked_directly(tmp_path: Path) -> None:
     assert server.counts["/v1/chat/completions"] == 4
 
 
+async def test_what_was_cut_off_in_a_batch_is_asked_in_halves(tmp_path: Path) -> None:
+    with serving() as server:
+        await teach(server, tmp_path)
+        server.finish()
+        (batch,) = server.batches.values()
+        lines = server._files[batch.output or ""]
+        server._files[batch.output or ""] = lines.replace(b'"stop"', b'"length"')
+        done = await teach(server, tmp_path)
+        server.finish()
+        done = await teach(server, tmp_path)
+
+    assert done.reason == "1 × left out: the answer was cut off"  # the one request of one item
+    assert Counter(pair.kind for pair in done.pairs)["question"] == 12
+
+
 async def test_a_batch_that_the_server_forgot_is_asked_directly(tmp_path: Path) -> None:
     with serving() as server:
         await teach(server, tmp_path)

@@ -395,6 +395,7 @@ async def test_an_unknown_embedding_model_is_named(tmp_path: Path) -> None:
 
     assert found.pairs
     assert "'nobody'" in (found.reason or "")
+    assert (found.left, found.again) == (frozenset(), None)
 
 
 @pytest.mark.parametrize(
