@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from lora.config import LoRAConfig
     from lora.engine import ArrowEngine
     from lora.errors import LoRAError
+    from lora.extractor import LoRAExtractor
     from lora.head import bend
     from lora.layer import LoRALinear
     from lora.manager import LoRAManager
+    from lora.probe import WeightMapProbe
     from lora.router import LoRARouter, Match
     from lora.store import CardStore
     from lora.training.trainer import LoRATrainer
@@ -29,12 +31,14 @@ __all__ = [
     "LoRACard",
     "LoRAConfig",
     "LoRAError",
+    "LoRAExtractor",
     "LoRAFormat",
     "LoRALinear",
     "LoRAManager",
     "LoRARouter",
     "LoRATrainer",
     "Match",
+    "WeightMapProbe",
     "bend",
 ]
 
@@ -46,12 +50,14 @@ _HOME = {
     "LoRACard": "lora.card",
     "LoRAConfig": "lora.config",
     "LoRAError": "lora.errors",
+    "LoRAExtractor": "lora.extractor",
     "LoRAFormat": "lora.card",
     "LoRALinear": "lora.layer",
     "LoRAManager": "lora.manager",
     "LoRARouter": "lora.router",
     "LoRATrainer": "lora.training.trainer",
     "Match": "lora.router",
+    "WeightMapProbe": "lora.probe",
     "bend": "lora.head",
 }
 

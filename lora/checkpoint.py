@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -174,7 +175,9 @@ class _File:
             if self._path.suffix == ".safetensors":
                 handle: Any = safe_open  # it carries no annotations
                 return handle(str(self._path), framework="pt")
-            loaded = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
+            # What very old versions of torch saved cannot be mapped.
+            mapped = zipfile.is_zipfile(self._path)
+            loaded = torch.load(self._path, map_location="cpu", weights_only=True, mmap=mapped)
         except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as e:
             raise ModelError(f"{self._path} is no readable weight file: {_line(e)}") from e
         except Exception as e:  # unpickling refuses in its own ways

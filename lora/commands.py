@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from lora.card import EXTENSION, NAME, LoRAFormat
 from lora.errors import InstrumentError, LoRAError
 
-__all__ = ["main"]
+__all__ = ["extract", "main", "probe"]
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
