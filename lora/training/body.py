@@ -87,7 +87,7 @@ def body_candidate(
         # A champion from elsewhere may name its modules otherwise: nothing to begin from.
         sweep = replace(sweep, config=replace(sweep.config, ranks={}))
     ranks = sweep.config.ranks
-    if any(a.rank > ranks.get(name, 0) for name, a in initial.get((), {}).items()):
+    if any(a.rank > ranks.get(name, 0) for body in initial.values() for name, a in body.items()):
         initial = {}
     budget = max(1.0, request.time_budget_s - _RESERVE_S)
     layout: Mapping[str, int] = {}
@@ -148,21 +148,22 @@ def body_candidate(
 
 
 def _initial(request: CandidateRequest, arena: Arena) -> dict[tuple[int, ...], dict[str, Adapter]]:
-    """Bodies to begin from, by the folds that they have never seen; none unless there are all."""
+    """Bodies to begin from, by the folds left out; none unless each fold has an honest model.
+
+    A fold for which no body was best begins afresh, as it did then.
+    """
     champion = request.champion
     if champion is None or not champion.card.body or champion.seen is None:
         return {}
     found: dict[tuple[int, ...], dict[str, Adapter]] = {(): dict(champion.card.body)}
     for fold in sorted({int(fold) for fold in arena.folds}):
         card = champion.folds.get(fold)
-        if card is None or not card.body:
-            return {}
         known = np.intersect1d(fold_groups(request.data, fold), champion.seen)
-        if not np.isin(known, unpack_groups(card.extra)).all():
+        if card is None or not np.isin(known, unpack_groups(card.extra)).all():
             return {}
-        found[fold,] = dict(card.body)
-    shapes = {tuple((name, a.rank) for name, a in sorted(body.items())) for body in found.values()}
-    return found if len(shapes) == 1 else {}
+        if card.body:
+            found[fold,] = dict(card.body)
+    return found
 
 
 def _encoder(engine: ArrowEngine) -> Any:
