@@ -155,6 +155,8 @@ def _line(run: Run) -> str:
         for depth in ("head", "body")
         if (seconds := getattr(run, f"{depth}_s")) is not None
     ]
+    if run.requests is not None:
+        waits.append(f"{run.requests} requests to the teacher")
     return f"{name}: recall@1 {', '.join(parts)}; routed {run.routed:.0%}; {', '.join(waits)}"
 
 
