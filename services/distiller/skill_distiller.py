@@ -198,64 +198,85 @@ class _Work:
         """The dataset of everything that was said, with what can be derived from it."""
         positive = self._positive()
         people = [query for query in self._experience.queries if query.text in positive]
+        rows: list[Query | Generated] = [*people, *self._generated]
+        texts = [row.text for row in rows]
+        labels = self._numbered(texts)
+        labels += self._soft(texts, labels)
+        known = [column for column, source in enumerate(self._sources) if source == FEEDBACK]
+        spaces = list(self._spaces.values())
+        found = self._dataset(rows, labels, {})
+        labels += mined(found, self._rules.hard_negatives, spaces, known)
+        kept = sorted(Counter(source for _, _, _, source in labels).items())
+        notes = {
+            **metadata,
+            **{f"kept.{source}": str(count) for source, count in kept},
+            **{f"dropped.{why}": str(count) for why, count in self._lost(texts).items()},
+        }
+        sources = Counter({"batch": 0, "replay": 0})
+        for row, _, _, source in labels:
+            if source == FEEDBACK:
+                source = "batch" if texts[row] in batch else "replay"
+            sources[source] += 1
+        data = self._dataset(rows, labels, notes)
+        return Distilled(data, dict(sources), frozenset(query.text for query in people))
+
+    def _numbered(self, texts: Sequence[str]) -> list[Label]:
+        """What was said of these queries, in their order."""
+        row = {text: at for at, text in enumerate(texts)}
+        labels = [
+            (row[query], self._place[passage], value, source)
+            for (query, passage), (value, source) in self._labels.items()
+            if query in row
+        ]
+        return sorted(labels, key=lambda label: label[0])
+
+    def _lost(self, texts: Collection[str]) -> dict[str, int]:
+        """What is not in the dataset, by why."""
+        inside = set(texts)
+        dropped = self._dropped + self._trust.dropped
+        dropped["no_positive"] += sum(
+            source != FEEDBACK and query not in inside
+            for (query, _), (_, source) in self._labels.items()
+        )
+        asked = (query.text for query in self._experience.queries)
+        dropped["without_relevant"] += sum(text not in inside for text in asked)
+        return dict(sorted(dropped.items()))
+
+    def _dataset(
+        self,
+        rows: Sequence[Query | Generated],
+        labels: Sequence[Label],
+        metadata: Mapping[str, str],
+    ) -> TrainingSet:
         named = {
             query
             for (query, _), (value, source) in self._labels.items()
             if value >= 0.5 and source == FEEDBACK
         }
-        texts = [query.text for query in people] + [query.text for query in self._generated]
-        weights = [
-            1.0 if query.text in named else self._trusted[query.text] for query in people
-        ] + [query.quality for query in self._generated]
-        row = {text: at for at, text in enumerate(texts)}
-        labels: list[Label] = [
-            (row[query], self._place[passage], value, source)
-            for (query, passage), (value, source) in self._labels.items()
-            if query in row
-        ]
-        labels.sort(key=lambda label: label[0])
-        labels += self._soft(texts, labels)
-        vectors = (*self._vectors.queries.values(), *self._vectors.passages.values())
-        width = len(vectors[0]) if vectors else 1
-        placed: list[Query | Generated] = [*people, *self._generated]
-        lost = [key for key in self._labels if key[0] not in row]
-        without = len(self._experience.queries) - len(people)
-        dropped = self._dropped + self._trust.dropped
-        dropped["without_relevant"] += without
-        dropped["no_positive"] += sum(self._labels[key][1] != FEEDBACK for key in lost)
-
-        def build(labels: Sequence[Label]) -> TrainingSet:
-            return TrainingSet.build(
-                queries=texts,
-                query_vectors=_stack([self._vectors.queries[text] for text in texts], width),
-                groups=[query.group for query in placed],
-                folds=[query.fold for query in placed],
-                weights=weights,
-                passages=list(self._place),
-                passage_vectors=_stack(
-                    [self._vectors.passages[text] for text in self._place], width
-                ),
-                passage_sources=self._sources,
-                labels=labels,
-                metadata={
-                    **metadata,
-                    **{f"kept.{source}": str(n) for source, n in _counted(labels).items()},
-                    **{f"dropped.{why}": str(n) for why, n in sorted(dropped.items())},
-                },
-            )
-
-        known = range(len(self._place))
-        among = [column for column in known if self._sources[column] == FEEDBACK]
-        labels += mined(
-            build(labels), self._rules.hard_negatives, list(self._spaces.values()), among
+        return TrainingSet.build(
+            queries=[row.text for row in rows],
+            query_vectors=self._stack([self._vectors.queries[row.text] for row in rows]),
+            groups=[row.group for row in rows],
+            folds=[row.fold for row in rows],
+            weights=[self._weight(row, named) for row in rows],
+            passages=list(self._place),
+            passage_vectors=self._stack([self._vectors.passages[text] for text in self._place]),
+            passage_sources=self._sources,
+            labels=labels,
+            metadata=metadata,
         )
-        sources = Counter({"batch": 0, "replay": 0})
-        for at, _, _, source in labels:
-            if source == FEEDBACK:
-                source = "batch" if texts[at] in batch else "replay"
-            sources[source] += 1
-        learnable = frozenset(query.text for query in people)
-        return Distilled(build(labels), dict(sources), learnable)
+
+    def _weight(self, row: Query | Generated, named: Collection[str]) -> float:
+        """1 where a person named something relevant, else how far the teacher is trusted."""
+        if isinstance(row, Generated):
+            return row.quality
+        return 1.0 if row.text in named else self._trusted[row.text]
+
+    def _stack(self, vectors: Sequence[Vector]) -> Vector:
+        if vectors:
+            return np.stack(vectors)
+        one = next(iter(self._vectors.passages.values()), np.zeros(1, np.float32))
+        return np.zeros((0, len(one)), np.float32)
 
     def _soft(self, texts: Sequence[str], labels: Sequence[Label]) -> list[Label]:
         """Soft labels by the vectors of the first teacher that can rank."""
@@ -274,11 +295,3 @@ class _Work:
                     self._rules.soft_temperature,
                 )
         return []
-
-
-def _counted(labels: Sequence[Label]) -> dict[str, int]:
-    return dict(sorted(Counter(source for _, _, _, source in labels).items()))
-
-
-def _stack(vectors: Sequence[Vector], width: int) -> Vector:
-    return np.stack(vectors) if vectors else np.zeros((0, width), np.float32)
