@@ -22,6 +22,7 @@ from rich.console import Console
 
 from benchmarks.kit.measure import figures
 from benchmarks.learning.data import DataError
+from benchmarks.versus_sentence_transformers.clock import CLOCKS
 from benchmarks.versus_sentence_transformers.run import Bench, Run
 from benchmarks.versus_sentence_transformers.table import as_json, show
 from benchmarks.versus_sentence_transformers.tasks import TASKS, task
@@ -48,6 +49,12 @@ def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--model", help="model folder or hub id (all-MiniLM-L6-v2)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(%(default)s)")
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="what equal time is counted in; cpu: where others use the machine too (%(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--out", type=Path, help="file for the JSON object")
     given = parser.parse_args(argv)
@@ -71,7 +78,7 @@ def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
     start = time.monotonic()
     for name in given.names:
         data = task(name, given.data, given.split)
-        bench = Bench(name, data, model=given.model, threads=given.threads)
+        bench = Bench(name, data, model=given.model, threads=given.threads, clock=given.clock)
         for size in given.sizes:
             for number in range(given.seeds):
                 seed = given.first_seed + number
@@ -88,6 +95,7 @@ def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
     show(console, runs)
     about = {
         "split": given.split,
+        "clock": given.clock,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.versus_sentence_transformers.clock import Clock, of_children
 from lora.card import BaseModel, LoRACard, LoRAFormat
 from lora.training.dataset import TrainingSet
 from services.factory.job import (
@@ -82,6 +82,7 @@ def learn(
     model: str | None,
     threads: int,
     seed: int,
+    clock: Clock = "wall",
 ) -> Learned:
     """Train and judge on this feedback as the factory would; raises `RuntimeError` with its words.
 
@@ -90,6 +91,7 @@ def learn(
     digest = data.write(folder)
     np.save(folder / "background.npy", background)
     settings = FactorySettings()
+    now = of_children(clock)
     champion: ChampionRef | None = None
     phases = []
     for attempts, phase in enumerate(PHASES):
@@ -117,9 +119,9 @@ def learn(
             settings={"temperature": settings.temperature},
         )
         write_job(place, job)
-        begun = time.monotonic()
+        begun = now()
         _run(place, threads)
-        seconds = time.monotonic() - begun
+        seconds = now() - begun
         result = read_result(place)
         card = LoRAFormat.read(place / CANDIDATE) if result.candidate else None
         phases.append(Phase(result, card, seconds))

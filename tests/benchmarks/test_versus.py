@@ -114,6 +114,7 @@ def test_the_json_is_plain_and_holds_every_row_of_every_run() -> None:
     assert again["summaries"][0]["seeds"] == 2
 
 
+@pytest.mark.timeout(300)
 def test_theirs_trains_both_variants_and_picks_what_its_own_fifth_likes_best(
     tmp_path: Path,
 ) -> None:
@@ -150,6 +151,7 @@ def test_theirs_trains_both_variants_and_picks_what_its_own_fifth_likes_best(
         assert found.passages_s > 0
 
 
+@pytest.mark.timeout(300)
 def test_ours_is_the_factorys_child_and_serves_nothing_that_the_gate_refused(
     tmp_path: Path,
 ) -> None:
