@@ -14,7 +14,7 @@ __all__ = ["draw"]
 WIDTH, HEIGHT = 980, 600
 LEFT, RIGHT = 70, 150
 TOP, BOTTOM = 86, 390
-LANES = (432, 470, 508, 546)
+LANES = (432, 468, 504, 548)
 INK, SOFT, LINE, BASE, GAIN, BAD = "#1c2330", "#667085", "#e3e7ee", "#98a2b3", "#0b7a75", "#c2410c"
 
 Place = Callable[[float], float]
@@ -22,19 +22,21 @@ Place = Callable[[float], float]
 
 def draw(week: Week) -> str:
     """SVG; the colours are written at each mark, so that any viewer shows them."""
-    start, end = week.nights[0], week.nights[-1]
+    entries = () if week.history is None else week.history.entries
+    start = week.nights[0]
+    # A busy machine judges the last day's feedback when the day is over.
+    end = max([week.nights[-1], *(entry.installed or entry.at for entry in entries)])
 
     def x(at: float) -> float:
         return LEFT + (at - start) / (end - start) * (WIDTH - LEFT - RIGHT)
 
-    entries = () if week.history is None else week.history.entries
     parts = [
-        _text(LEFT, 30, "A week of one skill", size=20, weight=650),
+        _text(LEFT, 30, "The days of one skill", size=20, weight=650),
         _text(
             LEFT,
             54,
             "Held-out questions each evening, of all categories asked about so far. "
-            "Bars: share of categories known.",
+            "Bars: how many those are.",
             colour=SOFT,
         ),
         *_days(week, x),
@@ -146,12 +148,17 @@ def _lanes(week: Week, entries: Sequence[Entry], x: Place) -> list[str]:
             parts.append(
                 _text(at, LANES[2] - 12, f"v{entry.version}", anchor="middle", colour=BAD, size=12)
             )
+    last, raised = 0.0, False
     for kill in week.kills:
         at, y = x(kill.at), LANES[3]
+        raised = at - last < 50 and not raised
+        last = at
         parts.append(_line(at - 4, y - 4, at + 4, y + 4, BAD, 2))
         parts.append(_line(at - 4, y + 4, at + 4, y - 4, BAD, 2))
         name = kill.service.replace("dissonance_", "").replace("adapter_", "")
-        parts.append(_text(at, y - 9, name, anchor="middle", colour=SOFT, size=10))
+        parts.append(
+            _text(at, y - (19 if raised else 9), name, anchor="middle", colour=SOFT, size=10)
+        )
     parts.append(_text(WIDTH - RIGHT + 12, LANES[0] + 19, "large: a body", colour=BASE, size=11))
     return parts
 

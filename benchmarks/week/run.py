@@ -230,6 +230,7 @@ class _People:
     async def _measure(self, day: Day) -> None:
         place = {text: at for at, text in enumerate(self.data.test.texts)}
         rows = [place[text] for text in day.held_out.texts]
+        asked = time.time()
         found = await self._ask(day.held_out.texts)
         if found is None:
             return
@@ -237,7 +238,7 @@ class _People:
         versions = [skill.version for row in found.rows for skill in row.skills]
         evening = Evening(
             day,
-            time.time(),
+            asked,
             self.week.given,
             figures(ranks_of(self.test[rows], self.stored, own)),
             figures(ranks_of(found.vectors, self.stored, own)),

@@ -48,6 +48,7 @@ class Lanes:
         """When a skill's head was first begun that is not trained to its end yet, monotonic."""
         self._bodies: dict[str, float] = {}
         """When each body, by its key, was first begun; seconds since the epoch."""
+        self._stopped = False
 
     def enter(self, owed: Owed, work: asyncio.Task[None]) -> None:
         """A phase is in training."""
@@ -76,7 +77,8 @@ class Lanes:
         return phase in self._lanes
 
     async def stop(self) -> None:
-        """End what is in training; it is owed still."""
+        """End what is in training, and begin nothing more; it is owed still."""
+        self._stopped = True
         working = [work for _, work in self._lanes.values()]
         for work in working:
             work.cancel()
@@ -113,7 +115,7 @@ class Lanes:
         waiting = self._tasks.owed()
         known = {owed.key for owed in waiting}
         self._bodies = {key: at for key, at in self._bodies.items() if key in known}
-        if phase in self._lanes:
+        if self._stopped or phase in self._lanes:
             return Next(None)
         firm = [owed for owed in waiting if owed.phase == "body" and self.is_firm(owed, now)]
         ends = self._turns(waiting, firm, now)
