@@ -47,9 +47,9 @@ def sift(experience: Experience, lessons: Mapping[str, Contribution], longest: i
 
     Reasons: `value` (not in 0 to 1, or not that of its kind), `empty`, `too_long`, `identical`
     (query and passage), `unknown_passage`, `unknown_origin` (a query that is not part of this
-    experience), `repeated`.
+    experience), `leak` (said of a query because of one of another fold), `repeated`.
     """
-    asked = {query.text for query in experience.queries}
+    asked = {query.text: query.fold for query in experience.queries}
     passages = set(experience.passages.values())
     kept, dropped, seen = [], Counter[str](), set()
     for teacher, contribution in lessons.items():
@@ -66,7 +66,7 @@ def sift(experience: Experience, lessons: Mapping[str, Contribution], longest: i
     return Sifted(tuple(kept), dropped)
 
 
-def _fault(pair: Pair, asked: Set[str], passages: Set[str], longest: int) -> str | None:
+def _fault(pair: Pair, asked: Mapping[str, int], passages: Set[str], longest: int) -> str | None:
     texts = (pair.query, pair.passage)
     new = [text for text in texts if text not in asked and text not in passages]
     faults = {
@@ -79,13 +79,19 @@ def _fault(pair: Pair, asked: Set[str], passages: Set[str], longest: int) -> str
         "identical": normalise(pair.query) == normalise(pair.passage),
         "unknown_passage": pair.kind not in WRITTEN and pair.passage not in passages,
         "unknown_origin": _is_lost(pair, asked),
+        "leak": pair.kind not in GENERATED and _crosses(pair, asked),
     }
     return next((why for why, holds in faults.items() if holds), None)
 
 
-def _is_lost(pair: Pair, asked: Set[str]) -> bool:
+def _is_lost(pair: Pair, asked: Mapping[str, int]) -> bool:
     """It must derive from, or speak of, a query that is known, and does not."""
     if pair.kind in GENERATED:
         required = pair.kind == "paraphrase" or pair.origin is not None
         return required and pair.origin not in asked
-    return pair.query not in asked
+    return not {pair.query, pair.origin or pair.query} <= asked.keys()
+
+
+def _crosses(pair: Pair, folds: Mapping[str, int]) -> bool:
+    """What is said of one person's query derives from another one's, of another fold."""
+    return pair.origin is not None and folds.get(pair.origin) != folds.get(pair.query)

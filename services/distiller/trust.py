@@ -80,9 +80,9 @@ class Trust:
     def generated(self, pairs: Sequence[Taught]) -> list[Generated]:
         """The queries that teachers wrote and that can be trusted, best first.
 
-        Reasons to drop: `leak` (near to a person's query of another fold), `near_duplicate` (of a
-        person's query of its own fold, or of a better generated one), `round_trip`, and
-        `no_positive` (a negative pair of a query that has no other).
+        Reasons to drop: `leak` (near to a person's query of another fold, or derived from one too),
+        `near_duplicate` (of a person's query of its own fold, or of a better generated one),
+        `round_trip`, and `no_positive` (a negative pair of a query that has no other).
         """
         by_query: dict[str, list[Taught]] = {}
         for taught in pairs:
@@ -95,8 +95,9 @@ class Trust:
             for space in (self._base, *self._spaces.values()):
                 space.hold([*block, *origins])
             for text, near in zip(block, self._near_people(block), strict=True):
-                said = by_query[text]
-                group, fold = self._place(said)
+                group, fold = self._place(by_query[text])
+                said = [one for one in by_query[text] if self._is_of(fold, one)]
+                self.dropped["leak"] += len(by_query[text]) - len(said)
                 if near:
                     why = "leak" if near != {fold} else "near_duplicate"
                     self.dropped[why] += len(said)
@@ -113,6 +114,11 @@ class Trust:
                 return origin.group, origin.fold
         group = group_of(said[0].pair.query)
         return group, fold_of(group)
+
+    def _is_of(self, fold: int, taught: Taught) -> bool:
+        """It knows of no query of another fold: two folds may bring forth the same question."""
+        origin = self._asked.get(taught.pair.origin or "")
+        return origin is None or origin.fold == fold
 
     def _near_people(self, texts: Sequence[str]) -> list[set[int]]:
         """Folds of the people's queries that each text is a near-duplicate of."""

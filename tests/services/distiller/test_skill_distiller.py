@@ -89,6 +89,7 @@ def test_a_question_made_from_a_passage_alone_has_a_fold_of_its_own() -> None:
         (Pair("birds", WREN, 1.0, "grade", "birds"), "said_by_people"),
         (Pair("birds", OWL, 0.2, "grade", "birds"), "no_positive"),
         (Pair("birds", "written", 0.0, "hard_negative", "birds"), "no_positive"),
+        (Pair(WHERE, WREN, 1.0, "grade", WHAT), "leak"),
         (Pair(WHERE, "in reeds stand herons", 0.0, "hard_negative", WHERE), "likely_relevant"),
     ],
 )
@@ -110,6 +111,19 @@ def test_a_query_near_to_another_fold_s_is_a_leak_and_to_its_own_a_duplicate() -
     assert fold_of(group_of(WHERE)) != fold_of(group_of(WHAT))
     assert dropped(of_what.data) == {"leak": 1}
     assert dropped(of_where.data) == {"near_duplicate": 1}
+
+
+def test_a_question_that_two_folds_bring_forth_keeps_the_labels_of_one() -> None:
+    pairs = (
+        Pair("what do birds do", HERON, 1.0, "paraphrase", WHERE),
+        Pair("what do birds do", OWL, 1.0, "paraphrase", WHAT),
+    )
+    data = distilled(SAID, taught(*pairs)).data
+
+    assert dropped(data) == {"leak": 1}
+    told = {pair for pair, (_, source) in labels_of(data).items() if source == "one.paraphrase"}
+    assert told == {("what do birds do", HERON)}
+    assert data.folds[data.queries.index("what do birds do")] == fold_of(group_of(WHERE))
 
 
 def test_of_near_duplicates_among_what_was_generated_the_best_stays() -> None:
@@ -303,6 +317,15 @@ def test_whatever_teachers_say(
         for asked in set(MANY) & set(data.queries):
             near = vector(text) @ vector(asked) >= rules.near_duplicate
             assert not near, "neither a leak nor a duplicate"
+    folds = {text: fold_of(group_of(text)) for text in MANY}
+    for (text, passage), (_, source) in labels.items():
+        if source.startswith(("one.", "two.")) and source != "one.vectors":
+            origins = [
+                folds.get(pair.origin or "", fold[text])
+                for pair in (*first, *second)
+                if (pair.query, pair.passage, pair.kind) == (text, passage, source[4:])
+            ]
+            assert fold[text] in origins, "what comes of a query stays in its fold"
     for query in MANY:
         assert fold.get(query, fold_of(group_of(query))) == fold_of(group_of(query))
 
