@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -331,7 +331,7 @@ def _sweep_config(request: CandidateRequest) -> SweepConfig:
         seed=request.seed,
     )
     known = {"checkpoints", "scales", "max_passages", "max_rank", "soft_temperature"}
-    one = {"temperature", "learning_rate", "weight_decay", "dropout", "batch", "self_weight"}
+    one = {field.name for field in fields(HeadConfig)} - {"steps"}
     unknown = set(given) - known - one
     if unknown:
         raise ConfigError(f"unknown settings of a head: {', '.join(sorted(unknown))}")

@@ -59,12 +59,14 @@ class HeadConfig:
     most as much as the queries. Keeps what was never asked about where it is."""
     taught_weight: float = 1.0
     """Weight of a query that no person gave, times its own; 0 or more."""
+    rank: int = 0
+    """Rank of the head, at most the problem's; 0 for the problem's."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "learning_rate", "steps", "batch"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} should be above 0, not {getattr(self, name)}")
-        for name in ("weight_decay", "self_weight", "taught_weight"):
+        for name in ("weight_decay", "self_weight", "taught_weight", "rank"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} should not be negative, but is {getattr(self, name)}")
         if self.learning_rate * self.weight_decay >= 1:
@@ -181,8 +183,9 @@ def fit_head(
         raise NothingToLearn("no query is left to train on")
     stops = sorted(set(checkpoints)) or [config.steps]
     generator = np.random.default_rng(seed)
-    batch = _Batches(problem, chosen, config, generator)
-    a = np.zeros((problem.vectors.shape[1], problem.rank), np.float32)
+    basis = problem.basis[: config.rank or None]  # the leading directions of the passages
+    batch = _Batches(problem, basis, chosen, config, generator)
+    a = np.zeros((problem.vectors.shape[1], len(basis)), np.float32)
     mean, square, average = np.zeros_like(a), np.zeros_like(a), np.zeros_like(a)
     fits: dict[int, Fit] = {}
     for step in range(1, stops[-1] + 1):
@@ -195,7 +198,7 @@ def fit_head(
         average += (1 - _AVERAGE) * (a - average)
         if step in stops:
             smooth = (average / (1 - _AVERAGE**step)).astype(np.float32)
-            fits[step] = Fit(smooth, problem.basis, step, loss)
+            fits[step] = Fit(smooth, basis, step, loss)
     return fits
 
 
@@ -264,13 +267,14 @@ class _Batches:
     def __init__(
         self,
         problem: HeadProblem,
+        basis: Floats,
         members: Ints,
         config: HeadConfig,
         generator: np.random.Generator,
     ) -> None:
-        self._problem, self._members, self._config = problem, members, config
-        self._generator = generator
-        self._passages = problem.passages @ problem.basis.T
+        self._problem, self._basis, self._members = problem, basis, members
+        self._config, self._generator = config, generator
+        self._passages = problem.passages @ basis.T
         self._selves = self._own_rows()
         self._whole = self._make(members) if len(members) <= config.batch else None
 
@@ -313,7 +317,7 @@ class _Batches:
         weights = np.concatenate([weights, np.full(len(selves), share, np.float32)])
         return Batch(
             inputs=inputs,
-            along=inputs @ problem.basis.T,
+            along=inputs @ self._basis.T,
             scores=np.concatenate([problem.scores[members], own @ problem.passages.T]),
             targets=targets,
             hidden=hidden,

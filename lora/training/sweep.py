@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,10 @@ Progress = Callable[[int, int, float], None]
 GRID = (
     HeadConfig(),
     HeadConfig(weight_decay=10.0),
+    HeadConfig(taught_weight=0.2),  # where no teacher took part there is nothing to doubt
     HeadConfig(temperature=0.03, weight_decay=10.0),
+    HeadConfig(rank=32),
+    HeadConfig(learning_rate=3e-3, weight_decay=5.0),
 )
 
 
@@ -153,11 +156,18 @@ class _Sweep:
         self.folds = sorted({int(fold) for fold in arena.folds})
         if len(self.folds) < 2 or len(set(self.problem.folds.tolist())) < 2:
             raise NothingToLearn("real feedback lies in fewer than two folds: too little to judge")
+        self.grid = tuple(dict.fromkeys(self._effective(setting) for setting in config.grid))
         self.rows = {fold: np.flatnonzero(arena.folds == fold) for fold in self.folds}
         self.base = {fold: self.vectors[self.rows[fold]] @ arena.passages.T for fold in self.folds}
         self.scales = (0.0, *config.scales)
         self.checkpoints = sorted(set(config.checkpoints))
         self.done = 0
+
+    def _effective(self, setting: HeadConfig) -> HeadConfig:
+        """The setting without what makes no difference here, so that nothing is tried twice."""
+        if not self.problem.taught.any():
+            setting = replace(setting, taught_weight=1.0)
+        return setting if setting.rank < self.problem.rank else replace(setting, rank=0)
 
     def run(self) -> TrainedHead:
         tables, tried = self._tables()
@@ -190,7 +200,7 @@ class _Sweep:
         budget = self.config.time_budget_s
         spent = 0.0
         tried = 0
-        for setting in self.config.grid:
+        for setting in self.grid:
             begun = time.monotonic()
             elapsed = begun - self.started
             # One more round, and the fold models and the final fit after it, must fit in.
@@ -204,7 +214,8 @@ class _Sweep:
                     )
             spent = time.monotonic() - begun
             tried += 1
-        return tables, tried
+        # What is the same here as another setting was tried with it.
+        return tables, len(self.config.grid) if tried == len(self.grid) else tried
 
     def _affordable(
         self, pairs: list[tuple[int, int]], once: float, left: float
@@ -245,7 +256,8 @@ class _Sweep:
         relevant, hidden = self.arena.masks(rows)
         table = np.zeros((len(fits), len(self.scales)), np.float32)
         for line, step in enumerate(sorted(fits)):
-            change = (self.vectors[rows] @ fits[step].a) @ self.along.T
+            fit = fits[step]
+            change = (self.vectors[rows] @ fit.a) @ self.along[:, : len(fit.b)].T
             for column, scale in enumerate(self.scales):
                 if scale == 0.0 and line:
                     table[line, column] = table[0, column]
@@ -275,7 +287,7 @@ class _Sweep:
         order = total.transpose(2, 1, 0)
         scale, line, setting = np.unravel_index(int(order.argmax()), order.shape)
         return Choice(
-            config=self.config.grid[int(setting)],
+            config=self.grid[int(setting)],
             step=stops[int(line)],
             scale=self.scales[int(scale)],
             score=float(order.max()) / max(count, 1),
@@ -298,4 +310,4 @@ class _Sweep:
     def _tell(self, loss: float) -> None:
         self.done += 1
         if self.progress:
-            self.progress(self.done, len(self.config.grid) * 10 + 6, loss)
+            self.progress(self.done, len(self.grid) * 10 + 6, loss)

@@ -314,7 +314,8 @@ class LoRATrainer:
         )
         for part in parts:
             digest.update(part.tobytes())
-        digest.update("\0".join(dataset.queries).encode("utf-8", "surrogatepass"))
+        for texts in (dataset.queries, dataset.label_source):
+            digest.update("\0".join(texts).encode("utf-8", "surrogatepass"))
         digest.update(self.engine.base_model.sha256.encode())
         return digest.hexdigest()
 

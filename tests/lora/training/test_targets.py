@@ -15,6 +15,7 @@ from lora.training.dataset import FEEDBACK, Label, TrainingSet
 from lora.training.errors import ConfigError, NothingToLearn
 from lora.training.gate import Arena, mrr
 from lora.training.head import HeadConfig, HeadProblem, fit_head
+from lora.training.sweep import SweepConfig, train_head
 from lora.training.targets import relevance, target_distributions
 from tests.lora.training.synthetic import away, world
 
@@ -211,3 +212,22 @@ def test_a_teacher_that_lies_is_refused_by_the_gate(seed: int) -> None:
     )
     assert not candidate.accepted
     assert candidate.metrics.get("groups", 60) == 60
+
+
+def test_the_sweep_doubts_a_teacher_whose_answers_do_not_help_people() -> None:
+    """On people's own queries an honest teacher counts in full, and a lying one for less."""
+    data = world(queries=240)
+    real = np.arange(240) < 100
+    generator = np.random.default_rng(3)
+    honest = replace(
+        data,
+        label_source=tuple(FEEDBACK if real[q] else TEACHER for q in data.label_query),
+    )
+    ring = np.roll(np.arange(12), 1)
+    lies = [(row, int(ring[generator.integers(12)]), 1.0, TEACHER) for row in range(100, 240)]
+    lying = with_labels(data, lies, real)
+    chosen = [
+        train_head(each, Arena(each), SweepConfig(time_budget_s=600.0)).choice.config.taught_weight
+        for each in (honest, lying)
+    ]
+    assert chosen == [1.0, 0.2]
