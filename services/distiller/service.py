@@ -68,6 +68,7 @@ class Distiller(Service):
         self.counters = {"feedback": 0, "queries": 0, "datasets": 0, "rejected": 0, "orders": 0}
         self._client = FleetClient(self.bus, deadline_ms=ENCODE_DEADLINE_MS)
         self._teacher = teacher_of(self.settings, self.state.of(self.name))
+        self._asks = not isinstance(self._teacher, NoTeacher)
         self._distiller = SkillDistiller(self.settings.distiller)
         self._changed = asyncio.Event()
         self._building = asyncio.Semaphore(1)  # a second one at once would make both slower
@@ -152,14 +153,20 @@ class Distiller(Service):
             for domain, wait in self._orders.domains().items():
                 if domain in self._busy:
                     continue
-                due = max(self._later.get(domain, 0.0), 0.0 if wait is None else wait.due)
-                left = due - time.time()
+                left = self._due(domain, wait) - time.time()
                 if left > 0:
                     pause = left if pause is None else min(pause, left)
                 elif len(self._busy) < self.settings.distiller.teachers_at_once:
                     self._busy[domain] = self.spawn(self._work(domain, wait), f"distill {domain}")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), pause)
+
+    def _due(self, domain: str, wait: Wait | None) -> float:
+        """When a domain's order may be taken in hand, seconds since the epoch."""
+        due = self._later.get(domain, 0.0)
+        if wait is None or not self._asks or self.settings.teacher.unavailable != "wait":
+            return due  # the settings may have changed since the wait began
+        return max(due, min(wait.due, wait.since + self.settings.teacher.max_wait))
 
     async def _work(self, domain: str, wait: Wait | None) -> None:
         order = self._orders.of(domain)
@@ -220,19 +227,18 @@ class Distiller(Service):
 
     async def _distill(self, order: Order, wait: Wait | None) -> None:
         """Ask the teacher, make the dataset, and end the order with what is to be said of it."""
-        asks = not isinstance(self._teacher, NoTeacher)
         domain, prompts = order.domain, order.prompts
-        if asks:
+        if self._asks:
             self._taught.wonder(domain, self._teacher.name, "query", prompts, order.novel)
             backlog = self._taught.open(domain, self._teacher.name, "query")
             prompts = [*prompts, *(one.text for one in backlog)]
         experience = self._store.recall(domain, prompts, self.settings.distiller.replay_groups)
-        if asks and await self._ask(order, experience, wait):
+        if self._asks and await self._ask(order, experience, wait):
             return
         texts = {query.text for query in experience.queries} | set(experience.passages.values())
         lessons = self._taught.lessons(domain, texts, self._teacher.name)
         distilled = await self._distilled(order, experience, lessons)
-        await self._conclude(order, distilled, self._taught.reason(domain) if asks else None)
+        await self._conclude(order, distilled, self._taught.reason(domain) if self._asks else None)
 
     async def _ask(self, order: Order, experience: Experience, wait: Wait | None) -> bool:
         """Have the teacher look at what is new; true where the order waits for it."""

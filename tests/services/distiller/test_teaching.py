@@ -276,6 +276,23 @@ async def test_nothing_waits_longer_than_allowed(tmp_path: Path, teacher: Script
     assert task.teacher_reason == "closed"
 
 
+@pytest.mark.parametrize("later", [Settings(), TAUGHT, patient(max_wait=0.0)])
+async def test_nothing_waits_on_for_a_teacher_that_the_settings_no_longer_wait_for(
+    tmp_path: Path, teacher: Script, later: Settings
+) -> None:
+    async def closed(material: Material) -> Contribution:
+        return Contribution(reason="closed", again=time.time() + 9999)
+
+    teacher.answer = closed
+    async with stage(tmp_path, patient(max_wait=9999)) as on:
+        async with on.service(Distiller, NAME) as distiller:
+            await on.bus.publish(batch("b1", range(8)))
+            await until(lambda: any(distiller._orders.domains().values()))
+        on.settings = later
+        async with on.service(Distiller, NAME):
+            await on.until(1, TrainingRequested)
+
+
 async def test_a_novel_prompt_is_answered_or_refused(tmp_path: Path, teacher: Script) -> None:
     async def answer(material: Material) -> Contribution:
         asked = [asked for asked in material.queries if asked.novel]
