@@ -59,8 +59,12 @@ class TeacherSettings(Section, frozen=True, kw_only=True):
         "https://api.openai.com/v1"
     )
     key_env: Annotated[
-        str, doc("Environment variable with the API key; goes before `key_file`.", min_length=1)
-    ] = "OPENAI_API_KEY"
+        Annotated[str, doc("", min_length=1)] | None,
+        doc(
+            "Environment variable with the API key, goes before `key_file`; not set: OPENAI_API_KEY"
+            " where the server is OpenAI's own, so that no other is sent that key by accident."
+        ),
+    ] = None
     key_file: Annotated[
         str | None,
         doc("File with the API key, readable by its owner alone (mode 0600)."),

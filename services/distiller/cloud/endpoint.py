@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
@@ -25,7 +24,7 @@ from services.distiller.cloud.errors import (
     UnavailableError,
 )
 from services.distiller.cloud.failures import Failure, failure_of
-from services.distiller.cloud.key import Secret
+from services.distiller.cloud.key import Secret, is_openai
 from services.runtime.settings import TeacherSettings
 
 __all__ = ["PAUSE", "Completion", "Endpoint", "content_of"]
@@ -112,8 +111,8 @@ class Endpoint:
         self._budget = budget
         self._clock = clock
         self._slots = asyncio.Semaphore(settings.concurrency)
-        ours = urlsplit(settings.base_url).hostname == "api.openai.com"
-        self.dialect = Dialect(limit="max_completion_tokens" if ours else "max_tokens")
+        newest = is_openai(settings.base_url)
+        self.dialect = Dialect(limit="max_completion_tokens" if newest else "max_tokens")
         self.client = openai.AsyncOpenAI(
             # The library insists on some key; a server on this machine needs none.
             api_key=secret.reveal() or "none",

@@ -11,7 +11,10 @@ from urllib.parse import urlsplit
 from services.distiller.cloud.errors import TeacherSettingsError
 from services.runtime.settings import TeacherSettings
 
-__all__ = ["HIDDEN", "Secret", "is_loopback", "secret_of"]
+__all__ = ["HIDDEN", "OPENAI_KEY", "Secret", "is_loopback", "is_openai", "secret_of"]
+
+OPENAI_KEY = "OPENAI_API_KEY"
+"""The variable that OpenAI's own tools read."""
 
 HIDDEN = "[key]"
 """What stands where a key stood."""
@@ -41,11 +44,12 @@ class Secret:
 
 
 def secret_of(settings: TeacherSettings, environ: Mapping[str, str]) -> Secret:
-    """The key from the environment, else from the file, else none where the server is this machine.
+    """The key from the environment, else from the file, else none where the server is here.
 
     Raises `TeacherSettingsError`: there is none, or others may read its file.
     """
-    value = environ.get(settings.key_env, "").strip()
+    name = settings.key_env or (OPENAI_KEY if is_openai(settings.base_url) else None)
+    value = "" if name is None else environ.get(name, "").strip()
     if not value and settings.key_file is not None:
         value = _read(Path(settings.key_file).expanduser())
     if value:
@@ -55,8 +59,9 @@ def secret_of(settings: TeacherSettings, environ: Mapping[str, str]) -> Secret:
     if is_loopback(settings.base_url):
         return Secret(None)
     raise TeacherSettingsError(
-        f"the teacher at {urlsplit(settings.base_url).hostname} needs an API key: set the "
-        f"environment variable {settings.key_env}, or name a file by teacher.key_file."
+        f"the teacher at {urlsplit(settings.base_url).hostname} needs an API key: "
+        + (f"set the environment variable {name}" if name else "name a variable by teacher.key_env")
+        + ", or a file by teacher.key_file."
     )
 
 
@@ -77,6 +82,12 @@ def _read(path: Path) -> str:
     if not value:
         raise TeacherSettingsError(f"teacher.key_file {path} is empty.")
     return value
+
+
+def is_openai(url: str) -> bool:
+    """The server is OpenAI's own."""
+    host = urlsplit(url).hostname or ""
+    return host == "openai.com" or host.endswith(".openai.com")
 
 
 def is_loopback(url: str) -> bool:

@@ -70,7 +70,8 @@ async def teaching(
 ) -> AsyncIterator[CloudDistiller]:
     """A teacher that is let go at the end. `clock` and settings by name."""
     clock = {"clock": changes.pop("clock")} if "clock" in changes else {}
-    environ = {} if key is None else {"OPENAI_API_KEY": key}
+    environ = {} if key is None else {"TEACHER_KEY": key}
+    changes = {"key_env": "TEACHER_KEY", **changes}
     teacher = CloudDistiller(settings(server, **changes), folder, environ=environ, **clock)
     try:
         yield teacher

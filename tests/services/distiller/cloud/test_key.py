@@ -34,6 +34,30 @@ def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
     assert secret_of(settings, {"OPENAI_API_KEY": "sk-other"}).reveal() == KEY
 
 
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("https://api.openai.com/v1", True),
+        ("https://eu.api.openai.com/v1", True),
+        ("https://api.openai.com.example.org/v1", False),
+        ("https://notopenai.com/v1", False),
+        ("http://localhost:8000/v1", False),
+    ],
+)
+def test_openai_s_own_key_goes_to_openai_alone_unless_it_is_named(url: str, sent: bool) -> None:
+    environ = {"OPENAI_API_KEY": KEY}
+    named = TeacherSettings(base_url=url, key_env="OPENAI_API_KEY")
+
+    assert secret_of(named, environ).reveal() == KEY
+    if sent:
+        assert secret_of(TeacherSettings(base_url=url), environ).reveal() == KEY
+    elif is_loopback(url):
+        assert secret_of(TeacherSettings(base_url=url), environ).reveal() is None
+    else:
+        with pytest.raises(TeacherSettingsError, match=r"teacher\.key_env"):
+            secret_of(TeacherSettings(base_url=url), environ)
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
 def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
     settings = TeacherSettings(base_url=CLOUD, key_file=file(tmp_path, mode=mode))
@@ -50,8 +74,8 @@ def test_a_file_without_a_key_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_key_is_asked_for_by_name(tmp_path: Path) -> None:
-    with pytest.raises(TeacherSettingsError, match=r"api\.example\.org .* OPENAI_API_KEY"):
-        secret_of(TeacherSettings(base_url=CLOUD), {})
+    with pytest.raises(TeacherSettingsError, match=r"api\.openai\.com .* OPENAI_API_KEY"):
+        secret_of(TeacherSettings(), {})
     with pytest.raises(TeacherSettingsError, match="cannot be read"):
         secret_of(TeacherSettings(base_url=CLOUD, key_file=str(tmp_path / "none")), {})
 
