@@ -82,12 +82,12 @@ def pids(fleet: harness.Fleet) -> set[int]:
 async def first_of(bus: Bus, *kinds: type[Payload], after: int = 0) -> Event:
     async with bus.watch(kinds, after=after) as events:
         while True:
-            event = await events.get(timeout=90)
+            event = await events.get(timeout=150)
             if not (isinstance(event.data, TrainingRejected) and event.data.reason == "superseded"):
                 return event
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(420)
 async def test_what_proves_worse_is_retired_and_the_version_before_serves_again(
     short_path: Path,
 ) -> None:
