@@ -110,7 +110,7 @@ def _quality(week: Week, x: Place) -> list[str]:
         )
         parts += [_dot(left, top, 4, colour) for left, top in places]
         parts.append(
-            _text(places[-1][0] + 12, height + 4, f"{name} {found[-1]:.3f}", colour=colour, size=13)
+            _text(WIDTH - RIGHT + 12, height + 4, f"{name} {found[-1]:.3f}", colour=colour, size=13)
         )
     return parts
 
