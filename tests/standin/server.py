@@ -82,6 +82,8 @@ class Standin:
     """The prompt documents seen, in order."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     """The JSON bodies seen, in order."""
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """The headers of the same requests."""
     at_once: int = 0
     """The most requests that were under way at one time."""
     batches: dict[str, Batch] = field(default_factory=dict)
@@ -174,6 +176,7 @@ class Standin:
         """Count, let in whoever has the key, then do as the script says."""
         self.counts[request.url.path] += 1
         self.bodies.append(body)
+        self.headers.append(dict(request.headers))
         if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
             given = request.headers.get("authorization", "")
             return _error(401, f"Incorrect API key provided: {given}", "invalid_api_key")

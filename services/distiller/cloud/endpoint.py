@@ -111,8 +111,8 @@ class Endpoint:
         self._budget = budget
         self._clock = clock
         self._slots = asyncio.Semaphore(settings.concurrency)
-        newest = is_openai(settings.base_url)
-        self.dialect = Dialect(limit="max_completion_tokens" if newest else "max_tokens")
+        openais = is_openai(settings.base_url)
+        self.dialect = Dialect(limit="max_completion_tokens" if openais else "max_tokens")
         self.client = openai.AsyncOpenAI(
             # The library insists on some key; a server on this machine needs none.
             api_key=secret.reveal() or "none",
@@ -120,6 +120,8 @@ class Endpoint:
             timeout=settings.timeout,
             max_retries=0,  # every attempt goes through the budget
         )
+        if not openais:  # the library reads them from the environment, for whatever server
+            self.client.organization = self.client.project = None
 
     async def aclose(self) -> None:
         """Let the connections go."""

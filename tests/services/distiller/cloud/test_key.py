@@ -14,7 +14,7 @@ from services.distiller.cloud.errors import TeacherSettingsError
 from services.distiller.cloud.key import Secret, is_loopback, secret_of
 from services.runtime.logs import configure
 from services.runtime.settings import TeacherSettings
-from tests.services.distiller.cloud.kit import KEY, MATERIAL, serving, teaching
+from tests.services.distiller.cloud.kit import KEY, MATERIAL, serving, settings, teaching
 from tests.standin import faults
 
 CLOUD = "https://api.example.org/v1"
@@ -28,10 +28,10 @@ def file(folder: Path, text: str = KEY + "\n", mode: int = 0o600) -> str:
 
 
 def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
-    settings = TeacherSettings(base_url=CLOUD, key_env="MY_KEY", key_file=file(tmp_path))
+    cloud = TeacherSettings(base_url=CLOUD, key_env="MY_KEY", key_file=file(tmp_path))
 
-    assert secret_of(settings, {"MY_KEY": "sk-other"}).reveal() == "sk-other"
-    assert secret_of(settings, {"OPENAI_API_KEY": "sk-other"}).reveal() == KEY
+    assert secret_of(cloud, {"MY_KEY": "sk-other"}).reveal() == "sk-other"
+    assert secret_of(cloud, {"OPENAI_API_KEY": "sk-other"}).reveal() == KEY
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,10 @@ def test_openai_s_own_key_goes_to_openai_alone_unless_it_is_named(url: str, sent
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
 def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
-    settings = TeacherSettings(base_url=CLOUD, key_file=file(tmp_path, mode=mode))
+    cloud = TeacherSettings(base_url=CLOUD, key_file=file(tmp_path, mode=mode))
 
     with pytest.raises(TeacherSettingsError, match="can be read by others") as refused:
-        secret_of(settings, {})
+        secret_of(cloud, {})
     assert KEY not in str(refused.value)
 
 
@@ -143,8 +143,26 @@ async def test_the_key_is_sent_and_stands_nowhere_else(tmp_path: Path) -> None:
             assert key not in text
 
 
+async def test_nothing_else_of_the_user_s_account_goes_to_another_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
+    for name in names:
+        monkeypatch.setenv(name, f"private-{name}")
+    with serving() as server:
+        teacher = CloudDistiller(settings(server), tmp_path)
+        try:
+            found = await teacher.teach(MATERIAL)
+        finally:
+            await teacher.aclose()
+
+    assert found.pairs
+    assert server.headers
+    assert "private" not in str(server.headers)
+
+
 async def test_without_a_key_the_process_does_not_begin(tmp_path: Path) -> None:
-    settings = TeacherSettings(base_url=CLOUD, model="m")
+    cloud = TeacherSettings(base_url=CLOUD, model="m")
     with pytest.raises(TeacherSettingsError, match="needs an API key"):
-        CloudDistiller(settings, tmp_path, environ={})
+        CloudDistiller(cloud, tmp_path, environ={})
     assert not list(tmp_path.iterdir())
