@@ -117,8 +117,8 @@ class LoRAExtractor:
         for number, module in enumerate(common):
             if progress is not None:
                 progress(number, len(common), module)
-            weight = before.weight(module)
-            change = after.weight(module) - weight
+            weight, trained = before.weight(module), after.weight(module)
+            change = trained - weight
             if not change.any():
                 continue
             check_finite(change, module)
@@ -128,7 +128,8 @@ class LoRAExtractor:
                 rest.append(LeftOut(name_of, "Linear layers", "not among the targets", energy))
                 continue
             unit = max(before.roundoff(name_of), after.roundoff(name_of))
-            found = self._leading(change, rounding_floor(weight, unit))
+            larger = np.maximum(np.abs(weight), np.abs(trained))
+            found = self._leading(change, rounding_floor(larger, unit))
             if not found.rank:
                 rest.append(LeftOut(name_of, "Linear layers", "no more than rounding", found.total))
                 continue

@@ -116,6 +116,28 @@ def test_an_adapter_that_peft_merged_comes_back(engine, tmp_path) -> None:
     assert cosines(ours, engine.encode_with_lora(TEXTS, cards=[adapter])).min() > 0.99999
 
 
+@pytest.mark.parametrize("size", [0.001, 1.0, 100.0])
+def test_the_rank_is_found_however_large_the_change_is(tiny_folder, tmp_path, size) -> None:
+    tuned = changed(tiny_folder, tmp_path / "tuned", low_rank(2, size=size))
+    made = LoRAExtractor(energy=1.0).delta(tiny_folder, tuned, name="x")
+    assert {module.rank for module in made.report.modules} == {2}
+    changes = [module.change for module in made.report.modules]
+    assert changes == pytest.approx([size] * len(changes), rel=1e-3)
+
+
+@pytest.mark.parametrize("prefix", ["bert.", "model.", "auto_model."])
+def test_a_wrappers_names_are_understood(tiny_folder, tmp_path, prefix: str) -> None:
+    tuned = changed(tiny_folder, tmp_path / "tuned", low_rank(1))
+    tensors = load_file(tuned / "model.safetensors")
+    named = {f"{prefix}{name}": array for name, array in tensors.items()}
+    save_file({**named, "cls.bias": np.ones(3, "f4")}, tuned / "model.safetensors")
+    report = LoRAExtractor(rank=1).delta(tiny_folder, tuned, name="x").report
+    assert len(report.modules) == 13
+    assert [(one.name, one.reason) for one in report.left_out] == [
+        ("cls.bias", "only in the tuned model")
+    ]
+
+
 def test_a_card_says_where_it_comes_from_and_bends_queries(tiny_folder, tmp_path) -> None:
     tuned = changed(tiny_folder, tmp_path / "tuned", low_rank(2))
     made = LoRAExtractor(rank=1, targets=("query",)).delta(tiny_folder, tuned, name="bank")
