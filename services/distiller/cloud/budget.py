@@ -137,7 +137,8 @@ class Budget:
                     f"one request may need {more:,.6g} of a budget of teacher.{name}_per_day = "
                     f"{limit:,.6g}"
                 )
-            if used + more > limit * (1 + 1e-9):  # sums of prices are floating point
+            # Sums of prices are floating point; and what costs nothing is never too dear.
+            if more and used + more > limit * (1 + 1e-9):
                 raise UnavailableError(
                     f"the budget of the day is spent: {used:,.6g} of teacher.{name}_per_day = "
                     f"{limit:,.6g}, and the next request may need {more:,.6g}",

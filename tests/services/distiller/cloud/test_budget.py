@@ -88,6 +88,14 @@ def test_a_request_settles_on_the_day_on_which_it_began() -> None:
         assert account.spent() == Cost()
 
 
+def test_what_costs_nothing_is_never_too_dear(tmp_path: Path) -> None:
+    """A batch that is paid for is collected though the limit was lowered meanwhile."""
+    with books(tmp_path / "b", requests_per_day=5) as account:
+        account.reserve(Cost(5))
+    with books(tmp_path / "b", requests_per_day=1) as account:
+        account.reserve(Cost())
+
+
 def test_what_never_fits_is_not_waited_for() -> None:
     with (
         books(":memory:", tokens_per_day=100) as account,
