@@ -28,6 +28,9 @@ POLL = 300.0
 MARK = "consonance"
 """Metadata key of our batches: which requests they hold."""
 
+NO_ANSWER = b"{}"
+"""Stands where a batch gave no answer: nobody can read it, so the request is made directly."""
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches (
     digest TEXT PRIMARY KEY,
@@ -88,12 +91,12 @@ class Batches:
 
     async def _advance(self, wanted: Mapping[bytes, Body]) -> tuple[str, float] | None:
         try:
-            done = await self._collect()
-            under_way = self._keys()
+            await self._collect()
+            known = self._keys()
             fresh = {
                 key: body
                 for key, body in wanted.items()
-                if key not in under_way and key not in done and self._answers.get(key) is None
+                if key not in known and self._answers.get(key) is None
             }
             if fresh:
                 await self._send(fresh)
@@ -106,9 +109,8 @@ class Batches:
             return None
         return f"a batch of {len(running)} requests is under way", self._clock() + POLL
 
-    async def _collect(self) -> set[bytes]:
-        """Take the answers of batches that ended; the keys of what they were asked."""
-        done: set[bytes] = set()
+    async def _collect(self) -> None:
+        """Take the answers of batches that ended."""
         for row in self._store.execute("SELECT * FROM batches").fetchall():
             name = row["id"] or await self._find(row["digest"])
             if name is None:  # it was never made
@@ -118,7 +120,7 @@ class Batches:
                 batch = await self._call(partial(self._client.batches.retrieve, name))
             except NotOfferedError:  # the server has forgotten it; what it cost is unknown
                 self._log.warning("batch lost", batch=name)
-                done |= self._keys(row["digest"])
+                self._give_up(row["digest"])
                 self._drop(row["digest"])
                 continue
             if batch.status in ("validating", "in_progress", "finalizing", "cancelling"):
@@ -126,10 +128,14 @@ class Batches:
             file = batch.output_file_id
             lines = b"" if file is None else await self._download(file)
             cost = self._take(lines)
-            done |= self._keys(row["digest"])
+            self._give_up(row["digest"])
             self._end(row, cost)
             self._log.info("batch collected", batch=name, status=batch.status, tokens=cost.tokens)
-        return done
+
+    def _give_up(self, digest: str) -> None:
+        """What a batch did not answer is no matter for another batch."""
+        without = [key for key in self._keys(digest) if self._answers.get(key) is None]
+        self._answers.put_all(dict.fromkeys(without, NO_ANSWER))
 
     async def _find(self, digest: str) -> str | None:
         """The batch that was made just before this process died, if it was."""

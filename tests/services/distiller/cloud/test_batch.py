@@ -94,6 +94,23 @@ async def test_what_a_batch_failed_at_is_asked_directly(tmp_path: Path) -> None:
     assert server.counts["/v1/chat/completions"] == 4
 
 
+async def test_what_a_batch_failed_at_makes_no_second_batch(tmp_path: Path) -> None:
+    """Not even where another domain's order collected it, and the server is down then."""
+    with serving() as server:
+        await teach(server, tmp_path)
+        server.models = ()
+        server.finish()
+        async with teaching(server, tmp_path, batch_api=True) as teacher:
+            await teacher.teach(many(1))
+        server.finish()
+        server.models = ("teacher",)
+        done = await teach(server, tmp_path)
+
+    assert done.reason is None
+    assert len(server.batches) == 2
+    assert server.counts["task:grades"] == 1
+
+
 async def test_what_was_cut_off_in_a_batch_is_asked_in_halves(tmp_path: Path) -> None:
     with serving() as server:
         await teach(server, tmp_path)
