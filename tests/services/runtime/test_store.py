@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.runtime.state import StateFolder
-from services.runtime.store import open_store, transaction
+from services.runtime.store import add_columns, open_store, transaction
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS things (name TEXT PRIMARY KEY)"
 
@@ -40,3 +40,13 @@ def test_a_broken_store_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "s.sqlite").write_bytes(b"this is no database" * 100)
     with pytest.raises(sqlite3.DatabaseError):
         open_store(tmp_path / "s.sqlite", SCHEMA)
+
+
+def test_an_older_store_gets_the_columns_it_lacks_and_keeps_its_rows(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "old.sqlite", "CREATE TABLE birds (name TEXT)")
+    store.execute("INSERT INTO birds VALUES ('wren')")
+    for _ in range(2):
+        add_columns(store, "birds", {"eggs": "INTEGER NOT NULL DEFAULT 5", "name": "TEXT"})
+
+    assert [tuple(row) for row in store.execute("SELECT * FROM birds")] == [("wren", 5)]
+    store.close()
