@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lora.boundary import sides
 from lora.training.background import background_digest, background_questions
-from lora.training.calibration import fit_prototypes, fit_routing, routing_scores
+from lora.training.calibration import allowed_of, fit_prototypes, fit_routing, routing_scores
 from lora.training.errors import ConfigError
 from lora.training.gate import unit
 from tests.lora.training.synthetic import DIM, away, world
@@ -128,3 +129,40 @@ def test_the_background_is_large_and_varied() -> None:
     assert len(openings) > 250
     assert all(8 < len(question) < 120 and question == question.strip() for question in questions)
     assert background_digest().startswith("sha256:")
+
+
+def test_allowed_negatives_leave_no_doubt() -> None:
+    """So few that a share above the limit would hardly ever show so few (Clopper and Pearson)."""
+    assert allowed_of(150, 0.01) == 0
+    assert allowed_of(629, 0.01) == 2  # 1 - beta.cdf(0.01, 3, 627) is 0.047; of three it is 0.12
+    assert allowed_of(5000, 0.01) == 38
+    assert all(allowed_of(count, 0.01) <= count / 100 for count in (300, 1000, 3000))
+
+
+def test_a_boundary_tells_apart_what_the_cosine_cannot() -> None:
+    """Two domains in the same direction from everything, a little apart along another one."""
+    generator = np.random.default_rng(3)
+    middle = generator.normal(size=DIM)
+    middle[0] = 0.0
+
+    def drawn(count: int, offset: float) -> np.ndarray:
+        spread = 0.5 * generator.normal(size=(count, DIM)) * np.linalg.norm(middle) / DIM**0.5
+        spread[:, 0] = offset + 0.1 * generator.normal(size=count)
+        return unit(middle + spread)
+
+    own, near = drawn(300, 1.0), drawn(600, -1.0)
+    negatives = np.concatenate([away(600), near])
+    routing = fit_routing(own, np.arange(300), np.arange(300) % 5, negatives)
+    assert routing.threshold is not None
+    assert routing.false_routed <= 0.01
+    later, others = drawn(300, 1.0), drawn(2000, -1.0)
+
+    def routed(vectors: np.ndarray) -> np.ndarray:
+        passed = routing_scores(vectors, routing.prototypes) >= routing.threshold
+        return passed & sides(vectors, routing.boundary)
+
+    assert routed(others).mean() <= 0.015
+    # The best that a cosine could do that knew all the others.
+    sorted_scores = np.sort(routing_scores(others, routing.prototypes))
+    by_cosine = routing_scores(later, routing.prototypes) >= sorted_scores[-20]
+    assert routed(later).mean() > by_cosine.mean() + 0.1
