@@ -5,20 +5,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lora.card import BaseModel, LoRACard
 from lora.head import bend
 from lora.model import DEFAULT_ID, DEFAULT_SHA256
+from lora.neighbours import beside
 from lora.store import CardStore
+from lora.training.champion import identity_head
 from lora.training.dataset import FEEDBACK, TrainingSet
 from schemas import (
     BaseModelRef,
     DatasetRef,
     Event,
+    SkillInstalled,
     SkillPublished,
     TrainingProgressed,
     TrainingRejected,
     TrainingRequested,
 )
 from services.factory.service import SkillFactory
+from services.runtime.cards import describe
 from services.runtime.settings import FactorySettings, Settings
 from tests.services.factory.fakes import DIM, stage
 
@@ -46,6 +51,22 @@ def dataset(seed: int, *, learnable: bool) -> TrainingSet:
     )
 
 
+def neighbour(data: TrainingSet) -> LoRACard:
+    """The card of another skill, far from these queries."""
+    return LoRACard(
+        name="bees",
+        version=1,
+        rank=1,
+        alpha=1.0,
+        target_modules=("embedding",),
+        base_model=BaseModel(DEFAULT_ID, DEFAULT_SHA256),
+        dim=DIM,
+        modules={"embedding": identity_head(DIM)},
+        prototypes=-np.asarray(data.query_vectors[:1]),
+        threshold=0.9,
+    )
+
+
 def task(data: TrainingSet, folder: Path) -> Event[TrainingRequested]:
     asked = TrainingRequested(
         task_id="t1",
@@ -66,6 +87,9 @@ async def test_a_head_that_learns_is_published_with_its_figures(tmp_path: Path) 
         on.service(SkillFactory, "factory"),
         on.bus.watch(TrainingProgressed) as progress,
     ):
+        bees = CardStore(on.state.cards).put(neighbour(data))
+        installed = SkillInstalled(card=describe(bees))
+        await on.bus.publish(Event(data=installed, source="/adapter_manager/1"))
         await on.bus.publish(task(data, on.state.datasets))
         (published,) = await on.until(1, SkillPublished, within=90)
         assert (await progress.get(5)).data.phase == "head"
@@ -73,6 +97,8 @@ async def test_a_head_that_learns_is_published_with_its_figures(tmp_path: Path) 
     card = CardStore(on.state.cards).open(published.card.digest)
     assert published.card.metrics["gain"] > 0.1
     assert published.card.metrics["low"] > 0
+    assert published.card.threshold is not None
+    assert beside(published.card.metrics) == {"bees"}, "it was told from what is installed"
     assert card.head is not None
     turned = bend(data.query_vectors, [card.head])
     right = (turned @ data.passage_vectors.T).argmax(1) == np.arange(200) % 20
