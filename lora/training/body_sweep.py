@@ -69,7 +69,7 @@ class BodySweep:
     """Shares of the trained body that are tried."""
     heads: tuple[float, ...] = (0.6, 1.0, 1.4)
     """Shares of the head trained with it."""
-    alone: tuple[float, ...] = (0.55, 0.8, 1.0)
+    alone: tuple[float, ...] = (0.3, 0.55, 0.8, 1.0)
     """Shares of the head fitted without a body."""
     time_budget_s: float | None = None
     """Seconds for everything; None for as long as it takes."""
