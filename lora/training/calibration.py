@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -229,21 +229,29 @@ class _Fitter:
     description: npt.ArrayLike | None
     seed: int
     strictness: int = 1
+    fits: dict[int, list[Floats | None]] = field(default_factory=dict)
+    """By number of prototypes: those of each fold's fit, which no strictness changes."""
+    sides: list[_Side | None] = field(default_factory=list)
+    """Of all own queries, then of each fold's fit."""
 
     def best(self) -> tuple[Floats, _Cut, Rows]:
         """The prototypes and cut that keep most own queries, and which those are, out of fold."""
         everyone = np.ones(len(self.own), bool)
-        whole = _Side.fit(self.own, self.negatives)
         # Of each fold: its queries, and what was fitted without them.
         parts = [(self.folds == fold) for fold in np.unique(self.folds)]
-        apart = [_Side.fit(self.own[~out], self.negatives) for out in parts]
+        if not self.sides:
+            self.sides.append(_Side.fit(self.own, self.negatives))
+            self.sides.extend(_Side.fit(self.own[~out], self.negatives) for out in parts)
+        whole, *apart = self.sides
         claimed = _claimed(self.negatives, self.neighbours)
         mine = _claimed(self.own, self.neighbours)
         found: tuple[int, Rows] = -1, everyone
         chosen = _SIZES[0], WIDENINGS[0]
         worth = WORTH * len(self.own)
         for size in (n for n in _SIZES if n == 1 or n * MIN_BEHIND <= len(np.unique(self.groups))):
-            fits = [self.prototypes(~out, size) for out in parts]
+            if size not in self.fits:
+                self.fits[size] = [self.prototypes(~out, size) for out in parts]
+            fits = self.fits[size]
             for widening in WIDENINGS:
                 kept = np.zeros(len(self.own), bool)
                 for out, prototypes, side in zip(parts, fits, apart, strict=True):
