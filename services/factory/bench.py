@@ -18,6 +18,7 @@ from services.factory.errors import FactoryError
 from services.factory.feedback import FeedbackStore
 from services.factory.job import (
     CHECKPOINTS,
+    JOB,
     RESULT,
     BaseModelRef,
     ChampionRef,
@@ -213,16 +214,20 @@ class Bench:
 
 
 def _emptied(folder: Path) -> tuple[str, str | None] | None:
-    """Make the folder, or clear it of all but checkpoints; identity and time of its job before."""
+    """Make the folder, or clear it of all but unfinished work; identity and time of its job."""
     before: tuple[str, str | None] | None = None
     if (folder / CHECKPOINTS).is_dir():
         with contextlib.suppress(JobError):
             job = read_job(folder)
             before = job.identity, job.created
+    # The old job stays until the new one takes its place: checkpoints without one are nobody's.
+    kept = {CHECKPOINTS, JOB} if before is not None else set()
     for entry in folder.glob("*"):
-        if entry.is_dir() and (entry.name != CHECKPOINTS or before is None):
+        if entry.name in kept:
+            continue
+        if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
-        elif not entry.is_dir():
+        else:
             entry.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return before
