@@ -28,11 +28,13 @@ TASK: Final = "theirs.json"
 RESULT: Final = "theirs-result.json"
 VARIANTS: Final = ("recommended", "chosen")
 
-_PILOT = 12
-_SKIPPED = 4  # of them: the first steps warm caches up
+_PILOT = 9
+_SKIPPED = 3  # of them: the first steps warm caches up
 _MARGIN = 0.95
 _TRIAL_PASSAGES = 300  # enough to choose on, and soon embedded
 _STOPS = (0.5, 1.0)
+_FEW_EPOCHS = 2
+_SHORT = 0.25  # of the time, for all trials together, where it is short
 _QUIET: dict[str, Any] = {"batch_size": 64, "show_progress_bar": False}
 
 
@@ -121,21 +123,26 @@ class _Tuning:
         many = len(work.passages) >= MANY_PASSAGES
         self.recipe = Recipe(negatives=1 if many else 0)
         self.everyone = list(range(len(work.queries)))
+        self.step_s = self._pilot()
 
     def run(self, variant: str) -> Found:
         """Train by one variant and rank the held-out queries."""
-        step_s = self._pilot()
+        step_s = self.step_s
         started = self.clock()
         deadline = started + self.work.budget_s
         left, rate, tried = self.work.budget_s * _MARGIN, self.recipe.learning_rate, {}
-        share = 1.0
+        steps, share = self._steps(left, step_s), 1.0
         if variant == "chosen":
+            left -= self._evaluation_s()
             # All trials and the last training run for as many steps, so that what was chosen holds.
-            shares = len(LEARNING_RATES) + 1
-            steps = self._steps((left - self._evaluation_s()) / shares, step_s)
-            rate, share, tried = self._choose(steps, deadline)
-        else:
-            steps = self._steps(left, step_s)
+            steps = self._steps(left / (len(LEARNING_RATES) + 1), step_s)
+            if steps * self.recipe.batch < _FEW_EPOCHS * len(self.everyone):
+                # There is no time for that: short trials, and all the rest for the last training.
+                short = self._steps(left * _SHORT / len(LEARNING_RATES), step_s)
+                steps = self._steps(left * (1 - _SHORT), step_s)
+                rate, _, tried = self._choose(short, deadline)
+            else:
+                rate, share, tried = self._choose(steps, deadline)
         model, trainer = self._train(self.everyone, rate, steps, deadline, stop=share)
         seconds = self.clock() - started
         begun = self.clock()
@@ -160,13 +167,12 @@ class _Tuning:
         """Seconds of one step."""
         _, trainer = self._train(self.everyone, self.recipe.learning_rate, _PILOT, None)
         times = trainer.ticks.times
-        self.measured = (times[-1] - times[_SKIPPED - 1]) / (len(times) - _SKIPPED)
-        return max(1e-4, self.measured)
+        return max(1e-4, (times[-1] - times[_SKIPPED - 1]) / (len(times) - _SKIPPED))
 
     def _evaluation_s(self) -> float:
         """About what looking at the fifth takes in all trials, from the time of a step."""
         texts = len(self.everyone) // 5 + min(_TRIAL_PASSAGES, len(self.work.passages))
-        per_text = self.measured / (3 * self.recipe.batch * (2 + self.recipe.negatives))
+        per_text = self.step_s / (3 * self.recipe.batch * (2 + self.recipe.negatives))
         return len(LEARNING_RATES) * len(_STOPS) * texts * per_text
 
     def _choose(self, steps: int, deadline: float) -> tuple[float, float, dict[str, float]]:
