@@ -42,7 +42,7 @@ class SkillPublished(Payload, frozen=True, kw_only=True):
     schedule: str | None = None
     """When it was to be trained: `at_once`, `quiet` or `cron`."""
     attempts: int | None = None
-    """Candidates of the skill that were judged so far, this one and outdated ones included."""
+    """Candidates judged since the version before was published, this and outdated ones included."""
     seconds: float | None = None
     """What training and gate took; null where there was no verdict."""
 

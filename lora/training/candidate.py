@@ -82,7 +82,7 @@ class CandidateRequest:
     anchors: TrainingSet | None = None
     """Trusted pairs on which a candidate must not lose."""
     attempts: int = 1
-    """Candidates of this skill judged so far, this one included."""
+    """Candidates judged since the version before was published, this one included."""
     seed: int = 0
     time_budget_s: float = 15.0
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -62,7 +62,7 @@ class Verdict:
     groups: int
     """Query groups judged."""
     attempts: int
-    """Candidates of this skill judged so far, this one included."""
+    """Candidates judged since the version before was published, this one included."""
     recall_before: float
     """Recall@1 of the champion, 0 to 1."""
     recall_after: float

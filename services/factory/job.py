@@ -86,7 +86,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """`.npy`, (dim,) base vector of the description."""
     seed: int = 0
     attempts: int = 0
-    """Candidates of this skill judged before this one."""
+    """Candidates judged before this one since the present version was published."""
     time_budget_s: float = 15.0
     threads: int = 1
     memory_budget: int | None = None

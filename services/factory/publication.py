@@ -75,7 +75,7 @@ class Publisher:
             self._versions.learn(
                 described, time.time(), ours=True, next_look=self._settings.shadow_min
             )
-            self._tasks.end(owed, [published], judged=True)
+            self._tasks.end(owed, [published], judged=True, published=True)
         self._versions.prune_folds(owed.task.skill, self._settings.keep_versions)
 
     def _stored(self, done: Done, number: int) -> LoRACard:

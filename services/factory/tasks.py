@@ -207,14 +207,22 @@ class TaskStore:
         return row is not None
 
     def attempts(self, skill: str) -> int:
-        """Candidates of this skill that were judged so far, outdated ones too."""
+        """Candidates judged since a version of this skill was published last, outdated ones too."""
         row = self._store.execute("SELECT count FROM attempts WHERE skill = ?", (skill,)).fetchone()
         return 0 if row is None else int(row["count"])
 
-    def end(self, owed: Owed, said: Sequence[Event[Any]], *, judged: bool) -> None:
-        """A phase is done; call inside a transaction. After a head the newest task owes a body."""
+    def end(
+        self, owed: Owed, said: Sequence[Event[Any]], *, judged: bool, published: bool = False
+    ) -> None:
+        """A phase is done; call inside a transaction. After a head the newest task owes a body.
+
+        A publication starts the count of attempts anew: what comes next is judged against another
+        version.
+        """
         self._drop(owed)
         self._count(owed, judged)
+        if published:
+            self._store.execute("DELETE FROM attempts WHERE skill = ?", (owed.task.skill,))
         if owed.phase == "head":
             if self.has_newer(owed):
                 self._hand_on(owed)

@@ -66,7 +66,8 @@ def test_who_looks_often_is_not_lucky_more_often() -> None:
                 return True
         return False
 
-    assert np.mean([published() for _ in range(60)]) <= 0.15  # some 7 % by the level, 45 % without it
+    # Some 7 % by the level, 45 % without it.
+    assert np.mean([published() for _ in range(60)]) <= 0.15
 
 
 def test_a_gain_of_few_groups_needs_to_be_rarer_with_every_attempt() -> None:

@@ -128,6 +128,18 @@ def test_outdated_candidates_count_as_attempts(tmp_path: Path) -> None:
     assert ledger.attempts("birds") == 3
 
 
+def test_a_publication_starts_the_count_of_attempts_anew(tmp_path: Path) -> None:
+    ledger = store(tmp_path, FactorySettings())
+    learn(ledger, "t1", DAY)
+    (body,) = ledger.owed()
+    assert ledger.attempts("birds") == 1
+
+    with transaction(ledger._store):
+        ledger.end(body, [], judged=True, published=True)
+
+    assert ledger.attempts("birds") == 0
+
+
 @pytest.fixture
 def lanes(tmp_path: Path) -> Callable[[FactorySettings], tuple[TaskStore, Lanes]]:
     def make(wanted: FactorySettings) -> tuple[TaskStore, Lanes]:

@@ -117,7 +117,7 @@ async def test_head_and_body_are_two_successive_versions(tmp_path: Path) -> None
     assert [entry["phase"] for entry in plan.log] == ["head", "body"]
     assert plan.log[1]["champion"] == 1
     assert Path(plan.log[1]["folds"]).is_dir()
-    assert [entry["attempts"] for entry in plan.log] == [0, 1]
+    assert [entry["attempts"] for entry in plan.log] == [0, 0]
     assert list((tmp_path / "factory" / "jobs").iterdir()) == []
 
 
@@ -280,7 +280,7 @@ async def test_from_its_turn_on_heads_wait_for_a_body_also_across_a_kill(tmp_pat
     assert of_birds[2].card.parents == (of_birds[1].card.digest,)
     assert [event.depth for event in of_birds] == ["head", "body", "head"]
     assert [event.schedule for event in of_birds] == ["at_once", "cron", "at_once"]
-    assert [event.attempts for event in of_birds] == [1, 2, 3]
+    assert [event.attempts for event in of_birds] == [1, 1, 1]
     assert of_birds[0].seconds == 0.1
     assert refused == []
 
