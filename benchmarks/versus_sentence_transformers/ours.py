@@ -83,14 +83,16 @@ def learn(
     threads: int,
     seed: int,
     clock: Clock = "wall",
+    factory: FactorySettings | None = None,
 ) -> Learned:
     """Train and judge on this feedback as the factory would; raises `RuntimeError` with its words.
 
-    `background` (z, dim): base vectors of the background questions.
+    `background` (z, dim): base vectors of the background questions; `factory`: settings other than
+    the defaults, time budgets among them.
     """
     digest = data.write(folder)
     np.save(folder / "background.npy", background)
-    settings = FactorySettings()
+    settings = factory or FactorySettings()
     now = of_children(clock)
     champion: ChampionRef | None = None
     phases = []
