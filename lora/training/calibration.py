@@ -30,6 +30,10 @@ Rows = npt.NDArray[np.bool_]
 LIMIT = 0.01
 """Largest share of negatives that a card may route."""
 
+AIM = 0.5
+"""Share of the limit that the fit may use: skills add up, and what people ask next year is of other
+topics than what it saw."""
+
 DOUBT = 0.05
 """Chance that a share above the limit shows no more routed negatives than are allowed."""
 
@@ -286,7 +290,7 @@ class _Fitter:
         The cosine lets `widening` times as many through, neighbours or not; the boundary stops the
         rest of those that no neighbour claims.
         """
-        allowed = allowed_of(len(self.negatives), self.limit) // self.strictness
+        allowed = allowed_of(len(self.negatives), AIM * self.limit) // self.strictness
         scores = routing_scores(self.negatives, prototypes)
         if widening == 1 or side is None:
             return _Cut(_above(np.where(scores > claimed, scores, -1.0), allowed), None)
