@@ -15,7 +15,7 @@ from services.factory.tasks import Owed, Phase, TaskStore
 from services.runtime.cron import next_time
 from services.runtime.settings import FactorySettings
 from services.runtime.store import open_store, transaction
-from tests.services.factory.test_service import task
+from tests.services.factory.plans import task
 
 DAY = 24 * 3600.0
 
