@@ -34,7 +34,7 @@ _MARGIN = 0.95
 _TRIAL_PASSAGES = 300  # enough to choose on, and soon embedded
 _STOPS = (0.5, 1.0)
 _FEW_EPOCHS = 2
-_SHORT = 0.25  # of the time, for all trials together, where it is short
+_SHORT = 0.4  # of the time, for all trials together, where it is short
 _QUIET: dict[str, Any] = {"batch_size": 64, "show_progress_bar": False}
 
 
@@ -95,7 +95,8 @@ class Recipe:
     only where passages are many."""
 
 
-LEARNING_RATES: Final = (2e-5, 1e-4, 5e-4)
+LEARNING_RATES: Final = (5e-4, 1e-4, 2e-5)
+"""Of equals the first: after few steps a faster one has more before it."""
 MANY_PASSAGES: Final = 500
 """From here on a hard negative stands beside each pair, as the documentation advises."""
 
