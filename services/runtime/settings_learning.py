@@ -78,7 +78,7 @@ class TeacherSettings(Section, frozen=True, kw_only=True):
     ] = None
     questions_per_passage: Annotated[
         int, doc("New questions to each passage.", "questions", ge=0, le=64)
-    ] = 4
+    ] = 8
     paraphrases_per_query: Annotated[
         int, doc("Other wordings of each query of a batch.", "queries", ge=0, le=64)
     ] = 2

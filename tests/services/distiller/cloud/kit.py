@@ -61,6 +61,7 @@ def settings(server: Standin | str, **changes: Any) -> TeacherSettings:
     """Settings that ask a server (or a URL), with short waits."""
     url = server if isinstance(server, str) else server.url
     values: dict[str, Any] = {"model": "teacher", "timeout": 10.0, "retries": 2}
+    values["questions_per_passage"] = 4
     return TeacherSettings(base_url=url, **{**values, **changes})
 
 

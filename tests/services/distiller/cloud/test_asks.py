@@ -30,7 +30,7 @@ materials = st.builds(
     queries=st.lists(queries, max_size=30).map(tuple),
     passages=st.lists(texts, max_size=40).map(tuple),
 )
-SETTINGS = TeacherSettings(model="m", hard_negatives=2)
+SETTINGS = TeacherSettings(model="m", questions_per_passage=4, hard_negatives=2)
 
 
 def asks(material: Material) -> list[Ask]:
