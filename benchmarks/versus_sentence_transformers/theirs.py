@@ -105,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do the work of the folder that is named; 0 with a result."""
     (folder,) = sys.argv[1:] if arguments is None else arguments
     work = msgspec.json.decode((Path(folder) / TASK).read_bytes(), type=Work)
-    found = [_Tuning(work, Path(folder)).run(variant) for variant in work.variants]
+    tuning = _Tuning(work, Path(folder))
+    found = [tuning.run(variant) for variant in work.variants]
     (Path(folder) / RESULT).write_bytes(msgspec.json.encode(found))
     return 0
 
@@ -131,7 +132,8 @@ class _Tuning:
         step_s = self.step_s
         started = self.clock()
         deadline = started + self.work.budget_s
-        left, rate, tried = self.work.budget_s * _MARGIN, self.recipe.learning_rate, {}
+        left, rate = self.work.budget_s * _MARGIN, self.recipe.learning_rate
+        tried: dict[str, float] = {}
         steps, share = self._steps(left, step_s), 1.0
         if variant == "chosen":
             left -= self._evaluation_s()
@@ -144,7 +146,7 @@ class _Tuning:
                 rate, _, tried = self._choose(short, deadline)
             else:
                 rate, share, tried = self._choose(steps, deadline)
-        model, trainer = self._train(self.everyone, rate, steps, deadline, stop=share)
+        model, ticks = self._train(self.everyone, rate, steps, deadline, stop=share)
         seconds = self.clock() - started
         begun = self.clock()
         stored = model.encode_document(self.work.passages, **_QUIET)
@@ -154,8 +156,8 @@ class _Tuning:
             variant=variant,
             ranks=ranks_of(asked, stored, self.work.held_out_relevant).tolist(),
             seconds=seconds,
-            steps=int(trainer.state.global_step),
-            epochs=float(trainer.state.epoch or 0.0),
+            steps=len(ticks.times),
+            epochs=ticks.epochs,
             learning_rate=rate,
             passages_s=passages_s,
             tried=tried,
@@ -166,8 +168,8 @@ class _Tuning:
 
     def _pilot(self) -> float:
         """Seconds of one step."""
-        _, trainer = self._train(self.everyone, self.recipe.learning_rate, _PILOT, None)
-        times = trainer.ticks.times
+        _, ticks = self._train(self.everyone, self.recipe.learning_rate, _PILOT, None)
+        times: list[float] = ticks.times
         return max(1e-4, (times[-1] - times[_SKIPPED - 1]) / (len(times) - _SKIPPED))
 
     def _evaluation_s(self) -> float:
@@ -216,7 +218,7 @@ class _Tuning:
         stop: float = 1.0,
         look: Any = None,
     ) -> tuple[Any, Any]:
-        """A fresh model with a LoRA, trained on these pieces; and its trainer."""
+        """A fresh model with a LoRA, trained on these pieces; and what its steps took."""
         from datasets import Dataset
         from peft import LoraConfig, TaskType
         from sentence_transformers import (
@@ -272,11 +274,11 @@ class _Tuning:
             train_dataset=Dataset.from_dict(columns),
             loss=MultipleNegativesRankingLoss(model),
         )
-        trainer.ticks = _ticks(model, steps, self.clock, deadline, stop, look)
-        trainer.add_callback(trainer.ticks)
+        ticks = _ticks(model, steps, self.clock, deadline, stop, look)
+        trainer.add_callback(ticks)
         trainer.train()
         model.eval()
-        return model, trainer
+        return model, ticks
 
 
 def _ticks(
@@ -290,13 +292,15 @@ def _ticks(
     """A callback that notes the time of each step, looks at some, and ends where it must."""
     from transformers import TrainerCallback
 
-    class Ticks(TrainerCallback):  # type: ignore[misc]
+    class Ticks(TrainerCallback):
         def __init__(self) -> None:
             self.times: list[float] = []
+            self.epochs = 0.0
             self.stops = {max(1, int(share * steps)): share for share in _STOPS}
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.times.append(clock())
+            self.epochs = float(state.epoch or 0.0)
             late = deadline is not None and self.times[-1] >= deadline
             if state.global_step >= stop * steps or late:
                 control.should_training_stop = True
