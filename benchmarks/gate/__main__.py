@@ -27,8 +27,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.gate.conditions import CONDITIONS, Condition
 from benchmarks.gate.figures import as_json, show, summarised
-from benchmarks.gate.material import Material, embed, split
-from benchmarks.gate.trial import ANCHORS, Trial, trials
+from benchmarks.gate.material import embed, split
+from benchmarks.gate.trial import ANCHORS, Trial, one_seed
 from benchmarks.learning.data import DataError, DataSet, read
 from lora.errors import LoRAError
 from lora.training.sweep import GRID
@@ -111,16 +111,12 @@ def _all_trials(
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(seeds)), mp_context=fresh) as pool:
         try:
-            asked = [pool.submit(_one, folder, conditions, seed, feedback) for seed in seeds]
+            asked = [pool.submit(one_seed, folder, conditions, seed, feedback) for seed in seeds]
             for done in as_completed(asked):
                 yield done.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _one(folder: Path, conditions: tuple[Condition, ...], seed: int, feedback: int) -> list[Trial]:
-    return trials(Material.read(folder), conditions, seed, feedback)
 
 
 def _bar(console: Console) -> Progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from lora.training.dataset import FEEDBACK, TrainingSet
 from lora.training.folds import assign_groups, fold_of
 from services.runtime.settings import Settings
 
-__all__ = ["ANCHORS", "Trial", "trials"]
+__all__ = ["ANCHORS", "Trial", "one_seed", "trials"]
 
 ANCHORS = 256
 """Trusted pairs, right ones, drawn from what is not given as feedback."""
@@ -78,6 +79,13 @@ class Trial:
     def surely_worse(self) -> bool:
         """Lower in MRR@10 with the whole interval."""
         return self.gain is not None and self.gain.high < 0
+
+
+def one_seed(
+    folder: Path, conditions: tuple[Condition, ...], seed: int, feedback: int
+) -> list[Trial]:
+    """`trials` of the material in a folder, in a process of its own."""
+    return trials(Material.read(folder), conditions, seed, feedback)
 
 
 def trials(

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -15,6 +17,7 @@ from benchmarks.gate.conditions import CONDITIONS, Condition, poisoned
 from benchmarks.gate.figures import exact_interval, show, summarised
 from benchmarks.gate.material import Material, split
 from benchmarks.gate.trial import Trial, trials
+from benchmarks.kit.fleet import ROOT
 from benchmarks.kit.measure import Figures, Gain
 from benchmarks.learning.data import DataError, DataSet, Queries
 from lora.card import BaseModel
@@ -260,3 +263,28 @@ def test_more_feedback_than_there_is_is_one_sentence(
     folder = write(tmp_path, material().data)
     assert command.main(["--data", str(folder), "--feedback", "400"]) == 2
     assert "more than the 600 training queries" in capsys.readouterr().err
+
+
+# The command
+
+
+def test_the_command_judges_in_processes_of_their_own(tmp_path: Path) -> None:
+    names = ["lost_card", "exchange_rate"]
+    lines = [f"case {n} of {names[n % 2]},{names[n % 2]}" for n in range(300)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,category", *lines]), "utf-8")
+    (tmp_path / "test.csv").write_text("text,category\nlost it,lost_card\n", "utf-8")
+    (tmp_path / "categories.json").write_text(json.dumps(names), "utf-8")
+    words = ["--data", str(tmp_path), "--seeds", "2", "--feedback", "16", "--conditions", "clean"]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gate", *words, "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode in (0, 1), done.stderr  # a promise may fail on so little
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [trial["seed"] for trial in found["trials"]] == [1, 2]
