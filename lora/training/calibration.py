@@ -92,7 +92,8 @@ class Routing:
     boundary: Boundary | None
     """Where the queries must lie besides; None: the cosine decides alone."""
     routed: float
-    """Share of the skill's own queries routed, each by a fit without its fold; 0 to 1."""
+    """Share of the skill's own queries that the cut lets through, each scored by prototypes and
+    normal fitted without its fold; 0 to 1."""
     false_routed: float
     """Share of the other half of the negatives routed, 0 to 1."""
     false_by_cosine: float
@@ -171,7 +172,7 @@ def fit_routing(
     """Fit what a card routes on its own queries (k, dim) and half of the negatives (z, dim).
 
     The number of prototypes, and how much is left to the boundary, are those that keep most of the
-    own queries, each judged by a fit without its fold. What a neighbour answers, and is nearer to,
+    own queries, each scored by a fit without its fold. What a neighbour answers, and is nearer to,
     is not stolen. Base vectors throughout. With fewer than 300 negatives, or less than half of the
     own queries kept, or more than the limit of the other half routed, there is no threshold.
     """
@@ -234,12 +235,17 @@ class _Fitter:
     seed: int
     strictness: int = 1
     fits: dict[int, list[Floats | None]] = field(default_factory=dict)
-    """By number of prototypes: those of each fold's fit, which no strictness changes."""
+    """By number of prototypes: those of all own queries, then of each fold's fit; no strictness
+    changes them."""
     sides: list[_Side | None] = field(default_factory=list)
     """Of all own queries, then of each fold's fit."""
 
     def best(self) -> tuple[Floats, _Cut, Rows]:
-        """The prototypes and cut that keep most own queries, and which those are, out of fold."""
+        """The prototypes and cut that keep most own queries, and which those are, out of fold.
+
+        What is counted is what the one cut that is returned keeps of queries scored without their
+        fold: cuts of the folds' own would say nothing of it, as each hangs on a few negatives.
+        """
         everyone = np.ones(len(self.own), bool)
         # Of each fold: its queries, and what was fitted without them.
         parts = [(self.folds == fold) for fold in np.unique(self.folds)]
@@ -249,30 +255,32 @@ class _Fitter:
         whole, *apart = self.sides
         claimed = _claimed(self.negatives, self.neighbours)
         mine = _claimed(self.own, self.neighbours)
-        found: tuple[int, Rows] = -1, everyone
-        chosen = _SIZES[0], WIDENINGS[0]
+        found: tuple[Floats, _Cut, Rows] | None = None
         worth = WORTH * len(self.own)
         for size in (n for n in _SIZES if n == 1 or n * MIN_BEHIND <= len(np.unique(self.groups))):
             if size not in self.fits:
-                self.fits[size] = [self.prototypes(~out, size) for out in parts]
-            fits = self.fits[size]
+                fitted = [everyone, *(~out for out in parts)]
+                self.fits[size] = [self.prototypes(rows, size) for rows in fitted]
+            prototypes, *others = self.fits[size]
+            if prototypes is None:
+                break
+            scores = np.full(len(self.own), -np.inf, np.float32)
+            along = np.full(len(self.own), -np.inf, np.float32)
+            for out, points, side in zip(parts, others, apart, strict=True):
+                if points is not None:
+                    scores[out] = routing_scores(self.own[out], points)
+                if side is not None:
+                    along[out] = self.own[out] @ side.normal
             for widening in WIDENINGS:
-                kept = np.zeros(len(self.own), bool)
-                for out, prototypes, side in zip(parts, fits, apart, strict=True):
-                    if prototypes is None:
-                        continue
-                    cut = self.cut(prototypes, side, claimed, widening)
-                    scores = routing_scores(self.own[out], prototypes)
-                    kept[out] = (scores >= cut.threshold) & (scores > mine[out])
-                    if cut.boundary is not None:
-                        kept[out] &= cut.boundary.holds(self.own[out])
-                if kept.sum() > found[0] + (0 if found[0] < 0 else worth):
-                    found, chosen = (int(kept.sum()), kept), (size, widening)
-        size, widening = chosen
-        prototypes = self.prototypes(everyone, size)
-        if prototypes is None:
+                cut = self.cut(prototypes, whole, claimed, widening)
+                kept = (scores >= cut.threshold) & (scores > mine)
+                if cut.boundary is not None:
+                    kept &= along >= cut.boundary.offset
+                if found is None or kept.sum() > found[2].sum() + worth:
+                    found = prototypes, cut, kept
+        if found is None:
             raise ConfigError(f"fewer than {MIN_BEHIND} query groups")
-        return prototypes, self.cut(prototypes, whole, claimed, widening), found[1]
+        return found
 
     def prototypes(self, rows: Rows, count: int) -> Floats | None:
         """Prototypes of some of the own queries; None where they are too few."""

@@ -29,6 +29,24 @@ def test_own_queries_are_routed_and_others_are_not() -> None:
     assert routing.reason == ""
 
 
+def test_the_share_said_to_be_routed_is_what_is_routed_later() -> None:
+    """However few negatives the cut hangs on: three of them look like the skill's own."""
+    later = world(queries=2000, noise=0.8, seed=77).query_vectors
+    pairs = []
+    for seed in range(8):
+        data, negatives = world(queries=300, noise=0.8, seed=seed), away(1000, seed=50 + seed)
+        negatives[:3] = world(queries=3, noise=1.2, seed=900 + seed).query_vectors
+        routing = fit_routing(data.query_vectors, data.groups, data.folds, negatives, seed=seed)
+        if routing.prototypes is None or routing.threshold is None:
+            continue
+        passed = routing_scores(later, routing.prototypes) >= routing.threshold
+        pairs.append((routing.routed, (passed & sides(later, routing.boundary)).mean()))
+        assert routing.routed == routing.kept.mean()
+    assert len(pairs) >= 5
+    said, measured = np.array(pairs).T
+    assert np.abs(said - measured).max() < 0.1
+
+
 def test_a_domain_like_any_other_is_for_named_use_only() -> None:
     """Queries that look like everybody's cannot be told apart: no threshold, and why."""
     own = away(200, seed=1)
