@@ -45,6 +45,7 @@ def material_of(
                 tuple(text for text, value in labels.items() if value < 0.5),
                 tuple(text for text in order if text not in labels)[:NEAR],
                 one.novel and not relevant,
+                asked[one.text].fold,
             )
         )
     return Material(domain, tuple(shown), tuple(one.text for one in passages if one.text in known))

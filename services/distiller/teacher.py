@@ -43,6 +43,9 @@ class Asked:
     """Passages that nobody judged for it and the base model ranks first, nearest first."""
     novel: bool = False
     """No skill covers it."""
+    fold: int | None = None
+    """The fold that it is judged in. None: unknown, so that nobody else's pair may be made with it
+    in sight."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,9 @@ class Pair:
     """1 relevant, 0 irrelevant, between: how relevant."""
     kind: Kind
     origin: str | None = None
-    """The query of the material that it derives from: the pair lies in that query's fold. None: it
-    was made from a passage alone, and gets a fold of its own."""
+    """The query of the material that it derives from: the pair lies in that query's fold. Of a new
+    question one of the queries that were shown as examples, all of one fold. None: it was made from
+    a passage alone, and gets a fold of its own."""
 
 
 @dataclass(frozen=True)

@@ -107,13 +107,18 @@ class Trust:
         return self._distinct(found)
 
     def _place(self, said: Sequence[Taught]) -> tuple[int, int]:
-        """Group and fold: its origin's; of a query made from a passage alone, its own."""
+        """Group and fold: its origin's; of a query made from a passage alone, its own.
+
+        A question that was written with examples in sight asks for something else than they do: it
+        lies in their fold, and in a group of its own.
+        """
+        own = group_of(said[0].pair.query)
         for taught in said:
             origin = self._asked.get(taught.pair.origin or "")
             if origin is not None:
-                return origin.group, origin.fold
-        group = group_of(said[0].pair.query)
-        return group, fold_of(group)
+                is_question = taught.pair.kind == "question"
+                return own if is_question else origin.group, origin.fold
+        return own, fold_of(own)
 
     def _is_of(self, fold: int, taught: Taught) -> bool:
         """It knows of no query of another fold: two folds may bring forth the same question."""
@@ -159,7 +164,8 @@ class Trust:
         """
         pair = taught.pair
         space = self._space(taught)
-        apart = apart | self._relevant.get(pair.origin or pair.query, frozenset())
+        if pair.kind != "question":
+            apart = apart | self._relevant.get(pair.origin or pair.query, frozenset())
         rank, allowed = space.rank(pair.query, pair.passage, apart), 1
         if pair.kind == "paraphrase" and space.knows(pair.origin or ""):
             allowed = space.rank(pair.origin or "", pair.passage, apart)

@@ -34,12 +34,15 @@ class Honest:
                 grades = [3 if passage == own else 0 for passage in item["passages"]]
                 items.append({"id": item["id"], "grades": grades})
             else:
-                items.append({"id": item["id"], "texts": self._texts(task, item, count)})
+                texts = self._texts(document, item, count)
+                items.append({"id": item["id"], "texts": texts})
         return {"items": items}
 
-    def _texts(self, task: str, item: Mapping[str, Any], count: int) -> list[str]:
+    def _texts(self, document: Mapping[str, Any], item: Mapping[str, Any], count: int) -> list[str]:
+        task = document["task"]
         if task == "questions":
-            return self._drawn(task, item["passage"], item["passage"], count)
+            seed = " ".join([*document.get("examples", ()), item["passage"]])
+            return self._drawn(task, seed, item["passage"], count)
         own = self._passage_of.get(item["query"])
         if task == "paraphrases":
             return self._drawn(task, item["query"], own or item["passages"][0], count)

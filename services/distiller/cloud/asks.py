@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import msgspec
 
+from lora.training.folds import group_of
 from services.distiller.cloud.errors import MalformedError
 from services.distiller.cloud.schema import Graded, Reply, Written, WrittenItem, strict_schema
 from services.distiller.teacher import Asked, Material, Pair
@@ -21,7 +22,11 @@ CLIP = 6000
 """Characters of a text that a model is shown; of longer ones the beginning."""
 
 EXAMPLES = 8
-"""Queries, or passages, of the domain that show a model its style."""
+"""Passages of the domain that show a model its style."""
+
+STYLES = 16
+"""Queries, the first of the material, that show a model their style, those of one fold a request:
+as many as a batch has, so that later material changes nothing."""
 
 ITEMS = 16
 """The most items of one request: with more, models begin to skip some."""
@@ -183,7 +188,7 @@ def plan(material: Material, settings: TeacherSettings) -> list[Ask]:
     """
     asks: list[Ask] = []
     for task, context, items in (
-        _questions(material, settings),
+        *_questions(material, settings),
         _paraphrases(material, settings),
         _grades(material, settings),
         _answers(material, settings),
@@ -197,15 +202,38 @@ def plan(material: Material, settings: TeacherSettings) -> list[Ask]:
 _Planned = tuple[Task, Mapping[str, Any], list[Item]]
 
 
-def _questions(material: Material, settings: TeacherSettings) -> _Planned:
-    count = settings.questions_per_passage
-    examples = [_clip(query.text) for query in material.queries[:EXAMPLES]]
-    passages = material.passages if count else ()
-    items = [
-        Item({"passage": _clip(passage)}, count, partial(_asked_of, passage))
-        for passage in passages
-    ]
-    return QUESTIONS, {"count": count, "examples": examples}, items
+def _questions(material: Material, settings: TeacherSettings) -> Iterator[_Planned]:
+    """Half of the questions to a passage with examples of one fold in sight, half of another.
+
+    Whatever is written with queries of a fold in sight must not teach those that are judged on it:
+    so no request shows two folds. Were a passage asked about once, all that is known of it would
+    lie in one fold, and a model that is judged there had never heard of it.
+    """
+    styles = _styles(material)
+    items: dict[tuple[int, int], list[Item]] = {}
+    for passage in material.passages:
+        first = group_of(passage) % len(styles)
+        chosen = [first] if len(styles) == 1 else [first, (first + 1) % len(styles)]
+        for at, style in enumerate(chosen):
+            count = (settings.questions_per_passage + len(chosen) - 1 - at) // len(chosen)
+            if count:
+                origin = next(iter(styles[style]), None)
+                means = partial(_asked_of, passage, origin)
+                item = Item({"passage": _clip(passage)}, count, means)
+                items.setdefault((style, count), []).append(item)
+    for (style, count), alike in sorted(items.items(), key=lambda one: one[0]):
+        examples = [_clip(text) for text in styles[style]]
+        yield QUESTIONS, {"count": count, "examples": examples}, alike
+
+
+def _styles(material: Material) -> list[list[str]]:
+    """Queries that serve as examples, a list a fold; no examples beside a single such list."""
+    by_fold: dict[int, list[str]] = {}
+    for query in material.queries[:STYLES]:
+        if query.fold is not None:
+            by_fold.setdefault(query.fold, []).append(query.text)
+    found = [by_fold[fold] for fold in sorted(by_fold)]
+    return found if len(found) > 1 else [*found, []]
 
 
 def _paraphrases(material: Material, settings: TeacherSettings) -> _Planned:
@@ -249,8 +277,8 @@ def _hard_negatives(material: Material, settings: TeacherSettings) -> _Planned:
     return HARD_NEGATIVES, {"count": count}, items
 
 
-def _asked_of(passage: str, texts: Sequence[str]) -> list[Pair]:
-    return [Pair(text, passage, 1.0, "question") for text in texts]
+def _asked_of(passage: str, origin: str | None, texts: Sequence[str]) -> list[Pair]:
+    return [Pair(text, passage, 1.0, "question", origin) for text in texts]
 
 
 def _asked_otherwise(query: Asked, texts: Sequence[str]) -> list[Pair]:

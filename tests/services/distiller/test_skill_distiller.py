@@ -70,6 +70,17 @@ def test_a_question_made_from_a_passage_alone_has_a_fold_of_its_own() -> None:
     assert data.folds[row] == fold_of(group_of(question))
 
 
+def test_a_question_written_with_examples_in_sight_lies_in_their_fold() -> None:
+    """In a group of its own: the example's passages are not relevant to it."""
+    question = "is it true that swifts sleep while flying"
+    other = next(query for query in SAID if fold_of(group_of(query)) != fold_of(group_of(question)))
+    data = distilled(SAID, taught(Pair(question, SWIFT, 1.0, "question", other))).data
+
+    row = data.queries.index(question)
+    assert data.groups[row] == group_of(question)
+    assert data.folds[row] == fold_of(group_of(other))
+
+
 @pytest.mark.parametrize(
     ("pair", "why"),
     [

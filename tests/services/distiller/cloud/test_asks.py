@@ -2,13 +2,15 @@
 
 import email.utils
 import time
+from collections import Counter
+from dataclasses import replace
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.distiller.cloud.asks import CLIP, HIGHEST, ITEMS, SENT, Ask, plan
+from services.distiller.cloud.asks import CLIP, HIGHEST, ITEMS, SENT, STYLES, Ask, plan
 from services.distiller.cloud.errors import MalformedError
 from services.distiller.cloud.failures import retry_after
 from services.distiller.cloud.schema import Graded, Written, strict_schema
@@ -23,6 +25,7 @@ queries = st.builds(
     relevant=st.lists(texts, max_size=2).map(tuple),
     near=st.lists(texts, max_size=12).map(tuple),
     novel=st.booleans(),
+    fold=st.none() | st.integers(0, 4),
 )
 materials = st.builds(
     Material,
@@ -66,12 +69,35 @@ def test_more_material_makes_the_same_requests_but_for_the_last(
 ) -> None:
     """Else what was answered before would be paid for again."""
     rules = TeacherSettings(model="m", answers=False)
-    asked = max(asked, min(8, len(material.queries)))  # the first ones are the examples
+    asked = max(asked, min(STYLES, len(material.queries)))  # the first ones are the examples
     less = Material("birds", material.queries[:asked], material.passages[:passages])
     before = [ask.body("m", 4096) for ask in plan(less, rules)]
     after = [ask.body("m", 4096) for ask in plan(material, rules)]
-    by_task = {ask.task.name for ask in plan(less, rules)}
-    assert len([body for body in before if body not in after]) <= len(by_task)
+    kinds = {(ask.task.name, str(ask.context)) for ask in plan(less, rules)}
+    assert len([body for body in before if body not in after]) <= len(kinds)
+
+
+@settings(max_examples=40)
+@given(materials, st.integers(1, 9))
+def test_a_question_is_written_with_queries_of_one_fold_in_sight_and_derives_from_one(
+    material: Material, count: int
+) -> None:
+    """Else it would carry what is asked in one fold into the training of all others."""
+    distinct = dict.fromkeys(query.text for query in material.queries)
+    material = replace(
+        material, queries=tuple(Asked(text, fold=at % 4) for at, text in enumerate(distinct))
+    )
+    folds = {query.text: query.fold for query in material.queries}
+    wanted = Counter[str]()
+    for ask in plan(material, TeacherSettings(model="m", questions_per_passage=count)):
+        shown = ask.context["examples"]
+        assert len({folds[text] for text in shown}) <= 1
+        for item in ask.items:
+            (pair,) = item.pairs(["why"])
+            assert pair.origin == (shown[0] if shown else None)
+            wanted[pair.passage] += item.wanted
+            assert item.wanted == ask.context["count"]
+    assert wanted == {text: count * times for text, times in Counter(material.passages).items()}
 
 
 @settings(max_examples=40)
