@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from msgspec import structs
 
@@ -31,7 +32,7 @@ from services.factory.job import (
 )
 from services.factory.material import anchors, embed, save
 from services.factory.process import Progress, run_child
-from services.factory.tasks import Owed
+from services.factory.tasks import Owed, Phase
 from services.factory.versions import VersionStore
 from services.runtime.client import FleetClient
 from services.runtime.settings import Settings
@@ -183,9 +184,17 @@ class Bench:
             negatives=None if negatives is None else "negatives.npy",
             anchors=trusted,
             neighbours=self._neighbours(task.skill),
-            settings={"temperature": settings.temperature},
+            settings=self._options(owed.phase),
             created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         )
+
+    def _options(self, phase: Phase) -> dict[str, Any]:
+        """What the training of this phase is told beside its budgets."""
+        settings = self._settings.factory
+        options: dict[str, Any] = {"temperature": settings.temperature}
+        if settings.probe and phase == "body":  # only a body has layers to choose from
+            options["probe"] = True
+        return options
 
     def _neighbours(self, skill: str) -> tuple[str, ...]:
         """Files of the cards that its queries may be taken for; the newest skills first."""

@@ -190,6 +190,13 @@ class FactorySettings(Section, frozen=True, kw_only=True):
     temperature: Annotated[
         float, doc("Temperature of the softmax over the passages in training.", gt=0)
     ] = 0.05
+    probe: Annotated[
+        bool,
+        doc(
+            "Whether a body is trained a second time, in half of its time each, on the layers and "
+            "ranks that the probe suggests; kept only where it is clearly better."
+        ),
+    ] = False
     shadow_min: Annotated[
         int, doc("Later feedback needed before a version may be found worse than the last.", ge=1)
     ] = 50

@@ -53,6 +53,20 @@ async def test_head_and_body_are_two_successive_versions(tmp_path: Path) -> None
     assert list((tmp_path / "factory" / "jobs").iterdir()) == []
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+async def test_bodies_alone_are_told_to_probe_and_only_where_it_is_wanted(
+    tmp_path: Path, wanted: bool
+) -> None:
+    plan = Plan(tmp_path, body=True)
+    async with stage(tmp_path, settings(probe=wanted)) as on, on.service(plan.factory, NAME):
+        await on.bus.publish(task("t1"))
+        await on.until(2, SkillPublished)
+
+    told = {entry["phase"]: entry["settings"] for entry in plan.log}
+    assert told["body"].get("probe", False) is wanted
+    assert "probe" not in told["head"]
+
+
 async def test_a_rejected_head_does_not_prevent_the_body(tmp_path: Path) -> None:
     plan = Plan(tmp_path, head=False, body=True)
     async with stage(tmp_path, settings()) as on, on.service(plan.factory, NAME):
