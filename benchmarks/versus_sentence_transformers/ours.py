@@ -96,7 +96,8 @@ def learn(
     now = of_children(clock)
     champion: ChampionRef | None = None
     phases = []
-    for attempts, phase in enumerate(PHASES):
+    attempts = 0
+    for phase in PHASES:
         place = folder / phase
         place.mkdir()
         job = Job(
@@ -127,7 +128,9 @@ def learn(
         result = read_result(place)
         card = LoRAFormat.read(place / CANDIDATE) if result.candidate else None
         phases.append(Phase(result, card, seconds))
+        attempts += 1
         if result.accepted and card is not None:
+            attempts = 0  # as the factory counts: what follows is judged against another version
             champion = ChampionRef(
                 card=str(place / CANDIDATE),
                 digest=card.digest or "",
