@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from pathlib import Path
 
@@ -16,6 +17,8 @@ reads its dataset when it begins."""
 
 GRACE = 900.0
 """Seconds that any dataset stays: a training that is about to begin may be about to read it."""
+
+_OURS = re.compile(r"(\.writing-.*|[0-9a-f]{64})\.parquet")
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS datasets (
@@ -55,7 +58,13 @@ class DatasetFolder:
                 self._store.execute("DELETE FROM datasets WHERE digest = ?", (row["digest"],))
 
     def tidy(self) -> None:
-        """Delete what a kill left half written."""
-        for file in self._folder.glob(".writing-*.parquet"):
-            with contextlib.suppress(OSError):
-                file.unlink()
+        """Delete what a kill left half written, or written and not yet known: nobody reads it.
+
+        To be called before a dataset is in the making.
+        """
+        rows = self._store.execute("SELECT digest FROM datasets")
+        known = {f"{row['digest'].removeprefix('sha256:')}.parquet" for row in rows}
+        for file in self._folder.glob("*.parquet"):
+            if file.name not in known and _OURS.fullmatch(file.name):
+                with contextlib.suppress(OSError):
+                    file.unlink()

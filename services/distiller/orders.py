@@ -29,6 +29,9 @@ CREATE INDEX IF NOT EXISTS orders_owed ON orders (domain, number) WHERE event IS
 CREATE TABLE IF NOT EXISTS waits (
     domain TEXT PRIMARY KEY, since REAL NOT NULL, due REAL NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tries (
+    domain TEXT PRIMARY KEY, count INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, event BLOB NOT NULL
 );
@@ -119,6 +122,25 @@ class OrderStore:
                 "INSERT OR REPLACE INTO waits VALUES (?, ?, ?)", (domain, wait.since, wait.due)
             )
 
+    def begin(self, domain: str) -> int:
+        """A domain's dataset is about to be made; how often that began, this time included.
+
+        Counted are the times since the process last survived it.
+        """
+        with transaction(self._store):
+            self._store.execute(
+                "INSERT INTO tries VALUES (?, 1)"
+                " ON CONFLICT (domain) DO UPDATE SET count = count + 1",
+                (domain,),
+            )
+            row = self._store.execute("SELECT count FROM tries WHERE domain = ?", (domain,))
+            return int(row.fetchone()[0])
+
+    def survived(self, domain: str) -> None:
+        """The making has ended, one way or another, and the process is there to tell."""
+        with transaction(self._store):
+            self._store.execute("DELETE FROM tries WHERE domain = ?", (domain,))
+
     def end(self, order: Order, said: Iterable[Event[Any]]) -> None:
         """An order is done, and this is to be said of it."""
         with transaction(self._store):
@@ -129,7 +151,8 @@ class OrderStore:
                 "DELETE FROM orders WHERE event IS NULL AND number <= ?",
                 (max(order.numbers, default=0) - KEPT,),
             )
-            self._store.execute("DELETE FROM waits WHERE domain = ?", (order.domain,))
+            for table in ("waits", "tries"):
+                self._store.execute(f"DELETE FROM {table} WHERE domain = ?", (order.domain,))  # noqa: S608
             self._store.executemany(
                 "INSERT OR IGNORE INTO outbox (id, event) VALUES (?, ?)",
                 [(event.id, encode(event)) for event in said],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +28,7 @@ from schemas import (
 from services.distiller import datasets, orders, taught
 from services.distiller.curiosity import material_of
 from services.distiller.datasets import DatasetFolder
+from services.distiller.errors import DeadlyOrderError
 from services.distiller.experience import SCHEMA, Experience, ExperienceStore, Piece
 from services.distiller.orders import Order, OrderStore, Wait
 from services.distiller.skill_distiller import Distilled, SkillDistiller, Vectors
@@ -39,7 +40,7 @@ from services.runtime.client import FleetClient
 from services.runtime.disk import disk_is_full, waiting_for_room
 from services.runtime.handful import Handfuls, is_passing
 from services.runtime.service import Context, Service
-from services.runtime.store import open_store
+from services.runtime.store import open_store, reading
 
 __all__ = ["Distiller"]
 
@@ -54,6 +55,12 @@ RETRY = 2.0
 
 MAX_FAILURES = 3
 """So often an order is tried that fails for a reason that does not pass."""
+
+MAX_DEATHS = 5
+"""So often a dataset is begun at whose making the process dies: what ends it may be anything."""
+
+LOOKED_UP = 2048
+"""Vectors read from the store at a time: between two such stretches others have their turn."""
 
 Vector = npt.NDArray[np.float32]
 
@@ -87,8 +94,9 @@ class Distiller(Service):
         """Open the store, know the model, take feedback and batches; go on with what is owed."""
         model = await asyncio.to_thread(find_model, self.settings.fleet.model)
         self._model = BaseModelRef(id=model.base_model.id, sha256=model.base_model.sha256)
+        self._path = self.state.of(self.name) / "experience.sqlite"
         self._file = open_store(
-            self.state.of(self.name) / "experience.sqlite",
+            self._path,
             SCHEMA + datasets.SCHEMA + orders.SCHEMA + taught.SCHEMA,
         )
         self._store = ExperienceStore(self._file, self.settings.distiller.near_duplicate)
@@ -135,7 +143,10 @@ class Distiller(Service):
     async def _vectors(self, texts: Iterable[str], role: Role) -> dict[str, Vector]:
         """Base vectors of texts, asked of the fleet where they are not kept yet."""
         wanted = list(dict.fromkeys(texts))
-        known = self._store.vectors(wanted, role)
+        known: dict[str, Vector] = {}
+        for start in range(0, len(wanted), LOOKED_UP):
+            known |= self._store.vectors(wanted[start : start + LOOKED_UP], role)
+            await asyncio.sleep(0)
         missing = [text for text in wanted if text not in known]
         if missing:
             answer = await self._client.encode(missing, role=role, route="base")
@@ -195,7 +206,7 @@ class Distiller(Service):
         expected = isinstance(error, ServiceError | BusError | TrainingError | OSError)
         self.log.warning("no dataset", domain=domain, why=str(error), exc_info=not expected)
         failures = self._failures.get(domain, 0) + 1
-        if failures < MAX_FAILURES:
+        if failures < MAX_FAILURES and not isinstance(error, DeadlyOrderError):
             self._failures[domain] = failures
             self._later[domain] = time.time() + RETRY * 2 ** (failures - 1)
             return
@@ -236,9 +247,13 @@ class Distiller(Service):
         if self._asks and await self._ask(order, experience, wait):
             return
         texts = {query.text for query in experience.queries} | set(experience.passages.values())
-        lessons = self._taught.lessons(domain, texts, self._teacher.name)
+        lessons = await asyncio.to_thread(self._lessons, domain, texts)
         distilled = await self._distilled(order, experience, lessons)
         await self._conclude(order, distilled, self._taught.reason(domain) if self._asks else None)
+
+    def _lessons(self, domain: str, texts: Collection[str]) -> dict[str, Contribution]:
+        with reading(self._path) as file:
+            return TaughtStore(file).lessons(domain, texts, self._teacher.name)
 
     async def _ask(self, order: Order, experience: Experience, wait: Wait | None) -> bool:
         """Have the teacher look at what is new; true where the order waits for it."""
@@ -286,24 +301,38 @@ class Distiller(Service):
     async def _distilled(
         self, order: Order, experience: Experience, lessons: Mapping[str, Contribution]
     ) -> Distilled:
-        queries, passages = self._distiller.needed(experience, lessons)
+        queries, passages = await asyncio.to_thread(self._distiller.needed, experience, lessons)
         vectors = Vectors(
             await self._vectors(queries, "query"), await self._vectors(passages, "document")
         )
         async with self._building:
-            return await asyncio.to_thread(
-                self._distiller.distill,
-                experience,
-                lessons,
-                vectors,
-                batch=order.prompts,
-                metadata={
-                    "domain": order.domain,
-                    "teacher": self._teacher.name,
-                    "base_model.id": self._model.id,
-                    "base_model.sha256": self._model.sha256,
-                },
-            )
+            with self._counted(order.domain):
+                return await asyncio.to_thread(
+                    self._distiller.distill,
+                    experience,
+                    lessons,
+                    vectors,
+                    batch=order.prompts,
+                    metadata={
+                        "domain": order.domain,
+                        "teacher": self._teacher.name,
+                        "base_model.id": self._model.id,
+                        "base_model.sha256": self._model.sha256,
+                    },
+                )
+
+    @contextlib.contextmanager
+    def _counted(self, domain: str) -> Iterator[None]:
+        """Only where the process dies in the block is the attempt remembered.
+
+        Raises `DeadlyOrderError`: that has happened too often.
+        """
+        if self._orders.begin(domain) > MAX_DEATHS:
+            raise DeadlyOrderError(f"the process died at it {MAX_DEATHS} times")
+        try:
+            yield
+        finally:
+            self._orders.survived(domain)
 
     async def _conclude(self, order: Order, distilled: Distilled, reason: str | None) -> None:
         """Write the dataset, refuse the batches of which nothing is in it, ask for training."""

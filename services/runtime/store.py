@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-__all__ = ["add_columns", "open_store", "transaction"]
+__all__ = ["add_columns", "open_store", "reading", "transaction"]
 
 
 def open_store(path: Path, schema: str) -> sqlite3.Connection:
@@ -31,6 +31,15 @@ def add_columns(store: sqlite3.Connection, table: str, columns: Mapping[str, str
     for name, declaration in columns.items():
         if name not in known:
             store.execute(f"ALTER TABLE {table} ADD COLUMN {name} {declaration}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A store that is open already, once more: a thread reads by a connection of its own."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=10.0)) as store:
+        store.row_factory = sqlite3.Row
+        store.execute("PRAGMA query_only=ON")
+        yield store
 
 
 @contextmanager

@@ -237,3 +237,22 @@ async def test_only_the_last_datasets_of_a_domain_are_kept(
 
     for task in tasks[2:]:
         assert dataset(on, task).rows == task.dataset.rows
+
+
+async def test_what_a_kill_left_of_a_dataset_is_cleared_away_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    """Half written, or whole and never asked to be trained."""
+    async with stage(tmp_path) as on:
+        async with on.service(Distiller, NAME):
+            await on.bus.publish(batch("b1", range(8)))
+            (task,) = await on.until(1, TrainingRequested)
+        for name in (".writing-half.parquet", f"{'0' * 64}.parquet", "of-somebody.parquet"):
+            (on.state.datasets / name).touch()
+        async with on.service(Distiller, NAME):
+            found = {file.name for file in on.state.datasets.iterdir()}
+
+    assert found == {
+        f"{task.dataset.digest.removeprefix('sha256:')}.parquet",
+        "of-somebody.parquet",
+    }

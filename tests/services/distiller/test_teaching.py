@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +20,14 @@ from schemas import (
     LearningBatchRejected,
     TrainingRequested,
 )
-from services.distiller.service import Distiller
+from services.distiller import orders
+from services.distiller.orders import OrderStore
+from services.distiller.service import MAX_DEATHS, Distiller
+from services.distiller.skill_distiller import Distilled, SkillDistiller
+from services.distiller.taught import TaughtStore
 from services.distiller.teacher import TEACHERS, Contribution, Material, Pair
 from services.runtime.settings import DistillerSettings, Settings, TeacherSettings
+from services.runtime.store import open_store
 from tests.services.distiller.material import batch, dataset, judged, query
 from tests.services.factory.fakes import Stage, stage, until
 
@@ -346,6 +355,82 @@ async def test_an_order_that_can_never_be_done_is_refused_with_the_reason(
 
     assert refused.reason == "its dataset could not be made: no such thing"
     assert len(tried) == 3
+
+
+def store_of(on: Stage) -> Path:
+    return on.state.of(NAME) / "experience.sqlite"
+
+
+async def test_a_dataset_that_kills_the_process_each_time_is_given_up(tmp_path: Path) -> None:
+    """And only that one: what comes later has its own chances."""
+    async with stage(tmp_path) as on:
+        with closing(open_store(store_of(on), orders.SCHEMA)) as file:
+            for _ in range(MAX_DEATHS):
+                OrderStore(file).begin("birds")
+        async with on.service(Distiller, NAME):
+            await on.bus.publish(batch("deadly", range(8)))
+            (refused,) = await on.until(1, LearningBatchRejected)
+            await on.bus.publish(batch("later", range(8, 16)))
+            (task,) = await on.until(1, TrainingRequested)
+
+    assert refused.reason == "its dataset could not be made: the process died at it 5 times"
+    assert task.batch_ids == ("later",)
+
+
+async def test_only_while_a_dataset_is_made_a_death_would_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt that fails, or is stopped in good order, leaves no trace of this kind."""
+    seen: list[int] = []
+    real = SkillDistiller.distill
+    async with stage(tmp_path) as on:
+
+        def tries() -> list[int]:
+            with closing(sqlite3.connect(store_of(on))) as file:
+                return [row[0] for row in file.execute("SELECT count FROM tries")]
+
+        def distill(*args: Any, **values: Any) -> Distilled:
+            seen.extend(tries())
+            if len(seen) == 1:
+                raise ZeroDivisionError
+            return real(*args, **values)
+
+        monkeypatch.setattr(SkillDistiller, "distill", distill)
+        monkeypatch.setattr("services.distiller.service.RETRY", 0.05)
+        async with on.service(Distiller, NAME):
+            await on.bus.publish(batch("b1", range(8)))
+            await on.until(1, TrainingRequested)
+            assert tries() == []
+
+    assert seen == [1, 1]
+
+
+async def test_what_takes_long_is_done_beside_the_event_loop(
+    tmp_path: Path, teacher: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given much to read and to sift, feedback and heartbeats do not wait for it."""
+    threads = set()
+
+    def watched(kind: type, name: str) -> None:
+        real = getattr(kind, name)
+
+        def called(*args: Any, **values: Any) -> Any:
+            threads.add(threading.current_thread())
+            return real(*args, **values)
+
+        monkeypatch.setattr(kind, name, called)
+
+    watched(TaughtStore, "lessons")
+    watched(SkillDistiller, "needed")
+    watched(SkillDistiller, "distill")
+    teacher.answer = teacher.paraphrases
+    async with stage(tmp_path, TAUGHT) as on, on.service(Distiller, NAME):
+        await on.bus.publish(batch("b1", range(8)))
+        (task,) = await on.until(1, TrainingRequested)
+
+    assert task.sources["script.paraphrase"] == 8
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_while_the_fleet_cannot_embed_orders_wait(tmp_path: Path, teacher: Script) -> None:
