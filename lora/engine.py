@@ -232,9 +232,11 @@ class ArrowEngine:
 
         Args:
             cards: cards, paths of card files, or what was loaded: name, `name@version`, digest.
-            intent_query: instead of `cards`, what the texts are about; the loaded skills that its
-                base vector selects are applied, and where none is near enough, the base model is.
-            top_k: how many skills the intent may select, at most 3.
+            intent_query: instead of `cards`, what the texts are about; the loaded skill that its
+                base vector calls for is applied, and where none does, or it is anybody's guess
+                (`LoRARouter.decide`), the base model is.
+            top_k: how many skills may be stacked, at most 3; only where the nearest one has
+                evidence that it helps.
 
         Raises:
             UnknownCardError: a name that is not loaded; never a silent base vector.
@@ -242,16 +244,16 @@ class ArrowEngine:
         if (cards is None) == (intent_query is None):
             raise EngineError("give either cards or an intent_query")
         if intent_query is not None:
-            matches = self.select(intent_query, top_k)
-            chosen = [self._loaded[m.digest] for m in matches if m.digest in self._loaded]
+            (decided,) = self._router.decide(self.encode([intent_query]), top_k)
+            chosen = [self._loaded[m.digest] for m in decided.matches if m.digest in self._loaded]
             if not chosen:
-                log.info("no loaded skill is near the intent; the base model answers")
+                log.info("the base model answers: the intent is %s", decided.reason)
         else:
             chosen = [self._resolve(ref) for ref in cards or ()]
         return self.encode_rows(texts, [chosen] * len(texts), role=role)
 
     def select(self, intent_query: str, top_k: int = 1) -> list[Match]:
-        """The loaded skills that this text selects, the best first."""
+        """The loaded skills that this text selects, the best first; not all of them may stack."""
         return self._router.select(self.encode([intent_query])[0], top_k=top_k)
 
     def load_lora(self, path: str | Path | LoRACard, *, pin: bool = False) -> LoRACard:

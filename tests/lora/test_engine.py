@@ -24,6 +24,7 @@ from lora.errors import (
     UnknownCardError,
 )
 from lora.model import DEFAULT_ID, DEFAULT_SHA256
+from lora.neighbours import beside_key, stacks_key
 from tests.lora.cards import adapter, card, cosines, model_card
 
 TEXTS = [
@@ -194,6 +195,26 @@ def test_an_intent_selects_the_skill_and_abstains_when_none_is_near(engine, tmp_
     for wrong in ({}, {"cards": [], "intent_query": "x"}):
         with pytest.raises(EngineError, match="either"):
             engine.encode_with_lora(TEXTS, **wrong)
+
+
+@pytest.mark.parametrize("evidence", [False, True])
+def test_an_intent_stacks_skills_only_with_evidence(engine, tmp_path, evidence: bool) -> None:
+    """The second one lies a little further off, and both were told from each other."""
+    (point,) = engine.encode(["how do I reset my card?"])
+    (aside,) = engine.encode(["a card"])
+    skill = {"body": False, "head": True, "threshold": 0.6}
+    further = (point + 0.2 * aside)[None]
+    upon = model_card(engine, tmp_path, 2, **skill, prototypes=further)
+    said = {beside_key("skill-2"): 1.0} | ({stacks_key(upon.key): 0.1} if evidence else {})
+    nearest = model_card(engine, tmp_path, 1, **skill, prototypes=point[None], metrics=said)
+    for it in (upon, nearest):
+        engine.load_lora(it)
+
+    found = engine.encode_with_lora(TEXTS[:2], intent_query="how do I reset my card?", top_k=2)
+
+    heads = [nearest.head, upon.head] if evidence else [nearest.head]
+    np.testing.assert_allclose(found, bend(engine.encode(TEXTS[:2]), heads), atol=1e-5)
+    assert len(engine.select("how do I reset my card?", 2)) == 2
 
 
 def test_an_imported_card_is_found_by_its_description(engine, tmp_path) -> None:
