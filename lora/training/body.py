@@ -66,6 +66,7 @@ def body_candidate(
 
     Raises:
         ConfigError: a setting is unknown or out of range.
+        NoMatchingModuleError: a target, or a key of `ranks`, means no Linear layer of the model.
         NothingToLearn: the data holds nothing that a card could be trained or judged on.
         TrainingError: the model is not the one that the dataset's vectors come from.
     """
@@ -83,7 +84,8 @@ def body_candidate(
             f"({engine.base_model.sha256[:12]}…)"
         )
     initial = _initial(request, arena)
-    if not set(sweep.config.ranks) <= {name for name, _ in engine.module.named_modules()}:
+    known = {name for name, _ in engine.module.named_modules()}
+    if "ranks" not in request.settings and not set(sweep.config.ranks) <= known:
         # A champion from elsewhere may name its modules otherwise: nothing to begin from.
         sweep = replace(sweep, config=replace(sweep.config, ranks={}))
     ranks = sweep.config.ranks
@@ -122,6 +124,8 @@ def body_candidate(
             progress=progress,
         )
         trained, compared = found.trained, dict(found.metrics)
+        # Two were judged on the same queries, and the better one goes on.
+        request = replace(request, attempts=request.attempts + 1)
         if found.layout:
             sweep = replace(sweep, config=replace(sweep.config, ranks=found.layout))
     else:
@@ -218,10 +222,14 @@ def _ranks(request: CandidateRequest, given: Mapping[str, Any]) -> dict[str, Any
     """Where and how much the body is adapted: by schedule, and at least as the champion's is."""
     if {"rank", "ranks", "targets", "layers"} & set(given):
         return {}
-    data, before = request.data, BodyConfig()
-    rank = body_rank(len(np.unique(data.groups[data.real])))
+    data, before, champion = request.data, BodyConfig(), request.champion
+    groups = np.unique(data.groups[data.real])
+    rank = body_rank(len(groups))
     scale = before.alpha / before.rank
-    ranks = scheduled(rank, request.champion.card.body if request.champion else {})
+    ranks: dict[str, int] = {}
+    if champion is not None:
+        seen = groups if champion.seen is None else np.intersect1d(groups, champion.seen)
+        ranks = scheduled(rank, champion.card.body, was=body_rank(len(seen)))
     return {"rank": rank, "alpha": given.get("alpha", scale * rank), "ranks": ranks}
 
 

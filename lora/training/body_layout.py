@@ -69,9 +69,15 @@ def default_layout(report: ProbeReport, config: BodyConfig) -> dict[str, int]:
     names = [module.name for module in report.modules]
     if config.ranks:
         found = match_keys(config.ranks, names)
-        if found.missing:
-            raise NoMatchingModuleError(f"the model has no {', '.join(found.missing)}")
-        return {module: config.ranks[key] for key, module in found.pairs.items()}
+        layout: dict[str, int] = {}
+        for key, rank in config.ranks.items():
+            # A suffix may mean several; a looser name, one.
+            several = [name for name in names if name.endswith("." + key)]
+            meant = [found.pairs[key]] if key in found.pairs else several
+            if not meant:
+                raise NoMatchingModuleError(f"the model has no {key}")
+            layout = dict.fromkeys(meant, rank) | layout
+        return layout
     chosen = set(select_targets(config.targets, names))
     layout = {name: config.rank for name in upper_layers(names, config.layers) if name in chosen}
     if not layout:

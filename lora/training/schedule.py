@@ -37,9 +37,19 @@ def head_rank(groups: int) -> int:
     return max(head for least, _, head in _STEPS if groups >= least)
 
 
-def scheduled(rank: int, before: Mapping[str, Adapter]) -> dict[str, int]:
-    """Rank by module for the version after `before`: never smaller than it was."""
-    return {name: max(rank, adapter.rank) for name, adapter in before.items()}
+def scheduled(rank: int, before: Mapping[str, Adapter], *, was: int) -> dict[str, int]:
+    """Rank by module for the version after `before`: never smaller than it was.
+
+    `was` is the schedule's rank for the data that `before` learnt from. Ranks that differ were
+    shared out under a budget: they keep their proportions, and grow as much as the schedule does.
+    """
+    if len({adapter.rank for adapter in before.values()}) < 2:
+        return {name: max(rank, adapter.rank) for name, adapter in before.items()}
+    times = max(1, rank // was)
+    return {
+        name: max(adapter.rank, min(times * adapter.rank, adapter.inputs, adapter.outputs))
+        for name, adapter in before.items()
+    }
 
 
 def padded(adapter: Adapter, rank: int, seed: int = 0) -> Adapter:

@@ -12,6 +12,7 @@ import torch
 from lora.adapter import HEAD, Adapter
 from lora.card import LoRACard
 from lora.config import LoRAConfig
+from lora.errors import NoMatchingModuleError
 from lora.training.body import BodyConfig, BodySweep, body_candidate, train_body
 from lora.training.body_fit import batches
 from lora.training.body_trunk import Replica, Trunk
@@ -197,6 +198,20 @@ def test_a_candidate_is_judged_on_its_fold_models_and_carries_them(tiny, data):
     assert candidate.metrics["after"] >= candidate.metrics["before"] - 0.1
     if candidate.card is not None:
         assert candidate.card.metrics == candidate.metrics
+
+
+def test_ranks_that_are_given_are_the_ones_that_are_used(tiny, data):
+    settings = {"epochs": 4, "learning_rate": 2e-2, "head_steps": 10, "alone": [], "heads": [1.0]}
+    request = _request(data, tiny, settings=settings | {"ranks": {"key": 3}, "bodies": [1.0]})
+    found = body_candidate(request, engine=tiny)
+    bodies = [card.body for card in (found.card, *found.folds.values()) if card and card.body]
+    assert bodies
+    for body in bodies:
+        assert all(name.endswith(".key") for name in body)
+        assert {adapter.rank for adapter in body.values()} == {3}
+    unknown = replace(request, settings={"ranks": {"colour": 3}})
+    with pytest.raises(NoMatchingModuleError, match="colour"):
+        body_candidate(unknown, engine=tiny)
 
 
 def test_what_cannot_be_trained_is_refused_with_a_reason(tiny, data):

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora.adapter import HEAD
+from lora.errors import NoMatchingModuleError
 from lora.probe import WeightMapProbe
 from lora.probing import ModuleScore, ProbeReport
 from lora.ranks import parameters
@@ -60,6 +61,11 @@ def test_the_default_layout_is_what_the_configuration_says() -> None:
     assert len(default_layout(found, BodyConfig(layers=0, targets=("dense",), rank=2))) == 13
     named = BodyConfig(ranks={"0.auto_model.encoder.layer.3.attention.self.key": 5})
     assert default_layout(found, named) == {"encoder.layer.3.attention.self.key": 5}
+    suffix = BodyConfig(ranks={"key": 5, "layer.2.attention.self.key": 3})
+    layout = default_layout(found, suffix)
+    assert len(layout) == 6
+    with pytest.raises(NoMatchingModuleError, match="has no colour"):
+        default_layout(found, BodyConfig(ranks={"colour": 5}))
 
 
 @given(
@@ -203,6 +209,7 @@ def test_a_body_is_trained_with_both_layouts_where_the_setting_says_so(loud) -> 
         replace(request, settings={**request.settings, "probe": False}), engine=loud
     )
     assert "layout" not in plain.chosen
+    assert (found.metrics["attempts"], plain.metrics["attempts"]) == (2, 1)
     if found.chosen["layout"] == "default" and found.card and plain.card:
         assert set(found.card.modules) == set(plain.card.modules)
     shape = WeightMapProbe(engine=loud).texts(list(data.passages))

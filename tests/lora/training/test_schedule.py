@@ -36,9 +36,9 @@ def test_it_does_grow() -> None:
 
 @given(st.lists(st.integers(0, 40_000), min_size=1, max_size=6))
 def test_between_versions_ranks_never_shrink_whatever_the_data_does(sizes: list[int]) -> None:
-    before = {"query": _adapter(8), "value": _adapter(3)}
+    before = {"query": _adapter(8), "value": _adapter(8)}
     for groups in sizes:
-        ranks = scheduled(body_rank(groups), before)
+        ranks = scheduled(body_rank(groups), before, was=8)
         assert all(ranks[name] >= adapter.rank for name, adapter in before.items())
         before = {name: padded(adapter, ranks[name]) for name, adapter in before.items()}
 
@@ -72,5 +72,12 @@ def test_a_padded_body_gives_the_vectors_of_the_body(tiny) -> None:
 def test_a_smaller_rank_is_refused() -> None:
     with pytest.raises(ConfigError, match="does not fit into rank 2"):
         padded(_adapter(3), 2)
-    assert all(rank == 5 for rank in scheduled(5, {HEAD: _adapter(3)}).values())
-    assert list(itertools.chain(scheduled(5, {}))) == []
+    assert all(rank == 5 for rank in scheduled(5, {HEAD: _adapter(3)}, was=3).values())
+    assert list(itertools.chain(scheduled(5, {}, was=5))) == []
+
+
+@given(st.lists(st.integers(1, 32), min_size=2, max_size=9, unique=True), st.sampled_from([1, 2]))
+def test_ranks_shared_out_under_a_budget_grow_no_faster_than_it(ranks: list[int], times: int):
+    before = {str(rank): _adapter(rank, 96, 96) for rank in ranks}
+    after = scheduled(8 * times, before, was=8)
+    assert list(after.values()) == [times * rank for rank in ranks]
