@@ -231,7 +231,7 @@ class Batch:
     hidden: npt.NDArray[np.bool_]
     """(k, m) passages left out of the softmax."""
     weights: Floats
-    """(k,) sum to 1."""
+    """(k,) sum to 1, or all 0."""
 
 
 def loss_and_gradient(
@@ -321,7 +321,8 @@ class _Batches:
             scores=np.concatenate([problem.scores[members], own @ problem.passages.T]),
             targets=targets,
             hidden=hidden,
-            weights=(weights / weights.sum()).astype(np.float32),
+            # A batch may hold nothing but what counts for nothing.
+            weights=(weights / max(float(weights.sum()), 1e-12)).astype(np.float32),
         )
 
 

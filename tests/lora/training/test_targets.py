@@ -151,6 +151,14 @@ def test_weights_and_sureness_count_and_what_no_person_gave_can_count_for_less()
     )
 
 
+def test_a_batch_of_what_counts_for_nothing_spoils_nothing() -> None:
+    data = world(queries=60)
+    real = np.arange(60) < 2
+    problem = HeadProblem(with_labels(data, [(row, 0, 1.0, TEACHER) for row in range(2, 60)], real))
+    silent = HeadConfig(taught_weight=0.0, self_weight=0.0, batch=4)
+    assert np.isfinite(fit_head(problem, silent)[45].a).all()
+
+
 def test_where_queries_are_too_many_peoples_stay() -> None:
     data = world(queries=60)
     real = np.arange(60) < 12
