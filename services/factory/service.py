@@ -354,14 +354,11 @@ class SkillFactory(Service):
         while True:
             looked, self._judged = self._judged, set()
             for skill in self._versions.skills() if looked is None else sorted(looked):
-                version = self._versions.newest(skill)
-                if version is None:
-                    continue
-                retirement = await self._shadow.look_at(version)
-                if retirement is not None:
+                while (order := await self._shadow.look(skill)) is not None:
                     with transaction(self._file):
-                        self._versions.forget(skill, version.card.digest)
-                        self._ledger.say(retirement)
+                        self._versions.forget(skill, order.data.digest)
+                        self._versions.look_anew(skill, order.data.version)
+                        self._ledger.say(order)
                     self.counters["retired"] += 1
                     self._changed.set()
             await self._later.wait()

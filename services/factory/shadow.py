@@ -55,6 +55,23 @@ class Shadow:
         self._least = least
         self._log = structlog.get_logger(service="factory")
 
+    async def look(self, skill: str) -> Event[SkillRetire] | None:
+        """The order to retire the oldest version of a skill that proves worse, if one does.
+
+        All that are in service or would come back are looked at, the oldest first: a bad version
+        that was followed by another one before its feedback had come together must not return, nor
+        be what its successor is measured by.
+        """
+        for version in self._versions.chain(skill):
+            order = await self.look_at(version)
+            # Somebody else may have retired it meanwhile.
+            if order is not None and version.card.digest in self._serving(skill):
+                return order
+        return None
+
+    def _serving(self, skill: str) -> set[str]:
+        return {version.card.digest for version in self._versions.chain(skill)}
+
     async def look_at(self, version: Version) -> Event[SkillRetire] | None:
         """The order to retire a version that is significantly worse than the one before it.
 
@@ -91,6 +108,8 @@ class Shadow:
         if not verdict.accepted:
             return None
         named = "the base model" if before is None else f"version {before.card.version}"
+        newest = self._versions.newest(card.name)
+        serves = before if newest is None or newest.card.digest == card.digest else newest
         reason = (
             f"version {card.version} is worse than {named} on {verdict.groups} query groups of "
             f"later feedback: MRR@10 {verdict.before:.3f} against {verdict.after:.3f}"
@@ -101,7 +120,7 @@ class Shadow:
                 version=card.version,
                 digest=card.digest,
                 reason=reason,
-                successor=None if before is None else before.card.digest,
+                successor=None if serves is None else serves.card.digest,
             ),
             source=self._source,
             id=derived_id(self._source, card.digest, SkillRetire.type),

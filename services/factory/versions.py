@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,17 +80,23 @@ class VersionStore:
 
     def newest(self, skill: str, below: int | None = None) -> Version | None:
         """The version in service, or the newest one numbered below `below`."""
+        return next(self._newest_first(skill, below), None)
+
+    def chain(self, skill: str) -> list[Version]:
+        """The version in service and those that would come back after it, the oldest first."""
+        return list(self._newest_first(skill))[::-1]
+
+    def _newest_first(self, skill: str, below: int | None = None) -> Iterator[Version]:
         rows = self._store.execute(
             "SELECT * FROM versions WHERE skill = ? AND NOT gone AND (? IS NULL OR version < ?)"
             " ORDER BY version DESC, digest",
             (skill, below, below),
-        )
+        ).fetchall()
         for row in rows:
             card = msgspec.json.decode(row["card"], type=SkillCard)
             if self._model in (None, card.base_model.sha256):
                 ours, looks = bool(row["ours"]), row["looks"]
-                return Version(card, row["since"], ours, row["next_look"], looks)
-        return None
+                yield Version(card, row["since"], ours, row["next_look"], looks)
 
     def next_number(self, skill: str) -> int:
         """One above every version that there ever was."""
@@ -108,6 +115,12 @@ class VersionStore:
         self._store.execute(
             "UPDATE versions SET next_look = ?, looks = looks + ? WHERE skill = ? AND digest = ?",
             (pieces, int(looked), version.card.name, version.card.digest),
+        )
+
+    def look_anew(self, skill: str, above: int) -> None:
+        """Those numbered above `above` stand upon another version now: look as soon as one may."""
+        self._store.execute(
+            "UPDATE versions SET next_look = 0 WHERE skill = ? AND version > ?", (skill, above)
         )
 
     # -- fold models

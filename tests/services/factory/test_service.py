@@ -290,6 +290,49 @@ async def test_queries_of_other_domains_are_negatives(tmp_path: Path) -> None:
     assert plan.log[0]["negatives"] is not None
 
 
+def later_feedback(count: int) -> list[Event[FeedbackJudged]]:
+    """Questions that the base model answers rightly."""
+    later = []
+    for number in range(count):
+        event = feedback(number)
+        data = FeedbackJudged(
+            feedback_id=f"later{number}",
+            query=f"right answer to question {number}",
+            relevant=(f"right answer {number}",),
+            irrelevant=(f"query number {number}",),
+            domain="birds",
+            served=(),
+            rouge_score=1.0,
+            entropy_delta=0.0,
+        )
+        later.append(Event(data=data, source=event.source, id=f"later{number}"))
+    return later
+
+
+async def test_a_bad_version_neither_returns_nor_covers_for_the_next_one(tmp_path: Path) -> None:
+    """Versions 2 and 3 are equally bad, and 3 was there before anybody could tell of 2."""
+    plan = Plan(tmp_path)
+    async with (
+        stage(tmp_path, settings(body_schedule="off", shadow_min=50)) as on,
+        on.service(plan.factory, NAME) as factory,
+    ):
+        for number in (1, 2, 3):
+            await on.bus.publish(task(f"t{number}"))
+            cards = [event.card for event in await on.until(number, SkillPublished)]
+        good, bad, worst = (card.digest for card in cards)
+        on.fleet.cards[good] = lambda text, base: base
+        on.fleet.cards[bad] = lambda text, base: vector("query number 7")
+        on.fleet.cards[worst] = on.fleet.cards[bad]
+        await on.bus.publish(*later_feedback(60))
+        first, second = await on.until(2, SkillRetire)
+        serves = factory._versions.newest("birds")
+
+    assert (first.digest, first.successor) == (bad, worst), "the third version serves on"
+    assert (second.digest, second.successor) == (worst, good)
+    assert serves is not None
+    assert serves.card.digest == good
+
+
 async def test_a_version_worse_than_the_one_before_is_retired(tmp_path: Path) -> None:
     """The later feedback's right answers are found by the base model, and not by version 1."""
     plan = Plan(tmp_path)
@@ -300,20 +343,7 @@ async def test_a_version_worse_than_the_one_before_is_retired(tmp_path: Path) ->
         await on.bus.publish(task("t1"))
         (published,) = await on.until(1, SkillPublished)
         on.fleet.cards[published.card.digest] = lambda text, base: vector("query number 7")
-        later = []
-        for number in range(60):
-            event = feedback(number)
-            data = FeedbackJudged(
-                feedback_id=f"later{number}",
-                query=f"right answer to question {number}",
-                relevant=(f"right answer {number}",),
-                irrelevant=(f"query number {number}",),
-                domain="birds",
-                served=(),
-                rouge_score=1.0,
-                entropy_delta=0.0,
-            )
-            later.append(Event(data=data, source=event.source, id=f"later{number}"))
+        later = later_feedback(60)
         await on.bus.publish(*later[:49])
         await until(lambda: factory._feedback.count_since("birds", 0.0) == 49)
         assert await on.said(SkillRetire) == []
