@@ -6,12 +6,14 @@ import asyncio
 import time
 from typing import NamedTuple
 
+import structlog
+
 from schemas import TrainingRequested
 from services.factory.schedule import body_due
 from services.factory.tasks import Owed, Phase, TaskStore
 from services.runtime.settings import FactorySettings
 
-__all__ = ["PATIENCE", "POSTPONED", "SURPASSED", "Lanes", "Next"]
+__all__ = ["LONGEST", "PATIENCE", "POSTPONED", "SURPASSED", "Lanes", "Next"]
 
 POSTPONED = 20.0
 """Seconds within which a task with more rows takes the place of the one whose head is in training.
@@ -26,6 +28,12 @@ ever."""
 PATIENCE = 2.0
 """Heads wait for a body of their skill for so many times its time budget: it is a plan, and on a
 busy machine it takes longer."""
+
+
+LONGEST = 4.0
+"""The same for a skill whose body was outrun so: what takes its child longer is ended anyway."""
+
+_log = structlog.get_logger(service="factory")
 
 
 class Next(NamedTuple):
@@ -48,6 +56,8 @@ class Lanes:
         """When a skill's head was first begun that is not trained to its end yet, monotonic."""
         self._bodies: dict[str, float] = {}
         """When each body, by its key, was first begun; seconds since the epoch."""
+        self._outrun: set[str] = set()
+        """Skills whose last body took longer than heads waited for it."""
         self._stopped = False
 
     def enter(self, owed: Owed, work: asyncio.Task[None]) -> None:
@@ -66,6 +76,8 @@ class Lanes:
         del self._lanes[owed.phase]
         if owed.phase == "head":
             self._heads.pop(owed.task.skill, None)
+        elif not self._is_late(owed):
+            self._outrun.discard(owed.task.skill)
         return True
 
     @property
@@ -106,7 +118,20 @@ class Lanes:
             if lane is not None and lane[0].key == body.key:
                 del self._lanes["body"]
                 lane[1].cancel()
+                if self._is_late(body):
+                    self._outrun.add(body.task.skill)
+                    _log.warning(
+                        "a body took far longer than factory.body_time_budget and was given up; "
+                        "heads wait longer for the next one",
+                        skill=body.task.skill,
+                        budget=self._settings.body_time_budget,
+                    )
             self._tasks.supersede(body)
+
+    def _is_late(self, body: Owed) -> bool:
+        """It is in training for longer than heads would have waited."""
+        taken = time.time() - self._bodies.get(body.key, time.time())
+        return taken >= PATIENCE * self._settings.body_time_budget
 
     # -- who is next
 
@@ -139,7 +164,8 @@ class Lanes:
         """Heads, by their task's number, that wait for an older body, and till when they do."""
         ends: dict[int, float] = {}
         for body in firm:
-            limit = PATIENCE * self._settings.body_time_budget
+            patience = LONGEST if body.task.skill in self._outrun else PATIENCE
+            limit = patience * self._settings.body_time_budget
             end = self._bodies.get(body.key, now) + limit
             for owed in waiting:
                 mine = owed.phase == "head" and owed.task.skill == body.task.skill

@@ -32,8 +32,9 @@ def body_due(settings: FactorySettings, since: float, arrived: float) -> Due | N
     a body trains makes its verdict worthless. Hence, until `last`, the body gives way: it trains
     where nothing else waits, and is given up for a newer head that passes the gate; from `last` on
     it is the heads of its skill that wait, for one verdict, and no longer than twice the body's
-    time budget. With `quiet`, feedback that comes shows that it is not quiet yet, and the body can
-    wait till `quiet_limit`. At `cron`'s hour, and `at_once`, it is the body's turn.
+    time budget, or four times where the last one of the skill was given up after twice of it. With
+    `quiet`, feedback that comes shows that it is not quiet yet, and the body can wait till
+    `quiet_limit`. At `cron`'s hour, and `at_once`, it is the body's turn.
     """
     if settings.body_schedule == "off":
         return None

@@ -1,15 +1,17 @@
 """When bodies are due: bounded waits, and what is handed on from task to task and run to run."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.factory import tasks
-from services.factory.lanes import PATIENCE, Lanes
+from services.factory.lanes import LONGEST, PATIENCE, Lanes
 from services.factory.schedule import body_due
 from services.factory.tasks import Owed, Phase, TaskStore
 from services.runtime.cron import next_time
@@ -196,3 +198,44 @@ def test_before_its_turn_a_body_keeps_no_head_waiting(
 
     assert name(turn, "head", DAY + 400) == "t2"
     assert name(turn, "body", DAY + 400) is None
+
+
+async def test_where_a_body_was_outrun_heads_wait_longer_for_the_next_one(
+    lanes: Callable[[FactorySettings], tuple[TaskStore, Lanes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no body would ever be judged where all take longer than planned."""
+    clock = SimpleNamespace(now=DAY)
+    moment = SimpleNamespace(time=lambda: clock.now, monotonic=lambda: clock.now)
+    monkeypatch.setattr("services.factory.lanes.time", moment)
+    ledger, turn = lanes(FactorySettings(body_schedule="at_once", body_time_budget=100.0))
+
+    async def trained(name: str, takes: float) -> float:
+        """A body's turn comes, and at once a newer task; how long that one's head waits."""
+        learn(ledger, name, clock.now)
+        body = next(owed for owed in ledger.owed() if owed.phase == "body")
+        done = asyncio.Event()
+
+        async def train() -> None:
+            await done.wait()
+            turn.leave(body)
+
+        work = asyncio.create_task(train())
+        turn.enter(body, work)
+        ledger.admit(task(f"{name}-newer"), clock.now, turn.running)
+        look = turn.next("head", clock.now).look
+        assert look is not None
+        waits, clock.now = look - clock.now, clock.now + takes
+        head = next(owed for owed in ledger.owed() if owed.phase == "head")
+        if takes < waits:
+            end(ledger, body)
+            done.set()
+            end(ledger, head)
+        else:
+            end(ledger, head)
+            turn.outdate(head)
+        await asyncio.gather(work, return_exceptions=True)
+        return waits
+
+    waited = [await trained(f"t{n}", takes) for n, takes in enumerate((250.0, 250.0, 150.0, 150.0))]
+
+    assert waited == [it * 100.0 for it in (PATIENCE, LONGEST, LONGEST, PATIENCE)]
