@@ -3,8 +3,8 @@
 A metric `beside.NAME` stands for each skill that was there when the card's routing was fitted: its
 value is the share of that skill's prototypes that the card alone would take. A metric
 `stacks.DIGITS` (the first 12 of the other card's digest) is the lower end of the interval of the
-gain in MRR@10 from stacking that card upon this one, on held-out feedback between the two; only
-where it is above 0 is there evidence.
+gain in MRR@10 from stacking that card upon this one, on held-out feedback between the two, and at
+most 0 where the gain may be luck; only where it is above 0 is there evidence.
 """
 
 from __future__ import annotations

@@ -64,8 +64,9 @@ def stacking_metrics(
 
     `folds`: the new heads, each fitted without its fold (None: no change). Judged by the gate's
     bootstrap on the held-out feedback that would come to the new card, whose scores for both skills
-    lie close together and pass both; the more neighbours there are, the surer it must be. Those
-    with bodies, and those with too few queries between, have no evidence.
+    lie close together and pass both; the more neighbours there are, the surer it must be. At most 0
+    where chance alone may have done it. Those with bodies, and those with too few queries between,
+    have no evidence.
     """
     if routing.prototypes is None or routing.threshold is None:
         return {}
@@ -89,7 +90,9 @@ def stacking_metrics(
         )
         sure = 1.0 - (1.0 - CONFIDENCE) / len(between)
         verdict = judge(alone, stacked, part.groups, seed=seed, confidence=sure)
-        found[stacks_key(card.digest or "")] = verdict.low
+        found[stacks_key(card.digest or "")] = (
+            verdict.low if verdict.accepted else min(verdict.low, 0.0)
+        )
     return found
 
 

@@ -11,7 +11,8 @@ from lora.adapter import Adapter
 from lora.boundary import BOUNDARY, Boundary
 from lora.card import BaseModel, LoRACard
 from lora.neighbours import beside_key, stacking, stacks_key
-from lora.training.calibration import Routing, fit_routing
+from lora.training.calibration import Routing, fit_routing, routing_scores
+from lora.training.gate import Arena, unit
 from lora.training.stacking import beside_metrics, neighbour_of, neighbours_of, stacking_metrics
 from tests.lora.training.synthetic import DIM, away, world
 
@@ -65,6 +66,26 @@ def test_a_neighbour_that_helps_has_evidence_and_one_that_harms_has_none() -> No
         found = stacking_metrics(data, routing, {}, [card])
         assert set(found) == {stacks_key("sha256:" + "ab" * 32)}
         assert (stacking(found) == {"ab" * 6}) is good
+
+
+def test_a_few_that_gain_are_no_evidence_where_many_neighbours_are_tried() -> None:
+    """Nine of nine are better once in 512 times by luck: too often with thirty to choose from."""
+    data, routing = fitted()
+    cards = [
+        neighbour(routing, turn() - np.eye(DIM), digest=f"sha256:{number:012x}{0:052x}")
+        for number in range(30)
+    ]
+    arena = Arena(data)
+    base = data.query_vectors[arena.rows]
+    gains = arena.ranks(base) > arena.ranks(base @ turn())
+    apart = routing_scores(base, routing.prototypes) - neighbour_of(cards[0]).claims(unit(base))
+    few = np.zeros(len(base), bool)
+    few[np.flatnonzero(gains & routing.kept & (apart >= 0))[:9]] = True
+    routing = replace(routing, kept=few)
+    assert stacking(stacking_metrics(data, routing, {}, cards[:1])) == {f"{0:012x}"}
+    found = stacking_metrics(data, routing, {}, cards)
+    assert len(found) == 30
+    assert stacking(found) == frozenset()
 
 
 def test_nothing_is_said_where_nothing_lies_between_or_where_it_is_named_only() -> None:
