@@ -278,6 +278,14 @@ class LoRARouter:
         ]
 
     def _decided(self, scores: FloatArray, hits: Sequence[Match], top_k: int) -> Decision:
+        decision = self._judged(scores, hits, top_k)
+        here = [hit for hit in hits if not hit.virtual]
+        if decision.reason == "ambiguous" and hits[0].virtual and here:
+            # What a peer only offers is a claim: it keeps no skill that is here from answering.
+            return self._judged(scores, here, top_k)
+        return decision
+
+    def _judged(self, scores: FloatArray, hits: Sequence[Match], top_k: int) -> Decision:
         if not hits:
             return Decision(reason="below_threshold")
         first = hits[0]
