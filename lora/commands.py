@@ -226,7 +226,7 @@ def main(words: Iterable[str] | None = None) -> None:
     except MemoryError:
         code = _tell("cannot go on: out of memory", FAILED)
     except KeyboardInterrupt:
-        code = _tell("interrupted; nothing was written", INTERRUPTED)
+        code = _tell("interrupted", INTERRUPTED)
     sys.exit(code or DONE)
 
 
