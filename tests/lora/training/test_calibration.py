@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -139,14 +141,31 @@ def test_bad_input_is_refused() -> None:
 
 
 def test_the_background_is_large_and_varied() -> None:
-    """At least 1,200 questions, no two alike, of no one shape."""
-    questions = background_questions()
-    assert len(questions) >= 1200
-    assert len({question.casefold() for question in questions}) == len(questions)
-    openings = {" ".join(question.casefold().split()[:3]) for question in questions}
-    assert len(openings) > 250
-    assert all(8 < len(question) < 120 and question == question.strip() for question in questions)
+    """At least 3,200 inputs, no two alike, of many openings and lengths."""
+    inputs = background_questions()
+    assert len(inputs) >= 3200
+    assert len({" ".join(re.findall(r"\w+", text.casefold())) for text in inputs}) == len(inputs)
+    openings = {" ".join(text.casefold().split()[:3]) for text in inputs}
+    assert len(openings) > 2000
+    assert all(text.isascii() and 1 < len(text) < 160 and text == text.strip() for text in inputs)
+    words = np.array([len(text.split()) for text in inputs])
+    assert (words <= 3).mean() > 0.1
+    assert (words >= 12).mean() > 0.08
     assert background_digest().startswith("sha256:")
+
+
+def test_the_background_is_not_of_questions_only() -> None:
+    """At least two in five neither open as a question does nor end in a question mark."""
+    asking = re.compile(
+        r"(at what|how|what|which|who|whom|whose|when|where|why|am|are|is|was|were|do|does|did|can|"
+        r"could|shall|should|will|would|may|must|has|have|had)\b",
+        re.IGNORECASE,
+    )
+    inputs = background_questions()
+    others = [text for text in inputs if not text.endswith("?") and not asking.match(text)]
+    assert len(others) >= 0.4 * len(inputs)
+    complaints = [text for text in others if re.search(r"\b(I|my|we|our)\b", text, re.IGNORECASE)]
+    assert len(complaints) >= 250
 
 
 def test_allowed_negatives_leave_no_doubt() -> None:
