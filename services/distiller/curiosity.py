@@ -9,7 +9,7 @@ import numpy as np
 from lora.training.gate import unit
 from services.distiller.experience import Experience
 from services.distiller.skill_distiller import Vectors
-from services.distiller.spaces import nearest
+from services.distiller.spaces import BLOCK, nearest
 from services.distiller.taught import Open
 from services.distiller.teacher import Asked, Material
 
@@ -55,7 +55,10 @@ def _nearest(queries: Sequence[str], passages: Sequence[str], vectors: Vectors) 
     """Passages near to each query in the base space, the nearest first."""
     if not queries or not passages:
         return [[] for _ in queries]
-    asked = unit(np.stack([vectors.queries[text] for text in queries]))
     everything = unit(np.stack([vectors.passages[text] for text in passages]))
-    order = nearest(asked @ everything.T, 2 * NEAR)  # some of them are judged already
-    return [[passages[column] for column in row] for row in order.tolist()]
+    found: list[list[str]] = []
+    for start in range(0, len(queries), BLOCK):
+        part = np.stack([vectors.queries[text] for text in queries[start : start + BLOCK]])
+        order = nearest(unit(part) @ everything.T, 2 * NEAR)  # some of them are judged already
+        found += [[passages[column] for column in row] for row in order.tolist()]
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class TaughtStore:
 
     def _keep_pair(self, domain: str, teacher: str, pair: Pair) -> None:
         texts = (pair.query, pair.passage, pair.origin or "")
-        if not all(map(_is_text, texts)):
+        if not all(map(_is_text, texts)) or math.isnan(pair.value):  # SQLite keeps neither
             return
         name = key_of("\n".join((domain, teacher, pair.kind, *(key_of(t).hex() for t in texts))))
         self._store.execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -14,6 +15,7 @@ __all__ = [
     "content",
     "garbage",
     "hang",
+    "no_unicode",
     "only",
     "refusal",
     "slow",
@@ -33,7 +35,8 @@ def status(code: int, message: str = "no", *, error: str | None = None, **header
     async def fault(request: Request, honest: Honest) -> Response:
         body = {"error": {"message": message, "type": "error", "param": None, "code": error}}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return JSONResponse(body, code, named)
+        # In ASCII, so that the message may hold what has no place in UTF-8.
+        return Response(json.dumps(body), code, named, "application/json")
 
     return fault
 
@@ -82,6 +85,12 @@ def content(text: str | None, *, finish: str = "stop", refused: str | None = Non
 refusal = content(None, refused="I cannot help with that.")
 truncated = content('{"items": [{"id": 0, "te', finish="length")
 wrong_schema = content(msgspec.json.encode({"items": [{"id": "zero", "texts": 3}]}).decode())
+
+
+async def no_unicode(request: Request, honest: Honest) -> Response:
+    """Bytes that are no UTF-8, as a model cut off in mid-character may write them."""
+    body = b'{"choices": [{"message": {"content": "caf\xe9"}}]}'
+    return Response(body, media_type="application/json")
 
 
 async def garbage(request: Request, honest: Honest) -> Response:

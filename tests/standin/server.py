@@ -74,6 +74,8 @@ class Standin:
     """The only key that is let in; None: any, or none."""
     models: Sequence[str] = ("teacher", "embedder")
     offers_batches: bool = True
+    takes_batches: bool = True
+    """False: it refuses to make any."""
     always: Fault | None = None
     """What every request meets once the script is done."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -243,6 +245,8 @@ class Standin:
 
     async def _create_batch(self, request: Request) -> Response:
         self.counts[request.url.path] += 1
+        if not self.takes_batches:
+            return _error(400, "this account may not make batches")
         body = await request.json()
         batch = Batch(
             f"batch-{len(self.batches)}", body["input_file_id"], body.get("metadata") or {}

@@ -193,6 +193,11 @@ class Batches:
         except NotOfferedError:
             self._end(self._row(digest), Cost())
             raise
+        except PartError as error:
+            self._log.warning("batch not taken: asking directly", why=str(error))
+            self._give_up(digest)
+            self._end(self._row(digest), Cost())
+            return
         self._store.execute("UPDATE batches SET id = ? WHERE digest = ?", (made, digest))
         self._log.info("batch sent", batch=made, requests=count)
 

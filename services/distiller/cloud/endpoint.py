@@ -262,7 +262,7 @@ class _Failed(Exception):
 def _read(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
+    except ValueError as error:  # msgspec's errors are such, too
         raise MalformedError(f"the server does not speak the API: {error}") from None
 
 

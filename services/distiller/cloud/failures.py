@@ -95,6 +95,7 @@ def _quote(error: openai.APIStatusError, secret: Secret) -> str:
     body = error.body
     said = body.get("message") if isinstance(body, Mapping) else None
     text = " ".join(secret.hide(str(said or error.message)).split())
+    text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair cannot be kept
     return text if len(text) <= QUOTED else text[: QUOTED - 1] + "…"
 
 

@@ -136,6 +136,22 @@ async def test_a_batch_that_the_server_forgot_is_asked_directly(tmp_path: Path) 
     assert server.counts["/v1/chat/completions"] == 4
 
 
+async def test_what_the_server_takes_into_no_batch_is_asked_directly(tmp_path: Path) -> None:
+    """And what is in a batch already is waited for all the same."""
+    with serving() as server:
+        await teach(server, tmp_path)
+        server.takes_batches = False
+        async with teaching(server, tmp_path, batch_api=True) as teacher:
+            other = await teacher.teach(many(1))
+            reserved = teacher.budget.spent()
+        waiting = await teach(server, tmp_path)
+
+    assert other.reason is None or "asking the teacher failed" not in other.reason
+    assert server.counts["/v1/chat/completions"] > 0
+    assert waiting.reason == "a batch of 4 requests is under way"
+    assert reserved.requests == 4 + server.counts["/v1/chat/completions"]
+
+
 async def test_a_server_without_it_is_asked_directly(tmp_path: Path) -> None:
     with serving(echo, offers_batches=False) as server:
         async with teaching(server, tmp_path, batch_api=True) as teacher:

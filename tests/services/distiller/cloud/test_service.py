@@ -1,5 +1,6 @@
 """The distiller's process with a teacher behind HTTP: honest, down, awaited, too dear."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,36 @@ async def test_what_was_asked_once_is_not_asked_again(tmp_path: Path) -> None:
             await asked(on, range(8, 24), "b2")
 
     shown = [
-        item.get("passage") or (document["task"], item["query"])
+        (document["task"], *document.get("examples", ()), item.get("passage") or item["query"])
         for document in server.documents
         for item in document["items"]
     ]
     assert len(set(shown)) == len(shown)
+    passages = Counter(what for task, *_, what in shown if task == "questions")
+    assert set(passages.values()) == {2}  # with examples of two folds, half of the questions each
+
+
+async def test_what_is_shown_beside_a_passage_is_of_the_fold_that_its_questions_teach(
+    tmp_path: Path,
+) -> None:
+    """So that no model has learnt from what a teacher made of the queries that judge it."""
+    with kit.serving(HONEST) as server:
+        async with stage(tmp_path, served(server)) as on, on.service(Distiller, "distiller"):
+            (task,) = await asked(on, range(16))
+
+    data = dataset(on, task)
+    fold = dict(zip(data.queries, data.folds.tolist(), strict=True))
+    asking = [one for one in server.documents if one["task"] == "questions"]
+    sights: dict[str, set[int]] = {}
+    for document in asking:
+        (shown,) = {fold[text] for text in document["examples"]}
+        for answer in HONEST(document)["items"]:
+            for text in answer["texts"]:
+                sights.setdefault(text, set()).add(shown)
+    kept = set(sights) & set(data.queries)
+    assert len({fold[document["examples"][0]] for document in asking}) > 1
+    assert kept
+    assert all(fold[text] in sights[text] for text in kept)
 
 
 async def test_while_the_teacher_is_down_feedback_alone_is_learned(tmp_path: Path) -> None:

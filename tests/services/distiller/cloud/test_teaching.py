@@ -202,6 +202,7 @@ async def test_while_a_server_is_slow_the_loop_goes_on(tmp_path: Path) -> None:
         faults.content("Sorry, I have no idea"),
         faults.content('{"items": [{"id": 7, "texts": ["whom?"]}]}'),
         faults.content(""),
+        faults.no_unicode,
     ],
 )
 async def test_what_fails_in_passing_is_asked_again(tmp_path: Path, fault: faults.Fault) -> None:
@@ -308,6 +309,7 @@ async def test_what_was_answered_before_it_broke_off_is_kept(tmp_path: Path) -> 
         (faults.garbage, "does not speak the API"),
         (faults.truncated, "the answer was cut off"),
         (faults.status(400, "odd"), "rejected the request (400): odd"),
+        (faults.status(400, "odd \ud800"), "rejected the request (400): odd ?"),
     ],
 )
 async def test_a_part_that_stays_without_an_answer_is_left_out_and_others_are_kept(
