@@ -219,5 +219,6 @@ class DissonanceMonitor(Service):
 
 def _bytes(delivery: Delivery) -> int:
     data = delivery.event.data
-    texts = data.relevant + data.irrelevant if isinstance(data, FeedbackGiven) else ()
-    return sum(map(len, texts))
+    if isinstance(data, FeedbackGiven):
+        return sum(map(len, data.relevant + data.irrelevant))
+    return len(data.output) + len(data.reference)
