@@ -16,6 +16,7 @@ import numpy as np
 
 from lora import layout
 from lora.adapter import HEAD, MAX_ALPHA, MAX_RANK, Adapter, FloatArray
+from lora.boundary import Boundary
 from lora.errors import CardInvalidError, CardNotFiniteError, CardSchemaError
 
 __all__ = [
@@ -161,6 +162,7 @@ class LoRACard:
         self._check_modules()
         if self.prototypes is not None:
             put(self, "prototypes", self._checked_prototypes(self.prototypes))
+        Boundary.of(self.extra, self.dim)  # one that cannot be read is refused here
 
     @property
     def head(self) -> Adapter | None:

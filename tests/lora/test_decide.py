@@ -118,6 +118,8 @@ def test_a_boundary_comes_back_as_it_was_written() -> None:
 def test_a_boundary_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(CardInvalidError, match="boundary"):
         Boundary.from_text(text, 2)
+    with pytest.raises(CardInvalidError, match="boundary"):
+        card("one", 0, extra={BOUNDARY: text})
 
 
 angles = st.integers(-180, 180)
