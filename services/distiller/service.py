@@ -56,8 +56,8 @@ RETRY = 2.0
 MAX_FAILURES = 3
 """So often an order is tried that fails for a reason that does not pass."""
 
-MAX_DEATHS = 5
-"""So often a dataset is begun at whose making the process dies: what ends it may be anything."""
+MAX_DEATHS = 3
+"""So often a dataset is begun at whose making the process dies: fewer times than end the fleet."""
 
 LOOKED_UP = 2048
 """Vectors read from the store at a time: between two such stretches others have their turn."""

@@ -26,7 +26,12 @@ from services.distiller.service import MAX_DEATHS, Distiller
 from services.distiller.skill_distiller import Distilled, SkillDistiller
 from services.distiller.taught import TaughtStore
 from services.distiller.teacher import TEACHERS, Contribution, Material, Pair
-from services.runtime.settings import DistillerSettings, Settings, TeacherSettings
+from services.runtime.settings import (
+    DistillerSettings,
+    FleetSettings,
+    Settings,
+    TeacherSettings,
+)
 from services.runtime.store import open_store
 from tests.services.distiller.material import batch, dataset, judged, query
 from tests.services.factory.fakes import Stage, stage, until
@@ -373,7 +378,8 @@ async def test_a_dataset_that_kills_the_process_each_time_is_given_up(tmp_path: 
             await on.bus.publish(batch("later", range(8, 16)))
             (task,) = await on.until(1, TrainingRequested)
 
-    assert refused.reason == "its dataset could not be made: the process died at it 5 times"
+    assert refused.reason == "its dataset could not be made: the process died at it 3 times"
+    assert MAX_DEATHS < FleetSettings().max_failures
     assert task.batch_ids == ("later",)
 
 
