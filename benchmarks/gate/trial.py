@@ -151,7 +151,7 @@ class _Seed:
                 description_vector=self.material.description,
                 negatives=self.material.background,
                 anchors=self.anchors() if condition.anchors else None,
-                attempts=look + (champion is not None),
+                attempts=look,  # counted since the present version was published
                 seed=self.settings.seed,
                 time_budget_s=self.settings.head_time_budget,
                 settings={"temperature": self.settings.temperature},

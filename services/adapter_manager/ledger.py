@@ -191,5 +191,5 @@ class Ledger:
 
 
 def _slim(card: SkillCard) -> SkillCard:
-    """Without prototypes, most of its bytes: nothing is routed to a card out of service."""
-    return msgspec.structs.replace(card, prototypes="")
+    """Without prototypes and boundary, most of its bytes: it is out of service, not routed to."""
+    return msgspec.structs.replace(card, prototypes="", boundary="")

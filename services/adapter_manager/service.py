@@ -307,7 +307,7 @@ class AdapterManagerService(Service):
             await self.bus.publish(msgspec.structs.replace(listed, correlation_id=event.id))
 
     def listed(self) -> list[ListedCard]:
-        """The cards with their state, those that serve first; only they carry prototypes.
+        """The cards with their state, those that serve first; only they say what to route.
 
         Of those out of service the newest.
         """
@@ -319,7 +319,7 @@ class AdapterManagerService(Service):
             fields = msgspec.structs.asdict(record.card)
             state = self._state(record)
             if state not in SERVING:
-                fields["prototypes"] = ""
+                fields |= {"prototypes": "", "boundary": ""}
             listed.append(ListedCard(**fields, state=state))
         return sorted(listed, key=lambda card: order.get(card.state, 3))
 

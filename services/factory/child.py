@@ -196,10 +196,10 @@ def _champion(folder: Path, job: Job) -> Champion | None:
 
 def _code() -> str:
     """Which code trains: what another release has begun is not gone on with."""
-    import lora.training
+    import lora
 
     digest = hashlib.sha256()
-    for file in sorted(Path(lora.training.__file__).parent.glob("*.py")):
+    for file in sorted(Path(lora.__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -21,6 +21,7 @@ def card(name: str = "law", version: int = 1, number: int | None = None) -> Skil
         applies_to=("query",),
         description="legal",
         prototypes="AAAAAA==",
+        boundary="AAAAAAAA",
         threshold=0.5,
         metrics={"gain": 0.1},
         created="2026-01-01T00:00:00Z",
@@ -113,11 +114,11 @@ def test_what_was_rejected_long_ago_is_forgotten_and_what_was_retired_never(
     ledger.close()
 
 
-def test_cards_out_of_service_keep_no_prototypes(tmp_path: Path) -> None:
+def test_cards_out_of_service_keep_nothing_that_routes(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "cards.sqlite")
     ledger.put(card(version=1), "installed")
     ledger.retire(card(version=1).digest, "law", 1, reason="old", cause="x")
     ledger.put(card("tax", number=2), "rejected", reason="broken", cause="y")
-    kept = [record.card.prototypes for record in ledger.gone() if record.card is not None]
-    assert kept == ["", ""]
+    kept = [(it.card.prototypes, it.card.boundary) for it in ledger.gone() if it.card is not None]
+    assert kept == [("", ""), ("", "")]
     ledger.close()
