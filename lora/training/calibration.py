@@ -91,12 +91,13 @@ class Routing:
     """Least cosine to a prototype that routes; None: named use only."""
     boundary: Boundary | None
     """Where the queries must lie besides; None: the cosine decides alone."""
-    routed: float
+    routed: float | None
     """Share of the skill's own queries that the cut lets through, each scored by prototypes and
-    normal fitted without its fold; 0 to 1."""
-    false_routed: float
-    """Share of the other half of the negatives routed, 0 to 1."""
-    false_by_cosine: float
+    normal fitted without its fold, 0 to 1; None where there were too few queries or negatives to
+    measure anything."""
+    false_routed: float | None
+    """Share of the other half of the negatives routed, 0 to 1; None as above."""
+    false_by_cosine: float | None
     """The same by a router that knows no boundary and no neighbour."""
     kept: npt.NDArray[np.bool_]
     """(k,) which of the own queries are routed, out of fold; all where the use is named only."""
@@ -188,11 +189,11 @@ def fit_routing(
     everyone = np.ones(len(own), bool)
     if fitter.prototypes(everyone, 1) is None:
         few = f"fewer than {MIN_BEHIND} query groups"
-        return Routing(None, None, None, 0.0, 0.0, 0.0, everyone, few)
+        return Routing(None, None, None, None, None, None, everyone, few)
     if len(others) < MIN_NEGATIVES:
         reason = f"{len(others)} negatives are fewer than the {MIN_NEGATIVES} needed to be sure"
         prototypes = fitter.prototypes(everyone, MOST_PROTOTYPES)
-        return Routing(prototypes, None, None, 0.0, 0.0, 0.0, everyone, reason)
+        return Routing(prototypes, None, None, None, None, None, everyone, reason)
     for strictness in STRICTNESS:
         prototypes, cut, kept = replace(fitter, strictness=strictness).best()
         through = routing_scores(checked, prototypes) >= cut.threshold

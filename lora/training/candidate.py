@@ -201,11 +201,10 @@ def judge_candidate(
         "recall_after": verdict.recall_after,
         "named_after": mrr(named),
         "named_recall_after": recall(named),
-        "routed": routing.routed,
-        "false_routed": routing.false_routed,
-        "false_by_cosine": routing.false_by_cosine,
         "negatives": len(request.negatives),
     }
+    rates = ("routed", "false_routed", "false_by_cosine")
+    metrics |= {name: rate for name in rates if (rate := getattr(routing, name)) is not None}
     metrics |= beside_metrics(routing, _neighbours(request))
     accepted, reason = verdict.accepted, verdict.reason
     if request.anchors is not None:

@@ -27,6 +27,7 @@ def test_own_queries_are_routed_and_others_are_not() -> None:
     assert own > 0.8
     assert own == pytest.approx(routing.routed, abs=0.1)
     assert others.mean() <= 0.015
+    assert routing.false_routed is not None
     assert routing.false_routed <= 0.01
     assert routing.reason == ""
 
@@ -71,6 +72,7 @@ def test_negatives_beyond_the_fitted_half_can_only_make_it_stricter() -> None:
     assert plain.threshold is not None
     assert spoilt.threshold is None
     assert "other questions" in spoilt.reason
+    assert spoilt.false_routed is not None
     assert spoilt.false_routed > 0.01
 
 
@@ -79,6 +81,7 @@ def test_too_few_negatives_give_no_threshold() -> None:
     routing = fit_routing(data.query_vectors, data.groups, data.folds, away(299))
     assert routing.threshold is None
     assert "299" in routing.reason
+    assert routing.routed is routing.false_routed is routing.false_by_cosine is None
     assert routing.prototypes is not None
 
 
@@ -191,6 +194,7 @@ def test_a_boundary_tells_apart_what_the_cosine_cannot() -> None:
     negatives = np.concatenate([away(600), near])
     routing = fit_routing(own, np.arange(300), np.arange(300) % 5, negatives)
     assert routing.threshold is not None
+    assert routing.false_routed is not None
     assert routing.false_routed <= 0.01
     later, others = drawn(300, 1.0), drawn(2000, -1.0)
 

@@ -204,6 +204,7 @@ def test_few_negatives_mean_named_use_only() -> None:
     assert made.card is not None
     assert made.card.threshold is None
     assert "named use only" in made.reason
+    assert not {"routed", "false_routed", "false_by_cosine"} & set(made.card.metrics)
 
 
 def test_no_real_feedback_is_nothing_to_learn() -> None:
