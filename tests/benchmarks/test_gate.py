@@ -268,13 +268,16 @@ def test_more_feedback_than_there_is_is_one_sentence(
 # The command
 
 
-def test_the_command_judges_in_processes_of_their_own(tmp_path: Path) -> None:
+def test_the_command_judges_in_processes_of_their_own(tmp_path: Path, tiny_folder: Path) -> None:
     names = ["lost_card", "exchange_rate"]
-    lines = [f"case {n} of {names[n % 2]},{names[n % 2]}" for n in range(300)]
+    # The tiny model knows letters alone: texts of few different ones lie apart.
+    letters = [chr(97 + n % 26) * 3 + chr(97 + n // 26) * 9 for n in range(300)]
+    lines = [f"{text},{names[n % 2]}" for n, text in enumerate(letters)]
     (tmp_path / "train.csv").write_text("\n".join(["text,category", *lines]), "utf-8")
     (tmp_path / "test.csv").write_text("text,category\nlost it,lost_card\n", "utf-8")
     (tmp_path / "categories.json").write_text(json.dumps(names), "utf-8")
     words = ["--data", str(tmp_path), "--seeds", "2", "--feedback", "16", "--conditions", "clean"]
+    words += ["--model", str(tiny_folder)]  # there is a long background to embed
 
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gate", *words, "--json"],
