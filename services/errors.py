@@ -10,6 +10,7 @@ ServiceError
     ├── PreflightError
     │   └── FleetRunningError
     └── GaveUpError
+        └── RefusedError
 """
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "GaveUpError",
     "NotLearningError",
     "PreflightError",
+    "RefusedError",
     "ServiceError",
     "SettingsError",
 ]
@@ -73,3 +75,7 @@ class GaveUpError(FleetError):
     def __init__(self, message: str, last_lines: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.last_lines = last_lines  # of the log of the process, oldest first
+
+
+class RefusedError(GaveUpError):
+    """A process refused its settings before it was ever ready; the text ends with its own words."""

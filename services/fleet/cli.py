@@ -14,7 +14,13 @@ from typing import Annotated, Literal
 import msgspec
 from cyclopts import App, CycloptsError, Parameter
 
-from services.errors import FleetError, GaveUpError, PreflightError, SettingsError
+from services.errors import (
+    FleetError,
+    GaveUpError,
+    PreflightError,
+    RefusedError,
+    SettingsError,
+)
 from services.fleet.beats import Listen
 from services.fleet.output import Output, in_words
 from services.fleet.plan import Part, plan
@@ -214,7 +220,7 @@ def main(words: Iterable[str] | None = None) -> None:
     except GaveUpError as error:
         for line in error.last_lines:
             print(f"  | {in_words(line)[1]}", file=sys.stderr)
-        code = _tell(error, FAILED)
+        code = _tell(error, REFUSED if isinstance(error, RefusedError) else FAILED)
     except FleetError as error:
         code = _tell(error, FAILED)
     sys.exit(code)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal, Protocol
 
-from services.errors import GaveUpError
+from services.errors import GaveUpError, RefusedError
 from services.fleet.beats import Beat
 from services.fleet.child import Child
 from services.fleet.plan import Part
@@ -147,6 +147,9 @@ class Keeper:
         delay = self._failures.record()
         last = tuple(child.last_lines)
         if why.endswith(f"exit code {HOPELESS}"):
+            if last and not self.ready.is_set():
+                words = last[-1].removeprefix(f"{self.part.service}: ")
+                raise RefusedError(f"{self.part.name} refused to start: {words}", last[:-1])
             raise GaveUpError(f"{self.part.name} {why}: starting it again would not help.", last)
         never = not self.ready.is_set() and len(self._failures) >= _FAILURES_BEFORE_READY
         if delay is None or never:

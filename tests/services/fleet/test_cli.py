@@ -110,6 +110,16 @@ def test_a_fleet_that_cannot_start_shows_why(start: Start, short_path: Path) -> 
     assert log.read_text() == "about to crash\n" * 2
 
 
+def test_settings_that_only_a_process_can_refuse_are_refused_all_the_same(start: Start) -> None:
+    process = start("good,refuses", "--json")
+
+    out, err = process.communicate(timeout=30)
+
+    assert process.returncode == 2
+    assert out == ""
+    assert err.splitlines()[-1] == "run_all.py: part-1-1 refused to start: my settings are wrong"
+
+
 def test_every_process_gets_the_settings_in_force(start: Start, short_path: Path) -> None:
     config = short_path / "mine.toml"
     config.write_text("[monitor]\nbatch_size = 9\n[fleet]\nworkers = 2\nlog_format = 'json'\n")

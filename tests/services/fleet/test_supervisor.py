@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from services.errors import GaveUpError
+from services.errors import GaveUpError, RefusedError
 from services.fleet.beats import Beat, StopOrder
 from services.fleet.plan import Part
 from tests.services.fleet.harness import QUICK, DummyFleet, alive, part, running, until
@@ -85,10 +85,11 @@ async def test_what_never_was_ready_is_given_up_soon() -> None:
 
 async def test_a_process_that_refuses_its_settings_is_not_tried_again() -> None:
     fleet = DummyFleet([part("base", "refuses")])
-    with running(fleet) as task, pytest.raises(GaveUpError, match="would not help") as caught:
+    with running(fleet) as task, pytest.raises(RefusedError) as caught:
         await asyncio.wait_for(task, 20)
 
-    assert caught.value.last_lines == ("my settings are wrong",)
+    assert str(caught.value) == "base-1 refused to start: my settings are wrong"
+    assert caught.value.last_lines == ()
     assert fleet.lines == [("base", "my settings are wrong")]
 
 
