@@ -9,11 +9,8 @@ learned from, is counted. Bodies take minutes each and are left out; their gate 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import multiprocessing
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -23,29 +20,34 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.gate.conditions import CONDITIONS, Condition
 from benchmarks.gate.figures import as_json, show, summarised
 from benchmarks.gate.material import embed, split
 from benchmarks.gate.trial import ANCHORS, Trial, one_seed
+from benchmarks.kit.child import THREAD_VARIABLES
+from benchmarks.kit.command import (
+    Benchmark,
+    add_data,
+    add_model,
+    add_output,
+    add_seeds,
+    measured_on,
+    progress_bar,
+    seeds_of,
+)
 from benchmarks.learning.data import DataError, DataSet, read
 from lora.errors import LoRAError
 from lora.training.sweep import GRID
 
-ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+GATE = Benchmark(name="gate", about=__doc__, width=150, wrong=(DataError, LoRAError, OSError))
 
 
 def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder in BANKING77's form")
-    parser.add_argument("--seeds", type=int, default=100, help="draws (%(default)s)")
-    parser.add_argument("--first-seed", type=int, default=1, help="%(default)s")
+    parser = GATE.parser()
+    add_data(parser)
+    add_seeds(parser, 100, "draws")
     parser.add_argument("--feedback", type=int, default=256, help="pieces a batch (%(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="seeds at once (%(default)s)")
     names = ",".join(condition.name for condition in CONDITIONS)
@@ -56,9 +58,8 @@ def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="test",
         help="what is measured: the test file, or, for development, a part of the training file",
     )
-    parser.add_argument("--model", help="model folder or hub id (all-MiniLM-L6-v2)")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--out", type=Path, help="file for the JSON object")
+    add_model(parser)
+    add_output(parser)
     given = parser.parse_args(argv)
     known = {condition.name: condition for condition in CONDITIONS}
     chosen = given.conditions.split(",")
@@ -78,10 +79,13 @@ def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
             f"two batches of {given.feedback} pieces and {ANCHORS} anchors are more than the "
             f"{len(data.train)} training queries"
         )
-    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    seeds = seeds_of(given)
     began = time.monotonic()
     found: list[Trial] = []
-    with tempfile.TemporaryDirectory(prefix="consonance-gate-") as place, _bar(console) as bar:
+    with (
+        tempfile.TemporaryDirectory(prefix="consonance-gate-") as place,
+        progress_bar(console) as bar,
+    ):
         job = bar.add_task("embedding everything once", total=None)
         folder = Path(place)
         embed(data, given.model, given.jobs).write(folder)
@@ -97,7 +101,7 @@ def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
         for each in given.chosen
     ]
     show(console, summaries, len(data.test), given.feedback)
-    return as_json(summaries, found, _about(given, data, time.monotonic() - began))
+    return as_json(summaries, found, _about(given, data, began))
 
 
 def _all_trials(
@@ -106,7 +110,7 @@ def _all_trials(
     """The trials of each seed, as they are done."""
     # Each process trains on one thread, as the factory's child does; NumPy's BLAS reads these
     # once, at its import.
-    for name in ONE_THREAD:
+    for name in THREAD_VARIABLES:
         os.environ[name] = "1"
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(seeds)), mp_context=fresh) as pool:
@@ -119,18 +123,6 @@ def _all_trials(
             raise
 
 
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
 def _line(some: Sequence[Trial]) -> str:
     published = [trial.condition for trial in some if trial.published]
     worse = [trial.condition for trial in some if trial.published and trial.worse]
@@ -138,7 +130,7 @@ def _line(some: Sequence[Trial]) -> str:
     return f"{told}; worse than served: {', '.join(worse)}" if worse else told
 
 
-def _about(given: argparse.Namespace, data: DataSet, seconds: float) -> dict[str, Any]:
+def _about(given: argparse.Namespace, data: DataSet, began: float) -> dict[str, Any]:
     return {
         "data": given.data.name,
         "held_out": given.held_out,
@@ -148,31 +140,19 @@ def _about(given: argparse.Namespace, data: DataSet, seconds: float) -> dict[str
         "seeds": given.seeds,
         "first_seed": given.first_seed,
         "depth": "head",
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "seconds": seconds,
+        **measured_on(began),
     }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 every promise held, 1 one did not, 2 for a wrong folder, 130 interrupted."""
     given = options_of(argv)
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    try:
-        found = measure(given, console)
-    except KeyboardInterrupt:
-        return 130
-    except (DataError, LoRAError, OSError) as error:
-        print(f"benchmarks.gate: {error}", file=sys.stderr)
-        return 2
-    if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if given.json:
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(found), flush=True)
-    return int(any(row["holds"] is False for row in found["conditions"]))
+    return GATE.perform(
+        given,
+        measure,
+        out=given.out,
+        missed=lambda found: any(row["holds"] is False for row in found["conditions"]),
+    )
 
 
 if __name__ == "__main__":

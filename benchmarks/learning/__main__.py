@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.learning.command import SETTINGS, Benchmark, main
+from benchmarks.learning.command import SETTINGS, LearningBenchmark, main
 
-LEARNING = Benchmark("learning", __doc__, "64,256,1024", SETTINGS)
+LEARNING = LearningBenchmark(name="learning", about=__doc__, sizes="64,256,1024", settings=SETTINGS)
 
 if __name__ == "__main__":
     sys.exit(main(LEARNING))

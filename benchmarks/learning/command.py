@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import json
-import os
-import platform
-import signal
-import sys
 import time
 import tomllib
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,13 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.kit.command import (
+    Benchmark,
+    add_data,
+    add_model,
+    add_output,
+    add_seeds,
+    measured_on,
+    progress_bar,
+    seeds_of,
+    sizes_of,
+    until_stopped,
+)
 from benchmarks.learning.data import DataError, DataSet, read
 from benchmarks.learning.run import Plan, Run, Say, one_run
 from benchmarks.learning.table import as_json, show
 
-__all__ = ["SETTINGS", "Benchmark", "main"]
+__all__ = ["SETTINGS", "LearningBenchmark", "main"]
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "monitor": {"batch_max_age": 5.0},
@@ -35,13 +39,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 Runner = Callable[[DataSet, Plan, int, int, Say], Awaitable[Run]]
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """What makes one benchmark differ from another."""
+@dataclass(frozen=True, kw_only=True)
+class LearningBenchmark(Benchmark):
+    """What makes one benchmark of learning fleets differ from another."""
 
-    name: str
-    """`learning`, as in `python -m benchmarks.learning`."""
-    about: str
+    wrong: tuple[type[Exception], ...] = (DataError, OSError, tomllib.TOMLDecodeError)
     sizes: str
     """Pieces of feedback, with commas."""
     settings: dict[str, dict[str, Any]]
@@ -49,36 +51,31 @@ class Benchmark:
     """One size and seed."""
 
 
-def options_of(benchmark: Benchmark, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def options_of(
+    benchmark: LearningBenchmark, argv: Sequence[str] | None = None
+) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{benchmark.name}",
-        description=benchmark.about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder in BANKING77's form")
+    parser = benchmark.parser()
+    add_data(parser)
     parser.add_argument("--feedback", default=benchmark.sizes, help="sizes (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each size (%(default)s)")
-    parser.add_argument("--first-seed", type=int, default=1, help="%(default)s")
+    add_seeds(parser, 5, "runs of each size")
     parser.add_argument("--body", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--config", type=Path, help="settings (TOML) over those of the benchmark")
-    parser.add_argument("--model", help="model folder or hub id (all-MiniLM-L6-v2)")
+    add_model(parser)
     parser.add_argument("--workers", type=int, help="encoder processes (the fleet's default)")
     parser.add_argument("--limit", type=float, default=1200.0, help="seconds for a verdict")
     parser.add_argument("--logs", type=Path, help="folder that keeps the fleets' logs")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--out", type=Path, help="file for the JSON object")
+    add_output(parser)
     given = parser.parse_args(argv)
-    try:
-        given.sizes = [int(size) for size in given.feedback.split(",")]
-    except ValueError:
-        parser.error(f"--feedback should be numbers with commas, not {given.feedback!r}")
+    given.sizes = sizes_of(parser, given)
     if min(given.sizes) < 1 or given.seeds < 1:
         parser.error("--feedback and --seeds should be at least 1")
     return given
 
 
-def settings_of(benchmark: Benchmark, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def settings_of(
+    benchmark: LearningBenchmark, given: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
     """The benchmark's settings, those of `--config` over them."""
     merged = {name: dict(values) for name, values in benchmark.settings.items()}
     if given.config is not None:
@@ -90,12 +87,9 @@ def settings_of(benchmark: Benchmark, given: argparse.Namespace) -> dict[str, di
 
 
 async def measure(
-    benchmark: Benchmark, given: argparse.Namespace, console: Console
+    benchmark: LearningBenchmark, given: argparse.Namespace, console: Console
 ) -> dict[str, Any]:
     """All runs, one after another; a table is shown after each size."""
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     data = read(given.data)
     settings = settings_of(benchmark, given)
     if given.logs is not None:
@@ -103,17 +97,8 @@ async def measure(
     plan = Plan(settings, given.body, given.limit, given.model, given.workers, given.logs)
     runs: list[Run] = []
     start = time.monotonic()
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    seeds = range(given.first_seed, given.first_seed + given.seeds)
-    with bar:
+    seeds = seeds_of(given)
+    with progress_bar(console) as bar:
         job = bar.add_task("", total=len(given.sizes) * len(seeds))
         for size in given.sizes:
             for seed in seeds:
@@ -133,10 +118,7 @@ async def measure(
         "test": len(data.test),
         "passages": len(data.passages),
         "settings": settings,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "seconds": time.monotonic() - start,
+        **measured_on(start),
     }
     return as_json(benchmark.name, runs, about)
 
@@ -160,21 +142,12 @@ def _line(run: Run) -> str:
     return f"{name}: recall@1 {', '.join(parts)}; routed {run.routed:.0%}; {', '.join(waits)}"
 
 
-def main(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
+def main(benchmark: LearningBenchmark, argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 where every run failed, 2 for a wrong folder, 130 interrupted."""
     given = options_of(benchmark, argv)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    try:
-        found = asyncio.run(measure(benchmark, given, console))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
-    except (DataError, OSError, tomllib.TOMLDecodeError) as error:
-        print(f"benchmarks.{benchmark.name}: {error}", file=sys.stderr)
-        return 2
-    if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if given.json:
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(found), flush=True)
-    return int(all(run["error"] is not None for run in found["runs"]))
+    return benchmark.perform(
+        given,
+        lambda given, console: until_stopped(measure(benchmark, given, console)),
+        out=given.out,
+        missed=lambda found: all(run["error"] is not None for run in found["runs"]),
+    )

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -22,11 +19,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.kit.command import Benchmark, add_data, add_output, measured_on
 from benchmarks.kit.fleet import FleetFailed
 from benchmarks.learning.data import DataError
 from benchmarks.routing.domains import domains, unrelated
 from benchmarks.routing.run import BASE, UNRELATED, Outcome, routing_run
 
+ROUTING = Benchmark(
+    name="routing",
+    about=__doc__,
+    wrong=(DataError, OSError),
+    failed=(FleetFailed, TimeoutError, RuntimeError),
+)
 SETTINGS: dict[str, dict[str, Any]] = {
     "monitor": {"batch_max_age": 5.0},
     "factory": {"body_schedule": "off"},
@@ -36,19 +40,14 @@ WANTED_FALSE = 0.02
 
 def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.routing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder in BANKING77's form")
+    parser = ROUTING.parser()
+    add_data(parser)
     parser.add_argument("--feedback", type=int, default=512, help="pieces a domain (%(default)s)")
     parser.add_argument("--held-out", type=int, default=800, help="queries a domain (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="%(default)s")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for a verdict")
     parser.add_argument("--log", type=Path, help="file that keeps the fleet's log")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--out", type=Path, help="file for the JSON object")
+    add_output(parser)
     return parser.parse_args(argv)
 
 
@@ -67,10 +66,7 @@ async def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]
         "feedback": given.feedback,
         "seed": given.seed,
         "unrelated": len(strangers),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "seconds": time.monotonic() - start,
+        **measured_on(start),
     }
     return {"benchmark": "routing", **about, **asdict(found)}
 
@@ -128,23 +124,9 @@ def show(console: Console, found: Outcome) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 where the fleet failed, 2 for a wrong folder, 130 interrupted."""
     given = options_of(argv)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    try:
-        found = asyncio.run(measure(given, console))
-    except KeyboardInterrupt:
-        return 130
-    except (FleetFailed, TimeoutError, RuntimeError) as error:
-        print(f"benchmarks.routing: {error}", file=sys.stderr)
-        return 1
-    except (DataError, OSError) as error:
-        print(f"benchmarks.routing: {error}", file=sys.stderr)
-        return 2
-    if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if given.json:
-        print(json.dumps(found), flush=True)
-    return 0
+    return ROUTING.perform(
+        given, lambda given, console: asyncio.run(measure(given, console)), out=given.out
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from benchmarks.learning.command import SETTINGS, Benchmark, main
+from benchmarks.learning.command import SETTINGS, LearningBenchmark, main
 from benchmarks.learning.data import DataSet
 from benchmarks.learning.run import Plan, Run, Say, one_run
 from benchmarks.teacher.cloud import MODEL, standin
@@ -28,12 +28,12 @@ async def taught_run(data: DataSet, plan: Plan, size: int, seed: int, say: Say) 
     return run
 
 
-TEACHER = Benchmark(
-    "teacher",
-    __doc__,
-    "64",
-    {**SETTINGS, "distiller": {"teacher": "openai"}, "teacher": {"model": MODEL}},
-    taught_run,
+TEACHER = LearningBenchmark(
+    name="teacher",
+    about=__doc__,
+    sizes="64",
+    settings={**SETTINGS, "distiller": {"teacher": "openai"}, "teacher": {"model": MODEL}},
+    run=taught_run,
 )
 
 if __name__ == "__main__":

@@ -7,10 +7,7 @@ many seconds as ours took. Ours bends queries; theirs tunes both sides and embed
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +17,15 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.kit.command import (
+    Benchmark,
+    add_model,
+    add_output,
+    add_seeds,
+    measured_on,
+    seeds_of,
+    sizes_of,
+)
 from benchmarks.kit.measure import figures
 from benchmarks.learning.data import DataError
 from benchmarks.versus_sentence_transformers.clock import CLOCKS
@@ -28,26 +34,28 @@ from benchmarks.versus_sentence_transformers.table import as_json, show
 from benchmarks.versus_sentence_transformers.tasks import TASKS, task
 from lora.errors import LoRAError
 
+VERSUS = Benchmark(
+    name="versus_sentence_transformers",
+    about=__doc__,
+    wrong=(DataError,),
+    failed=(RuntimeError, LoRAError, OSError),
+)
+
 
 def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.versus_sentence_transformers",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = VERSUS.parser()
     parser.add_argument("--data", type=Path, help="folder in BANKING77's form, for banking77")
     parser.add_argument("--tasks", default=",".join(TASKS), help="%(default)s")
     parser.add_argument("--feedback", default="256,1024", help="sizes (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each size (%(default)s)")
-    parser.add_argument("--first-seed", type=int, default=1, help="%(default)s")
+    add_seeds(parser, 3, "runs of each size")
     parser.add_argument(
         "--split",
         choices=("test", "internal"),
         default="test",
         help="internal: a third of the training half is held out, for development (%(default)s)",
     )
-    parser.add_argument("--model", help="model folder or hub id (all-MiniLM-L6-v2)")
+    add_model(parser)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(%(default)s)")
     parser.add_argument(
         "--clock",
@@ -55,13 +63,9 @@ def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="wall",
         help="what equal time is counted in; cpu: where others use the machine too (%(default)s)",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--out", type=Path, help="file for the JSON object")
+    add_output(parser)
     given = parser.parse_args(argv)
-    try:
-        given.sizes = [int(size) for size in given.feedback.split(",")]
-    except ValueError:
-        parser.error(f"--feedback should be numbers with commas, not {given.feedback!r}")
+    given.sizes = sizes_of(parser, given)
     given.names = given.tasks.split(",")
     if unknown := sorted(set(given.names) - set(TASKS)):
         parser.error(f"--tasks knows {', '.join(TASKS)}, not {', '.join(unknown)}")
@@ -80,8 +84,7 @@ def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
         data = task(name, given.data, given.split)
         bench = Bench(name, data, model=given.model, threads=given.threads, clock=given.clock)
         for size in given.sizes:
-            for number in range(given.seeds):
-                seed = given.first_seed + number
+            for number, seed in enumerate(seeds_of(given)):
                 label = f"{name}, {size} pieces, seed {seed}"
                 with console.status(label) as status:
 
@@ -96,12 +99,9 @@ def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
     about = {
         "split": given.split,
         "clock": given.clock,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
         "threads": given.threads,
         "versions": {name: version(name) for name in ("sentence-transformers", "peft", "torch")},
-        "seconds": time.monotonic() - start,
+        **measured_on(start),
     }
     return as_json(runs, about)
 
@@ -119,24 +119,7 @@ def _line(label: str, run: Run) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed, 2 for wrong data, 130 interrupted."""
     given = options_of(argv)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    try:
-        found = measure(given, console)
-    except KeyboardInterrupt:
-        return 130
-    except DataError as error:
-        print(f"benchmarks.versus_sentence_transformers: {error}", file=sys.stderr)
-        return 2
-    except (RuntimeError, LoRAError, OSError) as error:
-        print(f"benchmarks.versus_sentence_transformers: {error}", file=sys.stderr)
-        return 1
-    if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if given.json:
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(found), flush=True)
-    return 0
+    return VERSUS.perform(given, measure, out=given.out)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,6 @@ What is timed is both processes from start to end: imports, the model, sweeps an
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.kit.child import run_child
 from benchmarks.versus_sentence_transformers.clock import Clock, of_children
 from lora.card import BaseModel, LoRACard, LoRAFormat
 from lora.training.dataset import TrainingSet
@@ -123,7 +121,7 @@ def learn(
         )
         write_job(place, job)
         begun = now()
-        _run(place, threads)
+        run_child("services.factory.child", place, whose="the factory's", threads=threads)
         seconds = now() - begun
         result = read_result(place)
         card = LoRAFormat.read(place / CANDIDATE) if result.candidate else None
@@ -138,18 +136,3 @@ def learn(
                 folds=str(place / FOLDS),
             )
     return Learned(*phases)
-
-
-def _run(place: Path, threads: int) -> None:
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    done = subprocess.run(
-        [sys.executable, "-m", "services.factory.child", str(place)],
-        env=os.environ | dict.fromkeys(names, str(threads)),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-        raise RuntimeError(f"the factory's child ended with {done.returncode} and said {last[0]}")

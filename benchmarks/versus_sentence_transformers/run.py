@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.kit.child import run_child
 from benchmarks.kit.measure import best_wrong, ranks_of
 from benchmarks.learning.data import DataSet, Queries
 from benchmarks.learning.reference import Vectors, training_set
@@ -170,20 +168,14 @@ class Bench:
             clock=self._clock,
         )
         (folder / theirs.TASK).write_bytes(msgspec.json.encode(work))
-        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-        done = subprocess.run(
-            [sys.executable, "-m", theirs.__name__, str(folder)],
-            env=os.environ
-            | dict.fromkeys(names, str(self._threads))
-            | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
+        run_child(
+            theirs.__name__,
+            folder,
+            whose="their",
+            threads=self._threads,
+            HF_HUB_OFFLINE="1",
+            TOKENIZERS_PARALLELISM="false",
         )
-        if done.returncode:
-            last = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-            raise RuntimeError(f"their child ended with {done.returncode} and said {last[0]}")
         kind = list[theirs.Found]
         for found in msgspec.json.decode((folder / theirs.RESULT).read_bytes(), type=kind):
             row = f"theirs_{found.variant}"

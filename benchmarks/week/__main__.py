@@ -9,20 +9,22 @@ and as the fleet routes them; at the end the history of the skill is printed and
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import json
-import os
-import platform
-import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from benchmarks.kit.command import (
+    Benchmark,
+    add_data,
+    add_model,
+    add_output,
+    measured_on,
+    until_stopped,
+    write_json,
+)
 from benchmarks.kit.fleet import FleetFailed
 from benchmarks.learning.data import DataError, read
 from benchmarks.week.calendar import cron_of, plan_week
@@ -30,17 +32,16 @@ from benchmarks.week.picture import draw
 from benchmarks.week.run import one_week, settings_of
 from benchmarks.week.table import as_json, show
 
+WEEK = Benchmark(
+    name="week", about=__doc__, width=140, wrong=(DataError, OSError), failed=(FleetFailed,)
+)
 BAD_DAY = 5
 
 
 def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.week",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder in BANKING77's form")
+    parser = WEEK.parser()
+    add_data(parser)
     parser.add_argument("--days", type=int, default=7, help="%(default)s")
     parser.add_argument("--day-seconds", type=int, default=120, help="%(default)s")
     parser.add_argument("--feedback", type=int, default=150, help="pieces a day (%(default)s)")
@@ -48,9 +49,8 @@ def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--bad-day", type=int, default=BAD_DAY, help="half wrong on this day; 0: none (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=1, help="%(default)s")
-    parser.add_argument("--model", help="model folder or hub id (all-MiniLM-L6-v2)")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--out", type=Path, help="folder for week.svg, week.json and the log")
+    add_model(parser)
+    add_output(parser, "folder for week.svg, week.json and the log")
     given = parser.parse_args(argv)
     if given.days < 1 or given.feedback < 1:
         parser.error("--days and --feedback should be at least 1")
@@ -63,9 +63,6 @@ def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 async def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Live through the week, show and draw it."""
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     data = read(given.data)
     bad = given.bad_day or None
     days = plan_week(data, given.days, given.feedback, bad_day=bad, seed=given.seed)
@@ -85,37 +82,23 @@ async def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]
         "feedback_a_day": given.feedback,
         "seed": given.seed,
         "settings": settings_of(given.day_seconds),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "seconds": time.monotonic() - begun,
+        **measured_on(begun),
     }
     found = as_json(week, about)
     if given.out is not None:
         (given.out / "week.svg").write_text(draw(week), encoding="utf-8")
-        (given.out / "week.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_json(found, given.out / "week.json")
         console.print(f"drawn: {given.out / 'week.svg'}", markup=False, highlight=False)
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 where fleet or requests failed, 2 for a wrong folder, 130 stopped."""
-    given = options_of(argv)
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    try:
-        found = asyncio.run(measure(given, console))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
-    except (DataError, OSError) as error:
-        print(f"benchmarks.week: {error}", file=sys.stderr)
-        return 2
-    except FleetFailed as error:
-        print(f"benchmarks.week: {error}", file=sys.stderr)
-        return 1
-    if given.json:
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(found), flush=True)
-    return int(found["failed"] > 0)
+    return WEEK.perform(
+        options_of(argv),
+        lambda given, console: until_stopped(measure(given, console)),
+        missed=lambda found: found["failed"] > 0,
+    )
 
 
 if __name__ == "__main__":

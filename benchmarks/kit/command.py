@@ -1,0 +1,169 @@
+"""What the benchmarks' commands share: options, a bar, exit codes, one JSON object at the end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+__all__ = [
+    "Benchmark",
+    "Found",
+    "Measure",
+    "add_data",
+    "add_model",
+    "add_output",
+    "add_seeds",
+    "measured_on",
+    "progress_bar",
+    "seeds_of",
+    "sizes_of",
+    "until_stopped",
+    "write_json",
+]
+
+T = TypeVar("T")
+Found = dict[str, Any]
+"""What a benchmark found, as it goes into JSON."""
+Measure = Callable[[argparse.Namespace, Console], Found]
+Errors = tuple[type[Exception], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A benchmark as a command."""
+
+    name: str
+    """`learning`, as in `python -m benchmarks.learning`."""
+    about: str
+    """Shown by `--help`."""
+    width: int = 120
+    """Columns of the tables where standard output is no terminal."""
+    wrong: Errors = (OSError,)
+    """What a wrong folder or setting raises: exit code 2."""
+    failed: Errors = ()
+    """What a failed run raises: exit code 1, also where it is one of `wrong`."""
+
+    def parser(self) -> argparse.ArgumentParser:
+        """A command line without options."""
+        return argparse.ArgumentParser(
+            prog=f"python -m benchmarks.{self.name}",
+            description=self.about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def perform(
+        self,
+        given: argparse.Namespace,
+        measure: Measure,
+        *,
+        out: Path | None = None,
+        missed: Callable[[Found], bool] | None = None,
+    ) -> int:
+        """Measure, write the JSON object into `out` and print it if `given.json`.
+
+        Exit code: 0 done, 1 failed or `missed` what was wanted, 2 wrong, 130 interrupted.
+        """
+        console = Console(width=None if sys.stdout.isatty() else self.width)
+        try:
+            found = measure(given, console)
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            return 130
+        except (*self.failed, *self.wrong) as error:
+            print(f"benchmarks.{self.name}: {error}", file=sys.stderr)
+            return 1 if isinstance(error, self.failed) else 2
+        if out is not None:
+            write_json(found, out)
+        if given.json:
+            with contextlib.suppress(BrokenPipeError):
+                print(json.dumps(found), flush=True)
+        return int(missed is not None and missed(found))
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """`--data`, without which nothing can be measured."""
+    parser.add_argument("--data", type=Path, required=True, help="folder in BANKING77's form")
+
+
+def add_seeds(parser: argparse.ArgumentParser, count: int, what: str) -> None:
+    """`--seeds` and `--first-seed`; `seeds_of` reads them."""
+    parser.add_argument("--seeds", type=int, default=count, help=f"{what} (%(default)s)")
+    parser.add_argument("--first-seed", type=int, default=1, help="%(default)s")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """`--model`."""
+    parser.add_argument("--model", help="model folder or hub id (all-MiniLM-L6-v2)")
+
+
+def add_output(parser: argparse.ArgumentParser, out: str = "file for the JSON object") -> None:
+    """`--json`, and `--out` with its help."""
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    parser.add_argument("--out", type=Path, help=out)
+
+
+def seeds_of(given: argparse.Namespace) -> range:
+    """The seeds that are run."""
+    return range(given.first_seed, given.first_seed + given.seeds)
+
+
+def sizes_of(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[int]:
+    """Pieces of feedback, from a `--feedback` with commas; anything else ends the process."""
+    try:
+        return [int(size) for size in given.feedback.split(",")]
+    except ValueError:
+        parser.error(f"--feedback should be numbers with commas, not {given.feedback!r}")
+
+
+def progress_bar(console: Console) -> Progress:
+    """Progress that goes away, shown on a terminal alone."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def measured_on(began: float) -> Found:
+    """The machine, and how long it took since `began` (of `time.monotonic`)."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def write_json(found: Found, file: Path) -> None:
+    """Indented, into a file that is made with its folders."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def until_stopped(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, where SIGTERM cancels as Ctrl-C does: what was started is stopped in order."""
+
+    async def stoppable() -> T:
+        task = asyncio.current_task()
+        if task is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    return asyncio.run(stoppable())
