@@ -204,12 +204,7 @@ class DissonanceMonitor(Service):
         batches = self._store.outbox()
         if not batches:
             return None
-        try:
-            await self.bus.publish(*batches)
-        except Closed:
-            raise
-        except BusError as error:
-            self.log.warning("batches not published yet", batches=len(batches), why=str(error))
+        if not await self.publish_outbox(batches):
             return PATIENCE
         self._store.settle((), [batch.id for batch in batches])
         self.counters["batches"] += len(batches)

@@ -219,12 +219,7 @@ class Distiller(Service):
         """Publish the outbox; seconds until it should be tried again where that failed."""
         said = self._orders.outbox()
         if said:
-            try:
-                await self.bus.publish(*said)
-            except Closed:
-                raise
-            except BusError as error:
-                self.log.warning("not published yet", events=len(said), why=str(error))
+            if not await self.publish_outbox(said):
                 return RETRY
             self._orders.said(said)
             self.counters["datasets"] += sum(isinstance(e.data, TrainingRequested) for e in said)

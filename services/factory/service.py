@@ -324,16 +324,10 @@ class SkillFactory(Service):
     async def _say_all(self) -> float | None:
         """Publish the outbox; seconds until it should be tried again where that failed."""
         said = self._ledger.outbox()
-        if not said:
-            return None
-        try:
-            await self.bus.publish(*said)
-        except Closed:
-            raise
-        except BusError as error:
-            self.log.warning("not published yet", events=len(said), why=str(error))
-            return RETRY
-        self._have_said(said)
+        if said:
+            if not await self.publish_outbox(said):
+                return RETRY
+            self._have_said(said)
         return None
 
     def _have_said(self, events: Sequence[Event[Any]]) -> None:

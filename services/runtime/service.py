@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -78,6 +78,17 @@ class Service:
     ) -> None:
         """Publish a new event of this process."""
         await self.bus.publish(self.event(data, to=to, correlation_id=correlation_id))
+
+    async def publish_outbox(self, waiting: Sequence[Event[Any]]) -> bool:
+        """Publish what waits in an outbox; False, to be tried again, where the bus is away."""
+        try:
+            await self.bus.publish(*waiting)
+        except Closed:
+            raise
+        except BusError as error:
+            self.log.warning("not published yet", events=len(waiting), why=str(error))
+            return False
+        return True
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run `work` in the background; if it crashes, so does the process, to be restarted."""

@@ -237,13 +237,7 @@ def _styles(material: Material) -> list[list[str]]:
 
 
 def _paraphrases(material: Material, settings: TeacherSettings) -> _Planned:
-    count = settings.paraphrases_per_query
-    items = [
-        Item(_with_relevant(query), count, partial(_asked_otherwise, query))
-        for query in material.queries
-        if count and query.relevant
-    ]
-    return PARAPHRASES, {"count": count}, items
+    return PARAPHRASES, *_of_answered(material, settings.paraphrases_per_query, _asked_otherwise)
 
 
 def _grades(material: Material, settings: TeacherSettings) -> _Planned:
@@ -268,13 +262,19 @@ def _answers(material: Material, settings: TeacherSettings) -> _Planned:
 
 
 def _hard_negatives(material: Material, settings: TeacherSettings) -> _Planned:
-    count = settings.hard_negatives
+    return HARD_NEGATIVES, *_of_answered(material, settings.hard_negatives, _mistaken)
+
+
+def _of_answered(
+    material: Material, count: int, read: Callable[[Asked, Sequence[str]], list[Pair]]
+) -> tuple[dict[str, Any], list[Item]]:
+    """`count` texts of every query with something relevant; none where `count` is 0."""
     items = [
-        Item(_with_relevant(query), count, partial(_mistaken, query))
+        Item(_with_relevant(query), count, partial(read, query))
         for query in material.queries
         if count and query.relevant
     ]
-    return HARD_NEGATIVES, {"count": count}, items
+    return {"count": count}, items
 
 
 def _asked_of(passage: str, origin: str | None, texts: Sequence[str]) -> list[Pair]:
