@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.kit.command import until_stopped
 from benchmarks.kit.fleet import FleetFailed
 from bus import BusError
 from demo.report import write_report
@@ -45,9 +45,6 @@ def options_of(argv: Sequence[str] | None = None) -> Options:
 
 
 async def _tell(options: Options, screen: Screen) -> int:
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     results = await Story(options, screen).tell()
     page = write_report(results, options.report)
     minutes, seconds = divmod(round(results.clock.total), 60)
@@ -74,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; returns the exit code."""
     options, screen = options_of(argv), Screen()
     try:
-        return asyncio.run(_tell(options, screen))
+        return until_stopped(_tell(options, screen))
     except (KeyboardInterrupt, asyncio.CancelledError):
         screen.say("interrupted; the fleet is stopped", "yellow")
         return 130
