@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import torch
 
 from lora.training.dataset import FEEDBACK, TrainingSet
 from lora.training.folds import fold_of, group_of
@@ -12,6 +13,15 @@ from lora.training.folds import fold_of, group_of
 PASSAGES = ("apple pie", "blue whale", "castle gate", "dusty road", "engine oil", "frozen lake")
 CLUES = ("quince", "ocean", "knight", "wagon", "gears", "skates")
 """A word per passage that says which is meant, and shares nothing with it."""
+
+
+def louder(engine):
+    """The engine, its weights ten times as large: a tiny model's vectors then tell texts apart."""
+    with torch.no_grad():
+        for parameter in engine.module.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(10)
+    return engine
 
 
 def encoded(engine, per_passage: int = 10, *, wrong_fold: int | None = None) -> TrainingSet:

@@ -19,7 +19,7 @@ from lora.training.body_trunk import Replica, Trunk
 from lora.training.candidate import CandidateRequest
 from lora.training.errors import ConfigError, NothingToLearn, TrainingError
 from lora.training.gate import Arena
-from tests.lora.training.encoded import encoded
+from tests.lora.training.encoded import encoded, louder
 
 QUICK = BodySweep(
     config=BodyConfig(layers=1, epochs=4, learning_rate=2e-2), threads=2, head_steps=10
@@ -29,12 +29,7 @@ ALWAYS_WHOLE = replace(QUICK, bodies=(1.0,), heads=(1.0,), alone=())
 
 @pytest.fixture
 def tiny(tiny):
-    """The tiny model with weights ten times as large: its vectors tell texts apart."""
-    with torch.no_grad():
-        for parameter in tiny.module.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(10)
-    return tiny
+    return louder(tiny)
 
 
 @pytest.fixture

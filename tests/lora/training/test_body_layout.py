@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +28,7 @@ from lora.training.candidate import CandidateRequest
 from lora.training.checkpoint import Checkpoints
 from lora.training.errors import ConfigError
 from lora.training.gate import Arena
-from tests.lora.training.encoded import encoded
+from tests.lora.training.encoded import encoded, louder
 
 KINDS = {
     "attention.self.query": (384, 384),
@@ -97,12 +96,7 @@ def test_upper_layers_of_a_model_without_numbers_are_all_its_modules() -> None:
 
 @pytest.fixture
 def loud(tiny):
-    """The tiny model with weights ten times as large: its vectors tell texts apart."""
-    with torch.no_grad():
-        for parameter in tiny.module.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(10)
-    return tiny
+    return louder(tiny)
 
 
 def test_calibration_looks_at_no_query(loud) -> None:

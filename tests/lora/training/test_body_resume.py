@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from lora.card import LoRACard
 from lora.training.body import BodyConfig, BodySweep, body_candidate, train_body
@@ -15,7 +14,7 @@ from lora.training.candidate import Candidate, CandidateRequest, fold_groups
 from lora.training.champion import Champion, pack_groups
 from lora.training.checkpoint import Checkpoints
 from lora.training.gate import Arena
-from tests.lora.training.encoded import encoded
+from tests.lora.training.encoded import encoded, louder
 
 SWEEP = BodySweep(
     config=BodyConfig(layers=1, epochs=2, learning_rate=2e-2),
@@ -44,12 +43,7 @@ class Killed(Exception):
 
 @pytest.fixture
 def tiny(tiny):
-    """The tiny model with weights ten times as large: its vectors tell texts apart."""
-    with torch.no_grad():
-        for parameter in tiny.module.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(10)
-    return tiny
+    return louder(tiny)
 
 
 def _same(left, right) -> bool:

@@ -12,7 +12,7 @@ from lora import LoRAConfig, LoRATrainer
 from lora.adapter import HEAD
 from lora.card import LoRACard
 from lora.training.errors import ConfigError, NothingToLearn, TrainingError
-from tests.lora.training.encoded import encoded
+from tests.lora.training.encoded import encoded, louder
 
 CONFIG = LoRAConfig(rank=4, alpha=8.0, target_modules=("query", "value", HEAD), dim=32)
 
@@ -26,12 +26,7 @@ class Event:
 
 @pytest.fixture
 def tiny(tiny):
-    """The tiny model with weights ten times as large: its vectors tell texts apart."""
-    with torch.no_grad():
-        for parameter in tiny.module.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(10)
-    return tiny
+    return louder(tiny)
 
 
 @pytest.fixture
