@@ -1,10 +1,12 @@
-"""Model folders made by changing the tiny model's weights."""
+"""Model folders made by changing a model's weights, and adapters that PEFT made."""
 
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -40,3 +42,19 @@ def low_rank(rank: int, *, size: float = 0.2, seed: int = 0) -> Change:
         return (array + delta).astype(array.dtype)
 
     return change
+
+
+def peft_saved(folder: Path, to: Path, **config: Any) -> tuple[Any, Any]:
+    """An adapter of PEFT's, random but always the same, saved: the whole model, and PEFT's own."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from sentence_transformers import SentenceTransformer
+
+    own = SentenceTransformer(str(folder), device="cpu")
+    torch.manual_seed(0)
+    chosen = LoraConfig(target_modules=["query", "value"], init_lora_weights=False, **config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped = get_peft_model(own[0].auto_model, chosen)
+        wrapped.save_pretrained(to)
+    return own, wrapped

@@ -25,7 +25,7 @@ from lora.extractor import LoRAExtractor
 from lora.interop import import_peft
 from lora.model import find_model
 from tests.lora.cards import cosines
-from tests.lora.models import changed, is_linear, low_rank
+from tests.lora.models import changed, is_linear, low_rank, peft_saved
 
 TEXTS = ["how do I reset my card?", "my phone was stolen", "x", "why was I charged twice?"]
 
@@ -87,22 +87,15 @@ def test_a_model_that_was_really_trained_comes_back(engine, tmp_path) -> None:
 
 
 def test_an_adapter_that_peft_merged_comes_back(engine, tmp_path) -> None:
-    from peft import LoraConfig, get_peft_model
-    from sentence_transformers import SentenceTransformer
-
-    own = SentenceTransformer(str(engine.model_folder), device="cpu")
-    torch.manual_seed(0)
-    config = LoraConfig(
+    _, wrapped = peft_saved(
+        engine.model_folder,
+        tmp_path / "peft",
         r=4,
         lora_alpha=3,
-        target_modules=["query", "value"],
         rank_pattern={"layer.1.attention.self.query": 2},
-        init_lora_weights=False,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wrapped = get_peft_model(own[0].auto_model, config)
-        wrapped.save_pretrained(tmp_path / "peft")
         # A plain transformers folder: no pooling, no tokenizer
         wrapped.merge_and_unload().save_pretrained(tmp_path / "merged")
     adapter = import_peft(tmp_path / "peft", name="x", base_model=engine.base_model, dim=384)

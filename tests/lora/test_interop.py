@@ -22,6 +22,7 @@ from lora.interop import (
 )
 from lora.tensors import read_tensors, write_tensors
 from tests.lora.cards import BASE, adapter, card, cosines, model_card
+from tests.lora.models import peft_saved
 
 TEXTS = ["how do I reset my card?", "my phone was stolen", "x", "why was I charged twice?"]
 
@@ -72,23 +73,14 @@ def test_peft_gives_the_vectors_of_an_exported_card(engine, tmp_path) -> None:
 
 
 def test_we_give_the_vectors_of_a_card_that_peft_saved(engine, tmp_path) -> None:
-    from peft import LoraConfig, get_peft_model
-    from sentence_transformers import SentenceTransformer
-
-    own = SentenceTransformer(str(engine.model_folder), device="cpu")
-    torch.manual_seed(0)
-    config = LoraConfig(
+    own, _ = peft_saved(
+        engine.model_folder,
+        tmp_path,
         r=8,
         lora_alpha=16,
-        target_modules=["query", "value"],
         rank_pattern={"layer.1.attention.self.query": 3},
         alpha_pattern={"value": 4},
-        init_lora_weights=False,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        wrapped = get_peft_model(own[0].auto_model, config)
-        wrapped.save_pretrained(tmp_path)
     with torch.inference_mode():
         theirs = own.encode(TEXTS, show_progress_bar=False)
     found = import_peft(tmp_path, name="theirs", base_model=engine.base_model, dim=384)

@@ -20,6 +20,11 @@ from services.runtime.cards import describe
 from tests.services.encoder.processes import skill
 from tests.services.router.fleet import Fleet, ask
 
+BEAT = FleetHeartbeat(
+    service="encoder", instance="9", pid=9, state="ready", queue=0, rss_bytes=1, counters={}
+)
+"""Of a worker that the test itself plays."""
+
 
 async def test_a_deadline_beyond_all_time_is_no_reason_for_silence(fleet: Fleet) -> None:
     await fleet.start(AdapterManagerService)
@@ -64,9 +69,6 @@ async def test_a_late_request_is_told_once_whether_worker_or_clock_is_first(flee
     await fleet.start(RouterService)
     bus = await fleet.bus("/client/1")
     worker = await fleet.bus("/encoder/9")
-    beat = FleetHeartbeat(
-        service="encoder", instance="9", pid=9, state="ready", queue=0, rss_bytes=1, counters={}
-    )
 
     async def give_up(assigned: Event[Any]) -> None:
         data = EncodeFinished(
@@ -76,7 +78,7 @@ async def test_a_late_request_is_told_once_whether_worker_or_clock_is_first(flee
         await worker.publish(said)
 
     async with bus.watch(EncodeFailed) as answers, worker.watch(EncodeAssigned) as work:
-        await worker.publish(Event(data=beat, source=worker.source))
+        await worker.publish(Event(data=BEAT, source=worker.source))
         # Given: the worker finds it late before the router's clock does.
         await ask(bus, "a", id="worker", route="base", deadline_ms=60_000)
         await give_up(await work.get(timeout=10))
@@ -99,13 +101,10 @@ async def test_a_passed_deadline_says_what_was_waited_for(fleet: Fleet) -> None:
     await fleet.start(RouterService)
     bus = await fleet.bus("/client/1")
     deaf = await fleet.bus("/encoder/9")
-    beat = FleetHeartbeat(
-        service="encoder", instance="9", pid=9, state="ready", queue=0, rss_bytes=1, counters={}
-    )
     async with bus.watch(EncodeFailed) as answers:
         await ask(bus, "a", id="nobody", route="base", deadline_ms=300)
         nobody = (await answers.get(timeout=10)).data
-        await deaf.publish(Event(data=beat, source=deaf.source))
+        await deaf.publish(Event(data=BEAT, source=deaf.source))
         await ask(bus, "a", id="deaf", route="base", deadline_ms=300)
         unanswered = (await answers.get(timeout=10)).data
 

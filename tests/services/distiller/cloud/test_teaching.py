@@ -6,6 +6,7 @@ import socket
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,14 @@ from tests.services.distiller.cloud.kit import (
 )
 from tests.standin import faults
 from tests.standin.server import DIM, embed
+
+NOTHING: dict[str, Any] = {
+    "questions_per_passage": 0,
+    "paraphrases_per_query": 0,
+    "grade_candidates": 0,
+    "answers": False,
+}
+"""No kind of question is asked."""
 
 
 def many(count: int) -> Material:
@@ -74,14 +83,7 @@ async def test_several_passages_share_a_request_and_the_last_message_is_the_docu
 
 async def test_what_is_off_is_not_asked(tmp_path: Path) -> None:
     with serving() as server:
-        async with teaching(
-            server,
-            tmp_path,
-            questions_per_passage=0,
-            paraphrases_per_query=0,
-            grade_candidates=0,
-            answers=False,
-        ) as teacher:
+        async with teaching(server, tmp_path, **NOTHING) as teacher:
             found = await teacher.teach(MATERIAL)
 
     assert found.pairs == ()
@@ -137,15 +139,7 @@ async def test_vectors_are_those_of_the_texts_whatever_their_order(
     with serving() as server:
         if encoding == "float":
             server.script(faults.status(400, "unknown parameter: encoding_format"))
-        async with teaching(
-            server,
-            tmp_path,
-            embedding_model="embedder",
-            questions_per_passage=0,
-            paraphrases_per_query=0,
-            grade_candidates=0,
-            answers=False,
-        ) as teacher:
+        async with teaching(server, tmp_path, embedding_model="embedder", **NOTHING) as teacher:
             found = await teacher.teach(MATERIAL)
 
     assert set(found.vectors) == {*(q.text for q in MATERIAL.queries), *PASSAGES}
