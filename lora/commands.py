@@ -42,6 +42,8 @@ Examples:
         a card that takes the four strongest directions out of every layer
 {_CODES}"""
 
+_WIDE = 160  # columns where nobody's terminal sets a limit
+
 _FLAG = Parameter(negative="", show_default=False)
 
 app = App(
@@ -90,16 +92,16 @@ def probe(
     json
         Write the report as JSON
     """
-    from lora.probe import WeightMapProbe
-
     if (texts is None) == (tuned is None):
         raise InstrumentError("give a file of --texts to run, or a second model to compare with")
     _above_zero(limit=limit, rank=rank, top=top, budget=budget)
+    lines = _lines(texts, limit) if texts is not None else []
+    from lora.probe import WeightMapProbe  # below: a refusal need not wait for torch
+
     with _progress() as tell:
         if tuned is not None:
             report = WeightMapProbe.delta(_model(model), _model(tuned) or _default(), progress=tell)
         else:
-            lines = _lines(texts, limit)
             report = WeightMapProbe(_model(model)).texts(lines, role=role, progress=tell)
     ranks = report.ranks(budget if budget is not None else report.budget(rank), top=top)
     if json:
@@ -307,7 +309,8 @@ def _progress() -> Iterator[Callable[[int, int, str], None]]:
 
 
 def _print(*what: Any) -> None:
-    console = Console(highlight=False, soft_wrap=True, emoji=False, markup=False)
+    wide = None if sys.stdout.isatty() else _WIDE
+    console = Console(highlight=False, soft_wrap=True, emoji=False, markup=False, width=wide)
     for one in what:
         console.print(one)
 

@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 # The prompts that sentence-transformers takes for each role, the first that a model has.
 _PROMPTS: Final = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
+_MOST_TOKENS: Final = 1_000_000
+_USUAL_TOKENS: Final = 512
+"""Where a model declares no limit of its own."""
+
 _warned: set[str] = set()
 
 
@@ -67,12 +71,15 @@ class SentenceModel:
             reason = (str(e).splitlines() or [type(e).__name__])[0]
             raise ModelNotFoundError(f"no model could be loaded from {folder}: {reason}") from e
         self.model.eval()
+        _check_tokenizer(folder, self.model.tokenizer)
         self.device = device
         width = self.model.get_embedding_dimension()
         if width is None:
             raise ModelError(f"the model in {folder} does not declare the width of its embeddings")
         self.dim = int(width)
-        self.max_tokens = int(self.model.max_seq_length or 512)
+        if (self.model.max_seq_length or 0) > _MOST_TOKENS:  # transformers' way to say "no limit"
+            self.model.max_seq_length = _USUAL_TOKENS
+        self.max_tokens = int(self.model.max_seq_length or _USUAL_TOKENS)
         # A tokenizer of its own, since one that truncates here and pads there cannot be shared.
         self._counter = copy.deepcopy(self.model.tokenizer)
         self._counting = threading.Lock()
@@ -117,6 +124,20 @@ class SentenceModel:
             if name is not None and name in prompts:
                 return str(prompts[name]) or None
         return None
+
+
+def _check_tokenizer(folder: Path, tokenizer: object) -> None:
+    """Refuse a tokenizer without vocabulary files, for which every word is the unknown one.
+
+    Raises:
+        ModelNotFoundError: transformers made one up, because the folder holds none.
+    """
+    names = set(getattr(tokenizer, "vocab_files_names", {}).values())
+    if names and not any(path.name in names for path in folder.rglob("*")):
+        files = " or ".join(sorted(names))
+        raise ModelNotFoundError(
+            f"no model could be loaded from {folder}: it holds no tokenizer ({files})"
+        )
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ class ExtractionReport:
 
         title = f"{self.base} → {self.tuned}" if self.mode == "delta" else self.base
         held = Table(title=title, caption=_summary(self))
-        held.add_column("layer")
+        held.add_column("layer", overflow="fold")  # a name cut short names nothing
         for heading in ("rank", "alpha", "change", "explained"):
             held.add_column(heading, justify="right")
         for m in self.modules:

@@ -108,7 +108,7 @@ class ProbeReport:
             caption=f"{len(shown)} of {len(self.modules)} layers; Gini {self.gini:.2f}, "
             f"the best tenth holds {self.top_tenth:.0%} of all scores",
         )
-        table.add_column("layer")
+        table.add_column("layer", overflow="fold")  # a name cut short names nothing
         measured = "activation" if self.mode == "activations" else "change"
         headings = ["score", measured, "row norm", "Gini of rows", *(["rank"] if ranks else [])]
         for heading in headings:

@@ -79,6 +79,7 @@ def test_the_probe_by_texts_and_by_delta(run, tiny_folder, tuned_folder, texts) 
     code, said, _ = run("probe", tiny_folder, "--texts", texts, "--rank", 2, "--top", 4)
     assert code == 0
     assert "4 of 13 layers" in said
+    assert "…" not in said  # a layer whose name is cut short is not named
     code, said, _ = run("probe", tiny_folder, tuned_folder, "--json", "--budget", 1000)
     report = json.loads(said)
     shapes = {m["name"]: m["inputs"] + m["outputs"] for m in report["modules"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -96,3 +97,23 @@ def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text("[")
     with pytest.raises(ModelNotFoundError, match="no model could be loaded"):
         ArrowEngine(tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    """Or every word of every text would be the unknown one."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder, ignore=shutil.ignore_patterns("tokenizer*", "vocab*"))
+    with pytest.raises(ModelNotFoundError, match=r"holds no tokenizer \(tokenizer.json or vocab"):
+        ArrowEngine(folder)
+
+
+def test_a_model_that_declares_no_limit_gets_one(tiny_folder: Path, tmp_path: Path) -> None:
+    """transformers writes "no limit" as 1e30, which no tokenizer takes."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    [settings] = folder.glob("*sentence_bert_config.json")
+    words = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**words, "max_seq_length": int(1e30)}))
+    engine = ArrowEngine(folder, device="cpu")
+    assert engine.max_tokens == 512
+    assert engine.token_counts(["a b"]) == ArrowEngine(tiny_folder).token_counts(["a b"])
