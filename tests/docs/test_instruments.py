@@ -13,7 +13,6 @@ import pytest
 from lora import LoRAFormat
 from lora.commands import main
 from lora.lowrank import rounding_floor
-from tests.lora.conftest import tiny_folder  # noqa: F401
 from tests.lora.models import changed, low_rank
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "instruments.md").read_text("utf-8")
@@ -26,7 +25,7 @@ def blocks(kind: str) -> list[str]:
 
 
 @pytest.fixture
-def folder(tiny_folder, tmp_path, monkeypatch) -> Path:  # noqa: F811
+def folder(tiny_folder, tmp_path, monkeypatch) -> Path:
     """A working folder with the models and texts that the document speaks of."""
     changed(tiny_folder, tmp_path / "base", lambda _, array: array)
     changed(tiny_folder, tmp_path / "tuned", low_rank(3))
