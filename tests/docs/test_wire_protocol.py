@@ -150,17 +150,18 @@ def test_every_request_of_the_document_gets_the_answer_that_it_shows(tool: Tool)
     assert verbs == headings
 
 
-def test_a_durable_event_on_ingress_comes_back_with_its_number(tool: Tool) -> None:
-    event = block("event")
+@pytest.mark.parametrize("label", ["event", "generation"])
+def test_a_durable_event_on_ingress_comes_back_with_its_number(tool: Tool, label: str) -> None:
+    event = block(label)
     tool.reach()
-    tool.subscribe("feedback.given")
+    tool.subscribe(event["type"])
 
-    tool.ingress.send_multipart([b"feedback.given", json.dumps(event).encode()])
-    receipt = tool.hear("feedback.given")
+    tool.ingress.send_multipart([event["type"].encode(), json.dumps(event).encode()])
+    receipt = tool.hear(event["type"])
 
     assert {key: receipt[key] for key in event} == event
     assert (receipt["sequence"], receipt["previous"]) == (1, 0)
-    assert tool.ask("heads", {}) == ("ok", {"heads": {"feedback.given": 1}})
+    assert tool.ask("heads", {}) == ("ok", {"heads": {event["type"]: 1}})
 
 
 def test_what_is_refused_on_ingress_is_answered_to_its_source(tool: Tool) -> None:

@@ -46,7 +46,8 @@ class Secret:
 def secret_of(settings: TeacherSettings, environ: Mapping[str, str]) -> Secret:
     """The key from the environment, else from the file, else none where the server is here.
 
-    Raises `TeacherSettingsError`: there is none, or others may read its file.
+    Raises `TeacherSettingsError`: there is none where one is needed or named, or others may read
+    its file.
     """
     name = settings.key_env or (OPENAI_KEY if is_openai(settings.base_url) else None)
     value = "" if name is None else environ.get(name, "").strip()
@@ -56,6 +57,10 @@ def secret_of(settings: TeacherSettings, environ: Mapping[str, str]) -> Secret:
         if not (value.isascii() and value.isprintable()) or " " in value:
             raise TeacherSettingsError("the teacher's API key holds characters that no key has.")
         return Secret(value)
+    if settings.key_env is not None and settings.key_file is None:
+        raise TeacherSettingsError(
+            f"the environment variable {settings.key_env}, which teacher.key_env names, is not set."
+        )
     if is_loopback(settings.base_url):
         return Secret(None)
     raise TeacherSettingsError(

@@ -72,7 +72,7 @@ async def teaching(
     """A teacher that is let go at the end. `clock` and settings by name."""
     clock = {"clock": changes.pop("clock")} if "clock" in changes else {}
     environ = {} if key is None else {"TEACHER_KEY": key}
-    changes = {"key_env": "TEACHER_KEY", **changes}
+    changes = {"key_env": None if key is None else "TEACHER_KEY", **changes}
     teacher = CloudDistiller(settings(server, **changes), folder, environ=environ, **clock)
     try:
         yield teacher

@@ -58,6 +58,13 @@ def test_openai_s_own_key_goes_to_openai_alone_unless_it_is_named(url: str, sent
             secret_of(TeacherSettings(base_url=url), environ)
 
 
+@pytest.mark.parametrize("url", [CLOUD, "http://localhost:8000/v1"])
+def test_a_variable_that_is_named_and_not_set_is_refused(url: str) -> None:
+    """Also on this machine: whoever names a key has a server that wants one."""
+    with pytest.raises(TeacherSettingsError, match=r"variable MY_KEY, which .*is not set"):
+        secret_of(TeacherSettings(base_url=url, key_env="MY_KEY"), {"MY_KEY": " "})
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
 def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
     cloud = TeacherSettings(base_url=CLOUD, key_file=file(tmp_path, mode=mode))
