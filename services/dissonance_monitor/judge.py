@@ -49,14 +49,19 @@ class Piece:
 
     @classmethod
     def of(cls, event: Event[Any]) -> Piece:
-        """The piece that an event brings; a passage that is both is relevant."""
+        """The piece that an event brings; a passage that is both is relevant, a blank one none.
+
+        Of a blank query nothing is relevant: it is an empty search field, not a question.
+        """
         data = event.data
         if isinstance(data, FeedbackGiven):
-            relevant = tuple(dict.fromkeys(data.relevant))
-            irrelevant = dict.fromkeys(text for text in data.irrelevant if text not in relevant)
-            served = data.served
-            return cls(event, data.query, relevant, tuple(irrelevant), data.domain, served)
+            given = (data.relevant, data.irrelevant) if data.query.strip() else ((), ())
+            relevant, irrelevant = (dict.fromkeys(filter(str.strip, texts)) for texts in given)
+            wrong = tuple(text for text in irrelevant if text not in relevant)
+            return cls(event, data.query, tuple(relevant), wrong, data.domain, data.served)
         if isinstance(data, GenerationObserved):
+            if not (data.prompt.strip() and data.reference.strip()):
+                return cls(event, data.prompt, (), (), data.domain, ())
             other = data.output.strip() and data.output.strip() != data.reference.strip()
             output = data.output if other else None
             return cls(event, data.prompt, (data.reference,), (), data.domain, (), output)
@@ -192,7 +197,7 @@ def judge(
             source=source,
         )
     ]
-    why = rules.reason(scores, settings)
+    why = rules.reason(scores, settings) if piece.query.strip() else None
     clash: Event[LearningEvent] | None = None
     if why is not None:
         clash = event.derive(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import Event, FeedbackJudged, GenerationObserved, LearningEvent
+from schemas import Event, FeedbackGiven, FeedbackJudged, GenerationObserved, LearningEvent
 from services.dissonance_monitor.embedding import Served
 from services.dissonance_monitor.judge import Piece, judge, scores_of, settled
 from services.dissonance_monitor.memory import Neighbours
@@ -43,6 +44,22 @@ def observed(
     told = settled(piece, served, vectors, scores, SETTINGS)
     found = judge(told, served, scores, "letters", "/monitor/1", SETTINGS)
     return found.events[0].data, None if found.clash is None else found.clash.data
+
+
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_a_blank_prompt_teaches_nothing(blank: str) -> None:
+    judged, clash = observed(prompt=blank, before=1.0, novelty=0.0)
+
+    assert (judged.relevant, judged.irrelevant, clash) == ((), (), None)
+
+
+def test_blank_passages_and_blank_queries_are_left_out_of_feedback() -> None:
+    data = FeedbackGiven(query="q", relevant=("", "a", "a"), irrelevant=(" ", "b", "a"))
+    piece = Piece.of(Event(data=data, source="/client/1"))
+    blank = Piece.of(Event(data=msgspec.structs.replace(data, query=" "), source="/client/1"))
+
+    assert (piece.relevant, piece.irrelevant) == (("a",), ("b",))
+    assert blank.passages == ()
 
 
 def below(value: float) -> float:
