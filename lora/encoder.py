@@ -133,7 +133,9 @@ def _check_tokenizer(folder: Path, tokenizer: object) -> None:
         ModelNotFoundError: transformers made one up, because the folder holds none.
     """
     names = set(getattr(tokenizer, "vocab_files_names", {}).values())
-    if names and not any(path.name in names for path in folder.rglob("*")):
+    others = {".model", ".tiktoken"}  # from which transformers may convert
+    there = (path.name in names or path.suffix in others for path in folder.rglob("*"))
+    if names and not any(there):
         files = " or ".join(sorted(names))
         raise ModelNotFoundError(
             f"no model could be loaded from {folder}: it holds no tokenizer ({files})"
