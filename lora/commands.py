@@ -53,6 +53,7 @@ app = App(
     help_format="plaintext",
     version_flags=[],
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # `main` says a word and exits
 )
 
 

@@ -166,3 +166,11 @@ def test_help_tells_the_exit_codes(run) -> None:
         code, said, _ = run(*words, "--help")
         assert code == 0
         assert "Exit codes: 0 done, 1 the disk or the machine failed, 2" in " ".join(said.split())
+
+
+def test_who_interrupts_is_told_so(run, tiny_folder, texts, monkeypatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lora.commands._lines", interrupted)
+    assert run("probe", tiny_folder, "--texts", texts) == (130, "", "python -m lora: interrupted\n")
