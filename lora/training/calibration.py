@@ -30,7 +30,7 @@ Rows = npt.NDArray[np.bool_]
 LIMIT = 0.01
 """Largest share of negatives that a card may route."""
 
-AIM = 0.5
+AIM = 0.75
 """Share of the limit that the fit may use: skills add up, and what people ask next year is of other
 topics than what it saw."""
 
@@ -166,6 +166,7 @@ def fit_routing(
     negatives: npt.ArrayLike,
     *,
     neighbours: Sequence[Neighbour] = (),
+    judged: npt.ArrayLike | None = None,
     description: npt.ArrayLike | None = None,
     limit: float = LIMIT,
     seed: int = 0,
@@ -185,8 +186,9 @@ def fit_routing(
         raise ConfigError(f"limit should lie between 0 and 1, not {limit}")
     shuffled = np.random.default_rng(seed).permutation(len(others))
     fitted, checked = others[shuffled[::2]], others[shuffled[1::2]]
-    fitter = _Fitter(own, ids, parts, fitted, tuple(neighbours), limit, description, seed)
     everyone = np.ones(len(own), bool)
+    counted = everyone if judged is None else np.asarray(judged, bool)
+    fitter = _Fitter(own, ids, parts, counted, fitted, tuple(neighbours), limit, description, seed)
     if fitter.prototypes(everyone, 1) is None:
         few = f"fewer than {MIN_BEHIND} query groups"
         return Routing(None, None, None, None, None, None, everyone, few)
@@ -200,7 +202,7 @@ def fit_routing(
         false = through & (routing_scores(checked, prototypes) > _claimed(checked, neighbours))
         if cut.boundary is not None:
             false &= cut.boundary.holds(checked)
-        stolen, routed = float(false.mean()), float(kept.mean())
+        stolen, routed = float(false.mean()), float(kept[counted].mean())
         if stolen <= limit:
             break
     reason = ""
@@ -229,6 +231,8 @@ class _Fitter:
     own: Floats
     groups: npt.NDArray[Any]
     folds: npt.NDArray[Any]
+    judged: Rows
+    """Which of the own queries count."""
     negatives: Floats
     neighbours: tuple[Neighbour, ...]
     limit: float
@@ -257,7 +261,7 @@ class _Fitter:
         claimed = _claimed(self.negatives, self.neighbours)
         mine = _claimed(self.own, self.neighbours)
         found: tuple[Floats, _Cut, Rows] | None = None
-        worth = WORTH * len(self.own)
+        worth = WORTH * int(self.judged.sum())
         for size in (n for n in _SIZES if n == 1 or n * MIN_BEHIND <= len(np.unique(self.groups))):
             if size not in self.fits:
                 fitted = [everyone, *(~out for out in parts)]
@@ -277,7 +281,8 @@ class _Fitter:
                 kept = (scores >= cut.threshold) & (scores > mine)
                 if cut.boundary is not None:
                     kept &= along >= cut.boundary.offset
-                if found is None or kept.sum() > found[2].sum() + worth:
+                many = int(kept[self.judged].sum())
+                if found is None or many > int(found[2][self.judged].sum()) + worth:
                     found = prototypes, cut, kept
         if found is None:
             raise ConfigError(f"fewer than {MIN_BEHIND} query groups")

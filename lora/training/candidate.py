@@ -52,6 +52,9 @@ __all__ = [
 
 TRAINER = "consonance/1"
 
+TRUSTED = 0.5
+"""Weight from which a query that no person asked counts as the skill's own in routing."""
+
 Floats = npt.NDArray[np.float32]
 Metric = float | int | str | bool | None
 Progress = Callable[[int, int, float], None]
@@ -278,9 +281,15 @@ def _modules(
 
 
 def _routing(request: CandidateRequest, arena: Arena) -> tuple[Routing, npt.NDArray[np.bool_]]:
-    """The routing fitted on all real queries, and which of the arena's would be routed."""
+    """The routing fitted on all queries to be trusted, and which of the arena's would be routed.
+
+    What a teacher wrote widens what a card knows as its own; rates and choices are people's alone.
+    """
     data = request.data
-    rows = np.flatnonzero(data.real)
+    taught = np.zeros(len(data.queries), bool)
+    found = (data.label_value >= 0.5) & data.known[data.label_passage]
+    taught[data.label_query[found]] = True
+    rows = np.flatnonzero(data.real | (taught & (data.weights >= TRUSTED)))
     negatives = request.negatives.reshape(-1, data.dim)
     routing = fit_routing(
         data.query_vectors[rows],
@@ -288,6 +297,7 @@ def _routing(request: CandidateRequest, arena: Arena) -> tuple[Routing, npt.NDAr
         data.folds[rows],
         negatives,
         neighbours=[neighbour_of(card) for card in _neighbours(request)],
+        judged=data.real[rows],
         description=request.description_vector,
         seed=request.seed,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from lora.boundary import sides
@@ -13,6 +14,8 @@ from lora.training.calibration import allowed_of, fit_prototypes, fit_routing, r
 from lora.training.errors import ConfigError
 from lora.training.gate import unit
 from tests.lora.training.synthetic import DIM, away, world
+
+Floats = npt.NDArray[np.float32]
 
 
 def test_own_queries_are_routed_and_others_are_not() -> None:
@@ -30,6 +33,24 @@ def test_own_queries_are_routed_and_others_are_not() -> None:
     assert routing.false_routed is not None
     assert routing.false_routed <= 0.01
     assert routing.reason == ""
+
+
+def test_what_was_written_widens_what_is_routed_and_rates_are_of_people_alone() -> None:
+    """Few people ask; a teacher's questions show where more of them will."""
+    data = world(queries=400, noise=0.3)
+    asked = np.arange(400) < 40
+    few = [part[asked] for part in (data.query_vectors, data.groups, data.folds)]
+    alone = fit_routing(*few, away(1000))
+    taught = fit_routing(data.query_vectors, data.groups, data.folds, away(1000), judged=asked)
+    later = world(queries=400, noise=0.3, seed=1).query_vectors
+
+    def share(prototypes: Floats | None, threshold: float | None) -> float:
+        assert prototypes is not None
+        assert threshold is not None
+        return float((routing_scores(later, prototypes) >= threshold).mean())
+
+    assert share(taught.prototypes, taught.threshold) > share(alone.prototypes, alone.threshold)
+    assert taught.routed == taught.kept[asked].mean()
 
 
 def test_the_share_said_to_be_routed_is_what_is_routed_later() -> None:
