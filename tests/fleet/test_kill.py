@@ -93,7 +93,11 @@ async def answered(bus: Bus) -> Counter[str]:
 
 
 async def loop_is_idle(bus: Bus) -> bool:
-    """Every clash is in a batch (or too few are left for one), every task has its verdict."""
+    """Every piece is judged, every clash in a batch (or too few are left for one), and every task
+    has its verdict.
+    """
+    if len(await journal(bus, FeedbackJudged)) < len(await journal(bus, FeedbackGiven)):
+        return False
     queued = {event.data.batch_id for event in await journal(bus, LearningBatchQueued)}
     if queued - set(await answered(bus)):
         return False

@@ -133,7 +133,8 @@ async def test_a_new_version_serves_without_a_restart(fleet: harness.Fleet) -> N
         pinned = await client.encode(["text"], skills=["swapped@1"])
     assert old.rows[0].skills[0].digest == first.digest
     assert new.rows[0].skills[0].digest == second.digest
-    assert np.array_equal(old.vectors, pinned.vectors)
+    # Not bit for bit: beside other texts in a batch a vector differs by rounding.
+    assert np.allclose(old.vectors, pinned.vectors, atol=1e-5)
     assert not np.allclose(old.vectors, new.vectors)
 
 
