@@ -96,6 +96,11 @@ async def mixed_batches(bus: Bus) -> int:
 
 
 async def test_both_encoders_take_their_share(fleet: harness.Fleet) -> None:
+    async def background_is_embedded() -> bool:
+        return any((fleet.state / "factory").glob("background-*.npy"))
+
+    # Until then the encoders are at work for the factory, and not to the same part.
+    await harness.until(background_is_embedded, seconds=50, every=0.2, what="quiet encoders")
     async with fleet.bus() as bus, bus.watch(EncodeCompleted) as answers:
         for n in range(40):
             await bus.publish(
