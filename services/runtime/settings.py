@@ -17,6 +17,7 @@ import msgspec
 
 from services.errors import SettingsError
 from services.runtime.settings_base import Section, doc
+from services.runtime.settings_federation import FederationSettings
 from services.runtime.settings_fields import fields_of
 from services.runtime.settings_learning import DistillerSettings, FactorySettings, TeacherSettings
 
@@ -25,6 +26,7 @@ __all__ = [
     "DistillerSettings",
     "EncoderSettings",
     "FactorySettings",
+    "FederationSettings",
     "FleetSettings",
     "ManagerSettings",
     "MonitorSettings",
@@ -246,6 +248,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     distiller: DistillerSettings = DistillerSettings()
     teacher: TeacherSettings = TeacherSettings()
     factory: FactorySettings = FactorySettings()
+    federation: FederationSettings = FederationSettings()
 
 
 def load_settings(

@@ -68,6 +68,8 @@ def _accepts(kind: Any, metas: list[msgspec.Meta]) -> str:
     if get_origin(kind) is Literal:
         choices = [f'"{choice}"' for choice in get_args(kind)]
         return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"
+    if get_origin(kind) is tuple:
+        return f"a list, each {_accepts(get_args(kind)[0], [])}"
     words = [_NOUNS[kind]]
     for meta in metas:
         if meta.ge is not None:
