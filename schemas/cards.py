@@ -45,6 +45,7 @@ class SkillCard(Struct, frozen=True, kw_only=True):
     """Base64 of a plane in the base space that the skill's queries lie beyond: its offset
     (little-endian float32), then its unit normal (float16); empty where the card has none."""
     signer: str | None = None
+    """The author's public key; null: this node's own card."""
     signature: str | None = None
 
 
@@ -53,6 +54,8 @@ class ListedCard(SkillCard, frozen=True, kw_only=True):
 
     state: str
     """`installed`, `kept` (an older version), `pending`, `retired` or `rejected`."""
+    peer: str | None = None
+    """From which peer it was fetched; null where it was published here."""
 
 
 class SkillRef(Struct, frozen=True, kw_only=True):

@@ -64,6 +64,8 @@ class SkillInstalled(Payload, frozen=True, kw_only=True):
     lane: ClassVar[Lane] = Lane.DURABLE
 
     card: SkillCard
+    peer: str | None = None
+    """From which peer it was fetched; null where it was published here."""
 
 
 class SkillRejected(Payload, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ import msgspec
 
 from schemas import SkillCard
 from services.adapter_manager.versions import State, Version
-from services.runtime.store import open_store, transaction
+from services.runtime.store import add_columns, open_store, transaction
 
 __all__ = ["Ledger", "Record"]
 
@@ -24,25 +24,30 @@ CREATE TABLE IF NOT EXISTS cards (
     state TEXT NOT NULL,
     reason TEXT NOT NULL DEFAULT '',
     cause TEXT NOT NULL DEFAULT '',
-    card BLOB
+    card BLOB,
+    signer TEXT,
+    peer TEXT
 ) STRICT;
 CREATE INDEX IF NOT EXISTS cards_by_name ON cards (name, version);
 CREATE INDEX IF NOT EXISTS cards_by_cause ON cards (cause);
 """
 
 
+_LATER: Final = {"signer": "TEXT", "peer": "TEXT"}
+"""Columns that an older table lacks."""
+
 EACH: Final = 50
-"""Cards of one skill that are out of service and still listed, the newest versions."""
+"""Cards of one author's skill that are out of service and still listed, the newest versions."""
 
 MOST: Final = 1000
-"""Cards out of service that are still listed in all, the newest ones."""
+"""Cards out of service that are still listed in all, this node's own before those of peers."""
 
 _LISTED: Final = """
 SELECT * FROM (
     SELECT *, rowid AS place,
-        row_number() OVER (PARTITION BY name ORDER BY version DESC, rowid DESC) AS nth
+        row_number() OVER (PARTITION BY name, signer ORDER BY version DESC, rowid DESC) AS nth
     FROM cards WHERE state IN ('retired', 'rejected')
-) WHERE nth <= ? ORDER BY place DESC LIMIT ?
+) WHERE nth <= ? ORDER BY signer IS NOT NULL, place DESC LIMIT ?
 """
 
 _FORGET_REJECTED: Final = (
@@ -64,6 +69,13 @@ class Record(NamedTuple):
     """The event that put it into this state: told again if that event is delivered again."""
     card: SkillCard | None
     """None of a card that was retired before it was ever seen."""
+    peer: str | None = None
+    """From which peer it was fetched; None where it was published here."""
+
+    @property
+    def signer(self) -> str | None:
+        """Its author; None: this node itself."""
+        return None if self.card is None else self.card.signer
 
     @property
     def among(self) -> Version:
@@ -76,6 +88,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._store = open_store(path, SCHEMA)
+        add_columns(self._store, "cards", _LATER)
         self._card = msgspec.json.Decoder(SkillCard)
 
     def close(self) -> None:
@@ -93,10 +106,10 @@ class Ledger:
         row = self._store.execute("SELECT * FROM cards WHERE digest = ?", (digest,)).fetchone()
         return None if row is None else self._record(row)
 
-    def of(self, name: str) -> list[Record]:
-        """The records of one skill, the oldest version first."""
-        query = "SELECT * FROM cards WHERE name = ? ORDER BY version, digest"
-        return [self._record(row) for row in self._store.execute(query, (name,))]
+    def of(self, name: str, signer: str | None = None) -> list[Record]:
+        """The records of one author's skill, the oldest version first."""
+        query = "SELECT * FROM cards WHERE name = ? AND signer IS ? ORDER BY version, digest"
+        return [self._record(row) for row in self._store.execute(query, (name, signer))]
 
     def caused_by(self, cause: str) -> list[Record]:
         """The records that this event put into their state."""
@@ -109,15 +122,12 @@ class Ledger:
         return [self._record(row) for row in self._store.execute(query)]
 
     def serving(self) -> list[Record]:
-        """Every record but the retired and the rejected ones, by name, newest version first."""
-        query = (
-            "SELECT * FROM cards WHERE state NOT IN ('retired', 'rejected')"
-            " ORDER BY name, version DESC, digest"
-        )
+        """Every record but the retired and the rejected ones, the first that came first."""
+        query = "SELECT * FROM cards WHERE state NOT IN ('retired', 'rejected') ORDER BY rowid"
         return [self._record(row) for row in self._store.execute(query)]
 
     def gone(self, each: int = EACH, most: int = MOST) -> list[Record]:
-        """Retired and rejected cards, the newest `each` of a skill and `most` in all."""
+        """Retired and rejected cards, the newest `each` of an author's skill and `most` in all."""
         return [self._record(row) for row in self._store.execute(_LISTED, (each, most))]
 
     def forget_rejected(self, each: int = EACH, most: int = MOST) -> list[str]:
@@ -135,12 +145,15 @@ class Ledger:
         *,
         reason: str = "",
         cause: str = "",
+        peer: str | None = None,
     ) -> None:
         """Write what is known of a card, in place of what was; without prototypes if rejected."""
         if state == "rejected":
             card = _slim(card)
         self._store.execute(
-            "INSERT OR REPLACE INTO cards VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO cards"
+            " (digest, name, version, state, reason, cause, card, signer, peer)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 card.digest,
                 card.name,
@@ -149,6 +162,8 @@ class Ledger:
                 reason,
                 cause,
                 msgspec.json.encode(card),
+                card.signer,
+                peer,
             ),
         )
 
@@ -187,6 +202,7 @@ class Ledger:
             row["reason"],
             row["cause"],
             card,
+            row["peer"],
         )
 
 

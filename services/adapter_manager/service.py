@@ -107,15 +107,23 @@ class AdapterManagerService(Service):
         if isinstance(data, SkillRetire):
             await self._retire(delivery, data)
         else:
-            await self._install(delivery, data.card)
+            peer = data.peer if isinstance(data, SkillFetched) else None
+            await self._install(delivery, data.card, peer)
         self._count()
 
-    async def _install(self, delivery: Delivery, claimed: SkillCard) -> None:
+    async def _install(self, delivery: Delivery, claimed: SkillCard, peer: str | None) -> None:
         event = delivery.event
         known = self.ledger.get(claimed.digest)
         if known is None or self._state(known) not in SERVING:
+            if known is not None and known.card is not None and known.state in SERVING:
+                # Its file was gone and is back: whose it is was told when it first came.
+                author = known.card
+                claimed = msgspec.structs.replace(
+                    claimed, signer=author.signer, signature=author.signature
+                )
+                peer = known.peer
             try:
-                card = await self._judged(claimed)
+                card = await self._judged(claimed, peer)
                 outcome = await self.loader.load(event, card.digest)
                 if outcome.verdict is Verdict.NOBODY:
                     self.log.info("no encoder to load the card yet", skill=card.name)
@@ -124,23 +132,24 @@ class AdapterManagerService(Service):
                 if outcome.verdict is Verdict.FAILED:
                     raise Rejected(outcome.message)
             except Rejected as error:
-                await self._reject(delivery, claimed, str(error))
+                await self._reject(delivery, claimed, str(error), peer)
                 return
-            self._enter(card, event)
+            self._enter(card, event, peer)
         # Told from the table alone: a delivery that is repeated after a crash tells the same.
         record = self.ledger.get(claimed.digest)
         told: list[Event[Any]] = []
         if record is not None and record.card is not None and record.state in SERVING:
-            told.append(event.derive(SkillInstalled(card=record.card), source=self.source))
+            installed = SkillInstalled(card=record.card, peer=record.peer)
+            told.append(event.derive(installed, source=self.source))
         told += self._retirements(event)
         await delivery.ack(publish=told)
         self.log.info("skill installed", skill=claimed.name, version=claimed.version)
         await self._hint(AdapterLoad(digest=claimed.digest))
         await self._let_go(event)
 
-    async def _judged(self, claimed: SkillCard) -> SkillCard:
+    async def _judged(self, claimed: SkillCard, peer: str | None) -> SkillCard:
         """The card as its file tells it; raises `Rejected`."""
-        others = [record.among for record in self._fitting(claimed.name)]
+        others = [record.among for record in self._fitting(claimed.name, claimed.signer)]
         # Digests of other models are judged too: what was retired stays retired in any case.
         known = self.ledger.get(claimed.digest)
         if known is not None and known.state == "retired":
@@ -148,28 +157,36 @@ class AdapterManagerService(Service):
         reason = versions.refusal(others, claimed.digest, claimed.version, self._keep)
         if reason is not None:
             raise Rejected(reason)
+        if peer is not None and claimed.signer is None:
+            raise Rejected(f"it came from the peer {peer!r} and does not say who signed it")
         return await asyncio.to_thread(verified, self.store, claimed, self.model)
 
-    def _enter(self, card: SkillCard, event: Event[Any]) -> None:
+    def _enter(self, card: SkillCard, event: Event[Any], peer: str | None) -> None:
         """Install a card that an encoder has loaded; what is surplus by that is retired."""
         self._missing.discard(card.digest)
         with self.ledger.together():
-            self.ledger.put(card, "installed", cause=_cause(event))
-            among = [record.among for record in self._fitting(card.name)]
+            self.ledger.put(card, "installed", cause=_cause(event), peer=peer)
+            among = [record.among for record in self._fitting(card.name, card.signer)]
             for other in versions.surplus(among, self._keep):
                 self._retire_in_ledger(card.name, other, self._surplus_reason(), event)
-            self._rank(card.name)
+            self._rank(card.name, card.signer)
 
-    async def _reject(self, delivery: Delivery, card: SkillCard, reason: str) -> None:
+    async def _reject(
+        self, delivery: Delivery, card: SkillCard, reason: str, peer: str | None
+    ) -> None:
         known = self.ledger.get(card.digest)
+        useless: set[str] = set()
         if known is None or known.state in ("pending", "rejected"):
+            cause = _cause(delivery.event)
             with self.ledger.together():
-                self.ledger.put(card, "rejected", reason=reason, cause=_cause(delivery.event))
-                forgotten = self.ledger.forget_rejected()
-            for digest in forgotten:
-                self._delete(digest)
+                self.ledger.put(card, "rejected", reason=reason, cause=cause, peer=peer)
+                useless |= set(self.ledger.forget_rejected())
+            if peer is not None:  # what peers send that is of no use takes no room
+                useless.add(card.digest)
         rejected = SkillRejected(name=card.name, digest=card.digest, reason=reason)
         await delivery.ack(publish=[delivery.event.derive(rejected, source=self.source)])
+        for digest in useless:
+            self._delete(digest)
         self.log.warning("skill rejected", skill=card.name, version=card.version, why=reason)
 
     async def _retire(self, delivery: Delivery, data: SkillRetire) -> None:
@@ -183,7 +200,7 @@ class AdapterManagerService(Service):
                 self._retire_in_ledger(
                     name, Version(data.digest, number, "retired"), data.reason, event
                 )
-                self._rank(name)
+                self._rank(name, None if known is None else known.signer)
         await delivery.ack(publish=self._retirements(event))
         self.log.info("skill retired", skill=data.name, version=data.version, why=data.reason)
         await self._let_go(event)
@@ -194,7 +211,7 @@ class AdapterManagerService(Service):
         for record in self.ledger.caused_by(_cause(event)):
             if record.state != "retired":
                 continue
-            others = [other.among for other in self._fitting(record.name)]
+            others = [other.among for other in self._fitting(record.name, record.signer)]
             retired = SkillRetired(
                 name=record.name,
                 version=record.version,
@@ -216,15 +233,15 @@ class AdapterManagerService(Service):
     def _surplus_reason(self) -> str:
         return f"only the last {self._keep} versions are kept"
 
-    def _rank(self, name: str) -> None:
-        self.ledger.rank(versions.ranked(record.among for record in self._fitting(name)))
+    def _rank(self, name: str, signer: str | None) -> None:
+        self.ledger.rank(versions.ranked(record.among for record in self._fitting(name, signer)))
 
     def _fits(self, record: Record) -> bool:
         """Whether it was made for the model that the fleet serves today."""
         return record.card is None or record.card.base_model.sha256 == self.model.sha256
 
-    def _fitting(self, name: str) -> list[Record]:
-        return [record for record in self.ledger.of(name) if self._fits(record)]
+    def _fitting(self, name: str, signer: str | None) -> list[Record]:
+        return [record for record in self.ledger.of(name, signer) if self._fits(record)]
 
     # Store ------------------------------------------------------------------------------------
 
@@ -246,7 +263,8 @@ class AdapterManagerService(Service):
 
     def _disposable(self, record: Record) -> bool:
         """Whether a retired card lies below all versions that are kept: nobody compares with it."""
-        serving = [r.version for r in self._fitting(record.name) if r.state in SERVING]
+        others = self._fitting(record.name, record.signer)
+        serving = [other.version for other in others if other.state in SERVING]
         newest = sorted(serving, reverse=True)[: self._keep]
         return (
             record.state == "retired" and len(newest) >= self._keep and record.version < min(newest)
@@ -320,7 +338,7 @@ class AdapterManagerService(Service):
             state = self._state(record)
             if state not in SERVING:
                 fields |= {"prototypes": "", "boundary": ""}
-            listed.append(ListedCard(**fields, state=state))
+            listed.append(ListedCard(**fields, state=state, peer=record.peer))
         return sorted(listed, key=lambda card: order.get(card.state, 3))
 
     def _state(self, record: Record) -> str:

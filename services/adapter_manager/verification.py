@@ -16,10 +16,10 @@ __all__ = ["verified"]
 
 
 def verified(store: CardStore, claimed: SkillCard, model: BaseModel) -> SkillCard:
-    """The card as its own file describes it, with the signature of the event.
+    """The card as its own file describes it, with signer and signature as the event has them.
 
-    Opening it checks the digest before the bytes are parsed, then the format, the shapes and every
-    value. Raises `Rejected`.
+    Nothing in a file says whose it is. Opening it checks the digest before the bytes are parsed,
+    then the format, the shapes and every value. Raises `Rejected`.
     """
     if claimed.base_model.sha256 != model.sha256:
         raise Rejected(_other_model(claimed, model))

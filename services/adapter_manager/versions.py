@@ -1,4 +1,7 @@
-"""The rules of versions: what may be installed, what serves, what has to go; pure functions."""
+"""The rules of versions: what may be installed, what serves, what has to go; pure functions.
+
+Every author numbers their own versions: the rules hold among the cards of one name and one author.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ SERVING: Final = ("installed", "kept")
 
 
 class Version(NamedTuple):
-    """One card among those of its name."""
+    """One card among those of its name and author."""
 
     digest: str
     version: int
@@ -22,7 +25,7 @@ class Version(NamedTuple):
 
 
 def refusal(versions: Iterable[Version], digest: str, version: int, keep: int) -> str | None:
-    """Why this card may not join the `versions` of its name; None where it may.
+    """Why this card may not join the `versions` of its author; None where it may.
 
     What was retired stays retired, a version number means one digest for ever, and one that is
     older than all that are kept comes too late.

@@ -18,7 +18,11 @@ __all__ = ["boundary_of", "describe", "prototypes_of"]
 
 
 def describe(card: LoRACard) -> SkillCard:
-    """The event's description of a written or opened card (one with a digest)."""
+    """The event's description of a written or opened card (one with a digest).
+
+    Without signer and signature, whatever the file's own strings say: who made a card is told by
+    the event that brings it.
+    """
     if card.digest is None or card.bytes is None:
         raise CardDescriptionError(f"card {card.name!r} has no digest: it was never written")
     rows = b"" if card.prototypes is None else card.prototypes.astype("<f4").tobytes()
@@ -43,8 +47,6 @@ def describe(card: LoRACard) -> SkillCard:
         created=card.created,
         parents=tuple(card.parents),
         boundary=card.extra.get(BOUNDARY, ""),
-        signer=card.extra.get("signer"),
-        signature=card.extra.get("signature"),
     )
 
 
