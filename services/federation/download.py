@@ -1,0 +1,191 @@
+"""One card on its way into a file: hashed as it comes, never parsed, resumed where it was cut.
+
+Two threads: one reads from the peer, the other hashes and writes, so that neither waits for long.
+What a peer sends is believed only when all of it has the digest that was asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from schemas import SkillCard
+from services.federation.connection import Connection, Stream
+from services.federation.errors import (
+    Altered,
+    FederationError,
+    PeerMisbehaved,
+    PeerUnreachable,
+)
+from services.federation.limits import Bucket
+from services.federation.protocol import MIN_FRAME
+
+__all__ = ["Download", "Pace"]
+
+AHEAD: Final = 3
+"""Frames that are read before they are written."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a transfer may take."""
+
+    seconds: float = 120.0
+    """In all, for one attempt."""
+    least_rate: int = 16 << 10
+    """Bytes a second; slower than this for `stall` is given up."""
+    stall: float = 10.0
+    """Seconds."""
+
+
+class Download:
+    """A file that grows by attempts, from one peer or another, until it is whole."""
+
+    def __init__(self, card: SkillCard, path: Path, *, pace: Pace, ingress: Bucket) -> None:
+        """`card` says the digest and the size that is written at most; `path` must not exist."""
+        self.card = card
+        self.path = path
+        self.received = 0
+        """Bytes that are in the file."""
+        self._pace = pace
+        self._ingress = ingress
+        self._hash = hashlib.sha256()
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def restart(self) -> None:
+        """Forget what came: it was not what it should have been."""
+        os.ftruncate(self._file, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        self.received = 0
+        self._hash = hashlib.sha256()
+
+    def abandon(self) -> None:
+        """Close and remove the file; after `finish` it does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+            self.path.unlink(missing_ok=True)
+
+    def attempt(self, connection: Connection) -> None:
+        """Go on from where the last attempt ended, until the file is whole.
+
+        Raises `Altered` when it is whole and wrong, a `PeerError` when it was cut; what came by
+        then is kept.
+        """
+        if self.received < self.card.bytes:
+            reading = _Reading(connection, self.card.digest, self.received, self._pace.seconds)
+            try:
+                self._drain(reading)
+            finally:
+                reading.cancel()
+        found = "sha256:" + self._hash.hexdigest()
+        if found != self.card.digest:
+            raise Altered(f"its bytes are not those of its digest: they make {found[:19]}…")
+
+    def finish(self, target: Path) -> None:
+        """Flush the file to the disk and give it its name, at once or not at all."""
+        os.fsync(self._file)
+        os.close(self._file)
+        self._file = -1
+        self.path.replace(target)
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _drain(self, reading: _Reading) -> None:
+        since, before = time.monotonic(), self.received
+        ends = since + self._pace.seconds
+        while True:
+            frame = reading.next(self._pace.stall / 10)
+            if frame is None and reading.ended:
+                break
+            if frame is not None:
+                self._write(frame)
+            now = time.monotonic()
+            if now > ends:
+                raise PeerUnreachable(f"it was not done within {self._pace.seconds:g} s")
+            if now - since >= self._pace.stall:
+                if self.received - before < self._pace.least_rate * (now - since):
+                    raise PeerMisbehaved(
+                        f"it sent {self.received - before} bytes in {now - since:.0f} s: too slow"
+                    )
+                since, before = now, self.received
+        if self.received < self.card.bytes:
+            raise PeerUnreachable(
+                f"the transfer was cut after {self.received} of {self.card.bytes} bytes"
+            )
+
+    def _write(self, frame: Any) -> None:
+        left = self.card.bytes - self.received
+        if frame.size > left:
+            raise PeerMisbehaved(f"it sends more than the {self.card.bytes} bytes it promised")
+        if frame.size < min(MIN_FRAME, left):
+            raise PeerMisbehaved(f"it sends frames of {frame.size} bytes")
+        pause = self._ingress.take(frame.size)
+        if pause:
+            time.sleep(pause)
+        self._hash.update(frame)
+        rest = memoryview(frame)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        self.received += frame.size
+
+
+class _Reading:
+    """The thread that reads; a peer that says nothing at all holds it, and nobody else."""
+
+    def __init__(self, connection: Connection, digest: str, offset: int, seconds: float) -> None:
+        self._ask = (connection, digest, offset, seconds)
+        self._frames: queue.Queue[Any] = queue.Queue(AHEAD)
+        self._stream: Stream | None = None
+        self._stop = threading.Event()
+        self.ended = False
+        threading.Thread(target=self._read, name="fetch", daemon=True).start()
+
+    def next(self, seconds: float) -> Any:
+        """The next frame; None where none came in time, or, with `ended`, no more will."""
+        try:
+            frame = self._frames.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if isinstance(frame, FederationError):
+            raise frame
+        self.ended = frame is None
+        return frame
+
+    def cancel(self) -> None:
+        """Let the thread end, now or when gRPC lets go of it."""
+        self._stop.set()
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def _read(self) -> None:
+        connection, digest, offset, seconds = self._ask
+        end: FederationError | None = None
+        try:
+            self._stream = connection.open(digest, offset, seconds)
+            for frame in self._stream:
+                if not self._put(frame):
+                    self._stream.cancel()
+                    return
+        except FederationError as error:
+            end = error
+        self._put(end)
+
+    def _put(self, item: Any) -> bool:
+        """Whether it was taken before the reading was cancelled."""
+        while not self._stop.is_set():
+            try:
+                self._frames.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
