@@ -35,8 +35,8 @@ Examples:
     {_NAME} trust add ed25519:… laptop
         accept the skills that the node of that key has learned
 
-    {_NAME} authority create ./authority --name "Our nodes"
-    {_NAME} authority issue ./authority node-b --out ./for-node-b
+    {_NAME} authority create ./ca
+    {_NAME} authority issue ./ca b --out ./b
         certificates, without which nodes meet on one machine only
 {_CODES}"""
 
@@ -64,18 +64,19 @@ Examples:
 _AUTHORITY_EXAMPLES = f"""
 Examples:
 
-    {_NAME} authority create ./authority --name "Our nodes"
+    {_NAME} authority create ./ca
         once, on one machine; authority.key stays there
 
-    {_NAME} authority issue ./authority --state .consonance
+    {_NAME} \\
+        authority issue ./ca --state .consonance
         the certificate of the node on this machine
 
-    {_NAME} authority issue ./authority node-b --out ./for-node-b
-        that of another one, whose folder keys/tls the files go to
+    {_NAME} authority issue ./ca b --out ./b
+        that of node b on another machine, for STATE/keys/tls there
 {_CODES}"""
 
 _FLAG = Parameter(negative="", show_default=False)
-_AFTER_DASHES = Parameter(show_default=False)
+_UNSAID = Parameter(show_default=False)
 
 
 def _app(name: str, text: str, examples: str) -> App:
@@ -121,7 +122,7 @@ def key(
 
 
 @trust.command(help_epilogue=_TRUST_EXAMPLES)
-def add(public: str, name: str = "", *, state: Path = _STATE) -> int:
+def add(public: str, name: Annotated[str, _UNSAID] = "", /, *, state: Path = _STATE) -> int:
     """Accept the skills of an author.
 
     Parameters
@@ -139,7 +140,7 @@ def add(public: str, name: str = "", *, state: Path = _STATE) -> int:
 
 
 @trust.command(help_epilogue=_TRUST_EXAMPLES)
-def remove(who: str, *, state: Path = _STATE) -> int:
+def remove(who: str, /, *, state: Path = _STATE) -> int:
     """Accept the skills of an author no longer.
 
     Parameters
@@ -149,8 +150,11 @@ def remove(who: str, *, state: Path = _STATE) -> int:
     state
         The node's state folder
     """
-    for one in trust_file.remove(_keys(state) / "trusted", who):
+    gone = trust_file.remove(_keys(state) / "trusted", who)
+    for one in gone:
         print(f"no longer trusted: {one}")
+    if not gone:
+        print(f"was not trusted: {who}")
     return DONE
 
 
@@ -178,6 +182,7 @@ def list_(*, state: Path = _STATE, json: Annotated[bool, _FLAG] = False) -> int:
 @authority.command(help_epilogue=_AUTHORITY_EXAMPLES)
 def create(
     folder: Path,
+    /,
     *,
     name: str = "Consonance federation",
     days: int = 3650,
@@ -203,9 +208,10 @@ def create(
 @authority.command(help_epilogue=_AUTHORITY_EXAMPLES)
 def issue(
     folder: Path,
-    node: Annotated[str | None, _AFTER_DASHES] = None,
+    node: str | None = None,
+    /,
     *,
-    state: Annotated[Path | None, _AFTER_DASHES] = None,
+    state: Path | None = None,
     out: Path | None = None,
     days: int = 365,
     config: Path | None = None,

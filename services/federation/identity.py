@@ -25,7 +25,7 @@ _FINGERPRINT_DIGITS: Final = 32
 _NAME_LIMIT: Final = 64
 
 _P: Final = 2**255 - 19
-_Y8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7
+_Y8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
 _WEAK: Final = frozenset({0, 1, _P - 1, _Y8, _P - _Y8})
 """The ordinates of the eight points whose order divides 8: to such a key one signature fits
 many messages, so that it identifies nobody."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from services.federation.errors import FederationError
 
-__all__ = ["LIMIT", "create", "locked", "read", "replace"]
+__all__ = ["LIMIT", "create", "locked", "make_folder", "read", "replace"]
 
 LIMIT: Final = 1 << 20
 """Bytes above which nothing is a key, a certificate or a trust list."""
@@ -32,7 +32,7 @@ def read(path: Path, refusal: type[FederationError], *, private: bool = False) -
         return None
     except OSError as e:
         raise refusal(f"{path} cannot be read: {e.strerror}") from e
-    with open(handle, "rb") as file:
+    try:
         found = os.fstat(handle)
         mode = stat.S_IMODE(found.st_mode)
         if not stat.S_ISREG(found.st_mode):
@@ -43,10 +43,19 @@ def read(path: Path, refusal: type[FederationError], *, private: bool = False) -
             raise refusal(
                 f"{path} has {found.st_size} bytes, more than {LIMIT}: it is none of ours"
             )
-        try:
+        with open(handle, "rb", closefd=False) as file:
             return file.read(LIMIT)
-        except OSError as e:
-            raise refusal(f"{path} cannot be read: {e.strerror}") from e
+    except OSError as e:
+        raise refusal(f"{path} cannot be read: {e.strerror}") from e
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, for their owner only. Raises `OSError`."""
+    for one in (*reversed(folder.parents), folder):
+        if not one.exists():
+            one.mkdir(mode=0o700, exist_ok=True)
 
 
 def create(path: Path, data: bytes, mode: int) -> bool:
@@ -82,7 +91,7 @@ def locked(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _written(path: Path, data: bytes, mode: int) -> Iterator[Path]:
     """The data on the disk under a name beside `path`; that name is gone afterwards."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         handle = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)

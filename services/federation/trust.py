@@ -220,7 +220,7 @@ def _edited(path: Path, *, make: bool = False) -> Iterator[list[bytes]]:
     target = Path(os.path.realpath(path))  # a link stays one
     try:
         if make:
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            keyfiles.make_folder(target.parent)
         with keyfiles.locked(target.parent):
             data = keyfiles.read(target, TrustFileError)
             lines = _lines(data)
