@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 from lora.card import EXTENSION
 from schemas import SkillCard
 from services.federation import manifest
-from services.federation.authority import Credentials
 from services.federation.connection import Connection
+from services.federation.credentials import Credentials
 from services.federation.download import Download, Pace
 from services.federation.errors import (
     Altered,
@@ -117,12 +117,20 @@ class LoRAFlightClient:
 
     # Peers ------------------------------------------------------------------------------------
 
-    def add_peer(self, peer: str, endpoint: Endpoint, *, node: str | None = None) -> Health:
+    def introduce(self, endpoint: Endpoint) -> Health:
+        """Who is there, whose name is not known yet. Raises a `PeerError`."""
+        connection = Connection(endpoint, credentials=self._credentials)
+        try:
+            return connection.health()
+        finally:
+            connection.close()
+
+    def add_peer(self, peer: str, endpoint: Endpoint) -> Health:
         """Connect to a peer, in place of what it was before, and hear how it is.
 
-        `node` is the name that its certificate must bear. Raises a `PeerError`.
+        With mutual TLS its certificate must bear that name. Raises a `PeerError`.
         """
-        connection = Connection(endpoint, node=node, credentials=self._credentials)
+        connection = Connection(endpoint, node=peer, credentials=self._credentials)
         started = time.monotonic()
         try:
             health = connection.health()
@@ -277,6 +285,8 @@ class LoRAFlightClient:
                 try:
                     self._from_one(download, peer, known)
                     return peer
+                except PeerBusy as error:
+                    failures.append(PeerBusy(f"{peer}: {error}"))
                 except (PeerError, Altered) as error:
                     known.failed = time.monotonic()
                     failures.append(type(error)(f"{peer}: {error}"))

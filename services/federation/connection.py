@@ -16,7 +16,7 @@ from pyarrow import flight
 
 from schemas import SkillCard
 from services.federation import protocol
-from services.federation.authority import Credentials
+from services.federation.credentials import ANY_NODE, Credentials, host_name
 from services.federation.errors import (
     NotOffered,
     PeerBusy,
@@ -30,9 +30,6 @@ __all__ = ["Connection", "Stream"]
 
 CALL_SECONDS: Final = 5.0
 """How long a peer may take to tell how it is, and what it offers for each 64 cards."""
-
-COMMON_NAME: Final = "federation"
-"""Stands in every certificate, for peers whose name is not known yet."""
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_FRAME),
@@ -87,7 +84,7 @@ class Connection:
                 "tls_root_certs": credentials.authority,
                 "cert_chain": credentials.certificate,
                 "private_key": credentials.key,
-                "override_hostname": f"{node or COMMON_NAME}.consonance",
+                "override_hostname": ANY_NODE if node is None else host_name(node),
             }
         with _as_peer_error():
             self._client = flight.FlightClient(endpoint.uri, **options)

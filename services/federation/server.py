@@ -16,14 +16,14 @@ import structlog
 from pyarrow import flight
 
 from services.federation import protocol
-from services.federation.authority import Credentials
 from services.federation.catalogue import Catalogue, Offer
+from services.federation.credentials import Credentials
 from services.federation.errors import PeerBusy, ServerError
 from services.federation.limits import Bucket, Slots
 from services.federation.manifest import manifest
 from services.federation.protocol import EMPTY, FRAME, NOTHING, SLICES, Endpoint, Health, Ticket
 
-__all__ = ["NOT_OFFERED", "LoRAFlightServer"]
+__all__ = ["LOOPBACK", "NOT_OFFERED", "LoRAFlightServer", "is_loopback"]
 
 NOT_OFFERED: Final = b"not_offered"
 """The extra information of the error that a card is not on offer."""
@@ -82,7 +82,7 @@ class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarro
         """`node` and `key`, its public key, are told as `health`; `hosts` gives the addresses that
         peers should connect to, for descriptions. Raises `ServerError`."""
         host = host or (LOOPBACK if credentials is None else EVERYWHERE)
-        if credentials is None and not _is_loopback(host):
+        if credentials is None and not is_loopback(host):
             raise ServerError(
                 f"without certificates only a loopback address is bound, not {host}: let a "
                 "federation authority issue some, or leave federation.host unset"
@@ -104,7 +104,7 @@ class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarro
         self._catalogue = catalogue
         self._node = node
         self._key = key
-        self._host = host
+        self.host = host
         self._tls = credentials is not None
         self._hosts = hosts
         self._slots = slots or Slots(16, 4)
@@ -238,7 +238,7 @@ class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarro
         )
 
     def _uris(self) -> list[str]:
-        hosts = [self._host] if _is_loopback(self._host) else list(self._hosts())
+        hosts = [self.host] if is_loopback(self.host) else list(self._hosts())
         return [Endpoint(host, self.port, self._tls).uri for host in hosts]
 
     def _slices(self, offer: Offer, offset: int, holder: str) -> Iterator[pa.Buffer]:
@@ -288,7 +288,8 @@ def _holder(peer: str) -> str:
     return peer.rpartition(":")[0]
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches that address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

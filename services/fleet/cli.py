@@ -133,7 +133,7 @@ def _serve(settings: Settings, *, json: bool) -> int:
         logs.mkdir(mode=0o700, exist_ok=True)
         keep()
         output = Output(logs, settings.fleet.log_format)
-        parts = plan(settings.fleet, state=root, bus=url, config=config, environment=environment)
+        parts = plan(settings, state=root, bus=url, config=config, environment=environment)
         listen = beats_of(url, environment)
         try:
             return asyncio.run(_supervise(parts, settings, listen, output, json=json))

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.runtime import lifeline
-from services.runtime.settings import FleetSettings
+from services.runtime.settings import Settings
 
 __all__ = ["SERVICES", "Part", "Role", "plan"]
 
 
-def _one(_settings: FleetSettings) -> int:
+def _one(_settings: Settings) -> int:
     return 1
 
 
@@ -21,16 +21,17 @@ class Role:
     """A service and how many processes of it a fleet has."""
 
     service: str
-    copies: Callable[[FleetSettings], int] = _one
+    copies: Callable[[Settings], int] = _one
 
 
 SERVICES: tuple[Role, ...] = (
     Role("adapter_manager"),
     Role("router"),
-    Role("encoder", lambda settings: settings.worker_count),
+    Role("encoder", lambda settings: settings.fleet.worker_count),
     Role("dissonance_monitor"),
     Role("distiller"),
     Role("factory"),
+    Role("federation", lambda settings: int(settings.federation.enabled)),
 )
 """All but the broker, which stands under them; stopped in reverse order, the broker last."""
 
@@ -53,7 +54,7 @@ class Part:
 
 
 def plan(
-    settings: FleetSettings,
+    settings: Settings,
     *,
     state: Path,
     bus: str,
@@ -65,7 +66,7 @@ def plan(
     broker = lifeline.command(
         "bus",
         *("--url", bus, "--state", str(state)),
-        *("--config", str(config), "--log-level", settings.log_level),
+        *("--config", str(config), "--log-level", settings.fleet.log_level),
     )
     parts = [Part("broker", "1", broker, shared)]
     for role in SERVICES:

@@ -12,7 +12,7 @@ import pytest
 from services.fleet.output import LogFile, Output, in_words
 from services.fleet.plan import Part, plan
 from services.fleet.supervisor import Supervisor
-from services.runtime.settings import FleetSettings
+from services.runtime.settings import FederationSettings, FleetSettings, Settings
 
 PART = Part("encoder", "2", ())
 LINE = json.dumps(
@@ -89,7 +89,7 @@ def test_a_log_file_does_not_grow_without_end(tmp_path: Path) -> None:
 
 
 def test_the_plan_begins_with_the_broker_and_numbers_the_encoders(tmp_path: Path) -> None:
-    settings = FleetSettings(workers=3)
+    settings = Settings(fleet=FleetSettings(workers=3))
 
     parts = plan(settings, state=tmp_path, bus="ipc:///b", config=tmp_path / "s.toml")
 
@@ -126,7 +126,7 @@ def test_a_reader_that_goes_away_stops_nothing(
 def test_the_table_shows_every_process(tmp_path: Path) -> None:
     stream = io.StringIO()
     output = Output(tmp_path, stream=stream)
-    parts = plan(FleetSettings(workers=2), state=tmp_path, bus="b", config=tmp_path)
+    parts = plan(Settings(fleet=FleetSettings(workers=2)), state=tmp_path, bus="b", config=tmp_path)
     fleet = Supervisor(parts, FleetSettings(), listen=nullcontext, reporter=output)
 
     output.status(fleet.keepers, "ipc:///b", tmp_path)
@@ -134,3 +134,11 @@ def test_the_table_shows_every_process(tmp_path: Path) -> None:
 
     assert stream.getvalue().count("encoder") == 2
     assert "ipc:///b" in stream.getvalue()
+
+
+def test_a_fleet_that_is_to_stand_alone_has_no_gateway(tmp_path: Path) -> None:
+    def services(enabled: bool) -> set[str]:
+        settings = Settings(federation=FederationSettings(enabled=enabled))
+        return {part.service for part in plan(settings, state=tmp_path, bus="b", config=tmp_path)}
+
+    assert services(True) - services(False) == {"federation"}

@@ -1,0 +1,305 @@
+"""The federation gateway: serves this node's cards to peers, and brings theirs when wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, Final
+
+from bus import BusError
+from lora.errors import ModelError
+from lora.model import find_model
+from lora.store import CardStore
+from schemas import (
+    Event,
+    FleetHeartbeat,
+    Payload,
+    PeerJoined,
+    PeerLeft,
+    SkillCard,
+    SkillDiscovered,
+    SkillFetched,
+    SkillInstalled,
+    SkillListed,
+    SkillListRequested,
+    SkillRejected,
+    SkillRetired,
+    SkillUnavailable,
+    SkillWanted,
+)
+from services.federation.errors import CardRefused, FederationError, NotOffered
+from services.federation.gateway import Gateway
+from services.federation.installed import Installed
+from services.federation.offers import Offers, Refusal
+from services.runtime.service import Context, Service
+
+__all__ = ["FederationService"]
+
+RETRY: Final = 30.0
+"""Seconds until a node tries again to federate whose keys, port or certificates forbade it."""
+
+PAUSE: Final = 300.0
+"""Seconds until a card is fetched again by policy alone that could not be had."""
+
+CALM: Final = 1.0
+"""Seconds at least between two repetitions of all offers."""
+
+
+class FederationService(Service):
+    """One gateway a node. Where it cannot federate it says why and tries again: the fleet serves
+    on without it."""
+
+    name: ClassVar[str] = "federation"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        own = self.settings.federation
+        self.store = CardStore(self.state.cards, max_bytes=own.max_card_bytes)
+        self.counters = dict.fromkeys(
+            ("federating", "peers", "offers", "serving", "fetched", "refused", "unavailable"), 0
+        )
+        self._model = ""
+        self._gateway: Gateway | None = None
+        self._installed: Installed | None = None
+        self._offers: Offers | None = None
+        self._trusted: tuple[Any, ...] = ()
+        self._threads = ThreadPoolExecutor(own.fetches, thread_name_prefix="fetch")
+        self._fetching: dict[str, asyncio.Task[None]] = {}
+        self._put_off: dict[str, float] = {}
+        self._repeat_now = asyncio.Event()
+        self._manager: int | None = None
+
+    @property
+    def queue(self) -> int:
+        """Cards that are being fetched."""
+        return len(self._fetching)
+
+    async def setup(self) -> None:
+        """Learn which model the fleet serves, join the federation, then listen."""
+        try:
+            found = await asyncio.to_thread(find_model, self.settings.fleet.model)
+        except ModelError as error:
+            raise FederationError(f"the model cannot be used: {error}") from error
+        self._model = found.base_model.sha256
+        await self._join()
+        heads = await self.bus.heads()
+        kinds = (SkillInstalled, SkillRetired)
+        await self.listen(SkillListed, self._listed, to=self.address)
+        # What was installed before now the manager lists; what is after, the journal tells.
+        head = max((heads.get(kind.type, 0) for kind in kinds), default=0)
+        await self.listen(kinds, self._skill, after=head)
+        await self.listen(FleetHeartbeat, self._beat)
+        await self.listen(SkillListRequested, self._list_requested)
+        await self.listen(SkillWanted, self._wanted)
+        await self.say(SkillListRequested(reply_to=self.address))
+        self.spawn(self._repeat(), "repeat")
+
+    async def drain(self) -> None:
+        """Finish the transfers under way."""
+        await asyncio.gather(*self._fetching.values(), return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Leave the federation: peers hear a goodbye."""
+        for task in tuple(self._fetching.values()):
+            task.cancel()
+        if self._gateway is not None:
+            await self._gateway.aclose()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await super().aclose()
+
+    async def _join(self) -> None:
+        try:
+            gateway = await asyncio.to_thread(
+                Gateway,
+                self.settings.federation,
+                keys=self.state.keys,
+                store=self.store,
+                incoming=self.state.of(self.name) / "incoming",
+                model=self._model,
+                heard=self,
+                log=self.log,
+            )
+        except (FederationError, OSError) as error:
+            self.log.error("this node does not federate now", why=str(error), again_in=RETRY)
+            self.spawn(self._join_later(), "join")
+            return
+        self._gateway = gateway
+        self._installed = Installed(gateway.catalogue, self.store, gateway.key)
+        self._offers = Offers(gateway.client.refusal)
+        self.counters["federating"] = 1
+        await gateway.open()
+
+    async def _join_later(self) -> None:
+        await asyncio.sleep(RETRY)
+        await self._join()
+        await self._tell(SkillListRequested(reply_to=self.address))
+
+    # What is installed here ---------------------------------------------------------------------
+
+    async def _beat(self, event: Event[FleetHeartbeat]) -> None:
+        data = event.data
+        if data.service == "adapter_manager" and data.state == "ready":
+            if self._manager not in (None, data.pid):
+                await self._tell(SkillListRequested(reply_to=self.address))
+            self._manager = data.pid
+
+    async def _listed(self, event: Event[SkillListed]) -> None:
+        if self._installed is not None:
+            self._installed.listed(event.data.cards)
+            self._count()
+
+    async def _skill(self, event: Event[Any]) -> None:
+        if self._installed is None:
+            return
+        if isinstance(event.data, SkillInstalled):
+            self._installed.install(event.data.card)
+        else:
+            self._installed.retire(event.data.digest)
+        self._count()
+
+    # What peers offer -----------------------------------------------------------------------------
+
+    async def joined(self, peer: str, endpoint: str) -> None:
+        """A peer answers for the first time."""
+        await self._tell(PeerJoined(peer=peer, endpoint=endpoint))
+        self._count()
+
+    async def left(self, peer: str, endpoint: str) -> None:
+        """It answers no more, and what it offered is not to be had from it."""
+        if self._offers is not None:
+            self._offers.remove(peer)
+        await self._tell(PeerLeft(peer=peer, endpoint=endpoint))
+        self._count()
+
+    async def offers(self, peer: str, cards: tuple[SkillCard, ...]) -> None:
+        """What a peer offers now."""
+        if self._offers is None:
+            return
+        await self._refuse(self._offers.put(peer, cards))
+        await self._offer(self._offers.by(peer))
+
+    async def _refuse(self, refusals: tuple[Refusal, ...]) -> None:
+        for peer, card, error in refusals:
+            await self._reject(card, peer, error)
+
+    async def _reject(self, card: SkillCard, peer: str, error: CardRefused) -> None:
+        self.counters["refused"] += 1
+        self.log.warning("card refused", peer=peer, skill=card.name, why=str(error))
+        reason = f"offered by {peer}: {error}"
+        await self._tell(SkillRejected(name=card.name, digest=card.digest, reason=reason))
+
+    async def _offer(self, offers: tuple[tuple[str, SkillCard], ...]) -> None:
+        for peer, card in offers:
+            await self._tell(SkillDiscovered(card=card, peer=peer))
+            if self._wants(card):
+                self._fetch(card, peer, None)
+        self._count()
+
+    def _wants(self, card: SkillCard) -> bool:
+        """Whether the policy has it fetched before anybody asks."""
+        policy, installed = self.settings.federation.prefetch, self._installed
+        if policy == "none" or installed is None or not installed.lacks(card.digest):
+            return False
+        if time.monotonic() < self._put_off.get(card.digest, 0.0):
+            return False
+        return policy == "all" or installed.outdated_by(card)
+
+    async def _repeat(self) -> None:
+        """Tell all offers again and again, for whoever starts later."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.federation.repeat):
+                    await self._repeat_now.wait()
+            self._repeat_now.clear()
+            if self._offers is not None and self._gateway is not None:
+                trusted = self._gateway.trust.entries()
+                if trusted != self._trusted:
+                    self._trusted = trusted
+                    await self._refuse(self._offers.again())
+                await self._offer(self._offers.all())
+            await asyncio.sleep(CALM)
+
+    async def _list_requested(self, event: Event[SkillListRequested]) -> None:
+        if event.data.reply_to != self.address:
+            self._repeat_now.set()  # somebody builds an index
+
+    # What is wanted -------------------------------------------------------------------------------
+
+    async def _wanted(self, event: Event[SkillWanted]) -> None:
+        data = event.data
+        offers = () if self._offers is None else self._offers.of(data.digest)
+        if not offers:
+            await self._unavailable(data, "no peer offers it now", event)
+            return
+        named = [offer for offer in offers if offer[0] == data.peer]
+        peer, card = (named or list(offers))[0]
+        self._fetch(card, peer, event)
+
+    def _fetch(self, card: SkillCard, peer: str, cause: Event[SkillWanted] | None) -> None:
+        if card.digest not in self._fetching:
+            task = asyncio.create_task(self._bring(card, peer, cause), name=f"fetch {card.name}")
+            self._fetching[card.digest] = task
+            task.add_done_callback(lambda _: self._fetching.pop(card.digest, None))
+
+    async def _bring(self, card: SkillCard, peer: str, cause: Event[SkillWanted] | None) -> None:
+        wanted = SkillWanted(digest=card.digest, name=card.name, peer=peer)
+        try:
+            await self._brought(card, peer, cause)
+        except CardRefused as error:
+            self._put_off[card.digest] = time.monotonic() + PAUSE
+            await self._reject(card, peer, error)
+        except FederationError as error:
+            self._put_off[card.digest] = time.monotonic() + PAUSE
+            await self._unavailable(wanted, str(error), cause)
+        except Exception:
+            self.log.exception("card not fetched", skill=card.name, peer=peer)
+            await self._unavailable(wanted, "the gateway failed; its log says how", cause)
+
+    async def _brought(self, card: SkillCard, peer: str, cause: Event[SkillWanted] | None) -> None:
+        gateway, installed = self._gateway, self._installed
+        if gateway is None or installed is None:
+            raise NotOffered("this node does not federate now")
+        budget = self.settings.federation.disk_budget
+        taken = installed.foreign_bytes()
+        if card.signer != gateway.key.public and taken + card.bytes > budget:
+            raise FederationError(
+                f"cards of other authors take {taken} bytes, with its {card.bytes} that were "
+                f"more than the {budget} of federation.disk_budget"
+            )
+        loop = asyncio.get_running_loop()
+        fetched = await loop.run_in_executor(
+            self._threads, lambda: gateway.client.fetch_skill(card.digest, peer=peer)
+        )
+        self.counters["fetched"] += 1
+        self.log.info(
+            "skill fetched",
+            skill=card.name,
+            version=card.version,
+            peer=fetched.peer or peer,
+            bytes=card.bytes,
+            seconds=round(fetched.seconds, 3),
+        )
+        await self._tell(SkillFetched(card=fetched.card, peer=fetched.peer or peer), cause)
+
+    async def _unavailable(
+        self, data: SkillWanted, reason: str, cause: Event[SkillWanted] | None
+    ) -> None:
+        self.counters["unavailable"] += 1
+        self.log.warning("skill not to be had", skill=data.name, peer=data.peer, why=reason)
+        gone = SkillUnavailable(digest=data.digest, name=data.name, peer=data.peer, reason=reason)
+        await self._tell(gone, cause)
+
+    async def _tell(self, data: Payload, cause: Event[Any] | None = None) -> None:
+        event = self.event(data) if cause is None else cause.derive(data, source=self.source)
+        try:
+            await self.bus.publish(event)
+        except BusError as error:  # whoever waits for it asks again
+            self.log.warning("not told", type=event.type, why=str(error))
+
+    def _count(self) -> None:
+        if self._gateway is not None and self._offers is not None:
+            self.counters["peers"] = len(self._gateway.peers.here)
+            self.counters["offers"] = len(self._offers.all())
+            self.counters["serving"] = len(self._gateway.catalogue.offers())
