@@ -93,7 +93,8 @@ class TrustList:
                     return self._entries
                 self._entries, problems = self._read()
                 # A change within one tick of the file system's clock leaves the same stamp.
-                fresh = time.time_ns() - found.st_mtime_ns < _COARSE
+                changed = max(found.st_mtime_ns, found.st_ctime_ns)
+                fresh = time.time_ns() - changed < _COARSE
                 self._stamp = None if fresh else stamp
             for problem in problems:
                 if problem not in self._told:
