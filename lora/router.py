@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -12,11 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lora.adapter import FloatArray
+from lora.authors import Edition, foremost, moment
 from lora.boundary import Boundary
 from lora.card import LoRACard
 from lora.errors import CardInvalidError, ConfigError
+from lora.guard import Guard
 from lora.head import normalize
 from lora.neighbours import AMBIGUOUS, BETWEEN, beside, stacking
+from lora.shelf import Shelf
 
 __all__ = ["DESCRIPTION_THRESHOLD", "Decision", "LoRARouter", "Match"]
 
@@ -47,6 +50,10 @@ class _Skill:
     version: int
     digest: str
     virtual: bool
+    author: str | None
+    """None: this node's own."""
+
+    created: float
     points: FloatArray | None
     """(k, dim), normalised; None where the skill is for named use only."""
 
@@ -57,6 +64,14 @@ class _Skill:
 
     stacks: frozenset[str] = frozenset()
     """12 digits of the digest of each card that was seen to help upon this one."""
+
+    rank: float = 0.0
+    """0 for this node's own, infinite where virtual; between them in the order of arrival. Of two
+    skills the one with the lower rank is not to be stolen from."""
+
+    @property
+    def edition(self) -> Edition:
+        return Edition(self.author, self.version, self.created, self.digest)
 
 
 @dataclass(frozen=True)
@@ -71,11 +86,16 @@ class Decision:
 
 
 class LoRARouter:
-    """Skills by their prototypes, in one matrix.
+    """Skills by their prototypes: one matrix of those that are here, one of those on offer.
 
     Of each name the newest installed version is routed to; when it is removed, the one before is
     again. A version that is for named use only hides older ones and is itself not routed to. A
     virtual candidate is routed to only while no version of its name is installed.
+
+    What other authors' cards and all virtual ones say is a claim. This node's own card goes before
+    theirs of the same name; what theirs say of their neighbours is not heeded; and they are routed
+    to only from a cosine on that is above the greatest between a prototype of theirs and one of a
+    skill of another name that is this node's own, or was installed before.
 
     Several threads may call it.
     """
@@ -96,15 +116,20 @@ class LoRARouter:
         self._skills: dict[str, _Skill] = {}
         self._versions: dict[str, set[str]] = {}
         self._lock = threading.RLock()
-        self._routed: dict[str, tuple[str, list[int]]] = {}
-        self._free: list[int] = []
-        self._owners: list[str] = []
-        self._matrix = np.zeros((0, dim), np.float32)
-        self._least = np.zeros(0, np.float32)
+        self._routed: dict[str, str] = {}
+        self._here = Shelf(dim)
+        self._offered = Shelf(dim)
+        self._guard = Guard(self._here, self._offered)
+        self._arrived = 0
 
     def __len__(self) -> int:
         """How many skills are known, routed to or not."""
         return len(self._skills)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing that can be routed to."""
+        return not self._routed
 
     def register_card(
         self,
@@ -112,18 +137,20 @@ class LoRARouter:
         *,
         description_vector: npt.ArrayLike | None = None,
         floor: float | None = None,
+        author: str | None = None,
     ) -> None:
         """Index an installed card; the same digest again replaces what was known of it.
 
         With `threshold` None the card is for named use only. A card with prototypes is found by
         those at its own threshold, raised to `floor` where that is higher (for cards from
         elsewhere). One without is found by `description_vector`, the base vector of its
-        description, at the configured threshold where that is higher than its own.
+        description, at the configured threshold where that is higher than its own. With `author`,
+        somebody else's card, it is found by prototypes or not at all.
         """
         points = card.prototypes
         threshold = card.threshold
         boundary = Boundary.of(card.extra, self.dim)
-        if points is None and description_vector is not None:
+        if points is None and description_vector is not None and author is None:
             points = np.atleast_2d(np.asarray(description_vector, np.float32))
             if threshold is not None:
                 threshold = max(threshold, self.description_threshold)
@@ -133,11 +160,13 @@ class LoRARouter:
                 card.version,
                 card.key,
                 False,
+                author,
+                moment(card.created),
                 points,
                 math.inf if threshold is None else threshold,
                 boundary,
-                beside(card.metrics),
-                stacking(card.metrics),
+                beside(card.metrics) if author is None else frozenset(),
+                stacking(card.metrics) if author is None else frozenset(),
             ),
             floor,
         )
@@ -152,11 +181,18 @@ class LoRARouter:
         version: int = 1,
         floor: float | None = None,
         boundary: Boundary | None = None,
+        author: str = "",
+        created: str = "",
     ) -> None:
-        """Index a skill that only a peer has: (k, dim) base vectors, no weights needed."""
+        """Index a skill that only a peer has: (k, dim) base vectors, no weights needed.
+
+        `created`, an RFC 3339 time, decides between authors.
+        """
         points = np.atleast_2d(np.asarray(prototypes, np.float32))
         least = self.description_threshold if threshold is None else threshold
-        self._put(_Skill(name, version, digest, True, points, least, boundary), floor)
+        made = moment(created)
+        skill = _Skill(name, version, digest, True, author, made, points, least, boundary)
+        self._put(skill, floor)
 
     def remove_card(self, digest: str) -> None:
         """Forget a skill; the version before it is routed to again. Absent is no error."""
@@ -177,7 +213,7 @@ class LoRARouter:
     def routed(self) -> list[str]:
         """The digests of the skills that can be routed to now, sorted."""
         with self._lock:
-            return sorted(digest for digest, _ in self._routed.values())
+            return sorted(self._routed.values())
 
     def select(
         self, query: npt.ArrayLike | str, top_k: int = 1, threshold: float | None = None
@@ -206,69 +242,77 @@ class LoRARouter:
         least = None if threshold is None else np.float32(threshold)
         return [hits[:top_k] for _, hits in self._found(vectors, least)]
 
-    def decide(self, vectors: npt.ArrayLike, top_k: int = 1) -> list[Decision]:
+    def decide(
+        self,
+        vectors: npt.ArrayLike,
+        top_k: int = 1,
+        *,
+        offers: bool = True,
+        without: Collection[str] = (),
+    ) -> list[Decision]:
         """Which skills answer each row of (n, dim), and why none does.
 
         The nearest of those that `select` names answers, unless it is anybody's guess: another
         installed skill is nearer though it does not answer itself, or about as near, and neither
-        was told from the other. With `top_k` above 1 further skills are stacked upon it where the
-        query sits between them and the nearest card has evidence that this helps.
+        was told from the other. Claims are no rivals of this node's own skills: where one of other
+        authors' or on offer is nearest and it is anybody's guess, the nearest of ours answers.
+        With `top_k` above 1 further skills are stacked upon it where the query sits between them
+        and the nearest card has evidence that this helps.
+
+        Without `offers` only what is installed is looked at; virtual candidates named in `without`
+        are passed over.
         """
         _check(top_k)
         with self._lock:
-            return [
-                self._decided(scores, hits, top_k) for scores, hits in self._found(vectors, None)
-            ]
+            found = self._found(vectors, None, offers=offers, without=without)
+            return [self._decided(scores, hits, top_k) for scores, hits in found]
 
     def _found(
-        self, vectors: npt.ArrayLike, least_of_all: np.float32 | None
+        self,
+        vectors: npt.ArrayLike,
+        least_of_all: np.float32 | None,
+        *,
+        offers: bool = True,
+        without: Collection[str] = (),
     ) -> list[tuple[FloatArray, list[Match]]]:
-        """Of each row its scores (p,) for all points, and the skills that it calls for."""
+        """Of each row its scores (p,) for all points that are here, and the skills it calls for."""
         rows = np.asarray(vectors, np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.dim or not np.all(np.isfinite(rows)):
             raise CardInvalidError(f"vectors must be finite and (n, {self.dim}), not {rows.shape}")
         unit = normalize(rows)
         with self._lock:
-            used = len(self._owners)
-            if not used:
-                return [(np.zeros(0, np.float32), []) for _ in rows]
-            least = self._least[:used]
-            if least_of_all is not None:
-                least = np.maximum(least, least_of_all)
+            shelves = (self._here, self._offered) if offers else (self._here,)
+            least = [_least(shelf, least_of_all) for shelf in shelves]
+            if without and offers:
+                for digest in without:
+                    if digest in self._offered:
+                        least[1][self._offered.rows(digest)] = np.inf
             found: list[tuple[FloatArray, list[Match]]] = []
             # In slices, so that the scores of many queries do not fill the memory.
             for start in range(0, len(unit), 256):
                 part = unit[start : start + 256]
-                scores = part @ self._matrix[:used].T if len(part) > 1 else self._scores(part[0])
-                found += [
-                    (row, self._hits(query, row, least) if query.any() else [])
-                    for row, query in zip(np.round(scores, _DECIMALS), part, strict=True)
-                ]
+                scores = [np.round(shelf.scores(part), _DECIMALS) for shelf in shelves]
+                for i, query in enumerate(part):
+                    best: dict[str, float] = {}
+                    if query.any():
+                        for shelf, of, bound in zip(shelves, scores, least, strict=True):
+                            _best(shelf, of[i], bound, best)
+                    found.append((scores[0][i], self._hits(query, best)))
             return found
 
     def scores(self, vectors: npt.ArrayLike) -> FloatArray:
         """(n,) the best cosine of each row of (n, dim) to any prototype routed to; -1 with none."""
         unit = normalize(np.asarray(vectors, np.float32))
+        best = np.full(len(unit), -1, np.float32)
         with self._lock:
-            live = np.isfinite(self._least[: len(self._owners)])
-            if not live.any():
-                return np.full(len(unit), -1, np.float32)
-            best: FloatArray = (unit @ self._matrix[: len(self._owners)][live].T).max(axis=1)
+            for shelf in (self._here, self._offered):
+                live = np.isfinite(shelf.least)
+                if live.any():
+                    best = np.maximum(best, (unit @ shelf.points[live].T).max(axis=1))
             return best
 
-    def _scores(self, query: FloatArray) -> FloatArray:
-        scores: FloatArray = (self._matrix[: len(self._owners)] @ query)[None]
-        return scores
-
-    def _hits(self, query: FloatArray, scores: FloatArray, least: FloatArray) -> list[Match]:
-        hits = np.flatnonzero(scores >= least)
-        if not len(hits):
-            return []
-        best: dict[str, float] = {}
-        for i, score in zip(hits.tolist(), scores[hits].tolist(), strict=True):
-            digest = self._owners[i]
-            if score > best.get(digest, -math.inf):
-                best[digest] = score
+    def _hits(self, query: FloatArray, best: dict[str, float]) -> list[Match]:
+        """The skills of these scores on whose side the query lies, the best first."""
         order = sorted(best, key=lambda digest: (-best[digest], digest))
         skills = [self._skills[digest] for digest in order]
         return [
@@ -279,10 +323,13 @@ class LoRARouter:
 
     def _decided(self, scores: FloatArray, hits: Sequence[Match], top_k: int) -> Decision:
         decision = self._judged(scores, hits, top_k)
-        here = [hit for hit in hits if not hit.virtual]
-        if decision.reason == "ambiguous" and hits[0].virtual and here:
-            # What a peer only offers is a claim: it keeps no skill that is here from answering.
-            return self._judged(scores, here, top_k)
+        for claimed in (self._virtual, self._foreign):
+            if decision.reason == "ambiguous" and claimed(hits[0].digest):
+                # A claim keeps no skill from answering that is more than that.
+                left = [hit for hit in hits if not claimed(hit.digest)]
+                if not left:
+                    break
+                hits, decision = left, self._judged(scores, left, top_k)
         return decision
 
     def _judged(self, scores: FloatArray, hits: Sequence[Match], top_k: int) -> Decision:
@@ -290,13 +337,12 @@ class LoRARouter:
             return Decision(reason="below_threshold")
         first = hits[0]
         winner = self._skills[first.digest]
-        nearer = np.flatnonzero((scores > first.score) & np.isfinite(self._least[: len(scores)]))
-        silent = {self._owners[i] for i in nearer.tolist()} - {first.digest}
-        if any(self._skills[it].name not in winner.beside for it in self._real(silent)):
+        nearer = np.flatnonzero((scores > first.score) & np.isfinite(self._here.least))
+        silent = {self._here.owners[i] for i in nearer.tolist()} - {first.digest}
+        if any(it.name not in winner.beside for it in self._rivals(winner, silent)):
             return Decision(reason="ambiguous")
         close = {hit.digest for hit in hits[1:] if first.score - hit.score < AMBIGUOUS}
-        for digest in self._real(close):
-            other = self._skills[digest]
+        for other in self._rivals(winner, close):
             if other.name not in winner.beside and winner.name not in other.beside:
                 return Decision(reason="ambiguous")
         chosen = [first]
@@ -307,9 +353,19 @@ class LoRARouter:
                 chosen.append(hit)
         return Decision(tuple(chosen))
 
-    def _real(self, digests: set[str]) -> list[str]:
-        """Those that count as rivals: what a peer only offers is a claim."""
-        return [it for it in digests if not self._skills[it].virtual]
+    def _rivals(self, winner: _Skill, digests: set[str]) -> list[_Skill]:
+        """Those that may make it ambiguous whether `winner` answers: of this node's own skills only
+        its own, of the others all that are here."""
+        skills = [self._skills[digest] for digest in digests]
+        if winner.author is None:
+            return [skill for skill in skills if skill.author is None]
+        return [skill for skill in skills if not skill.virtual]
+
+    def _virtual(self, digest: str) -> bool:
+        return self._skills[digest].virtual
+
+    def _foreign(self, digest: str) -> bool:
+        return self._skills[digest].author is not None
 
     def _helps(self, below: Match, upon: Match) -> bool:
         """Whether one card has evidence that stacking the other upon it helps."""
@@ -323,51 +379,78 @@ class LoRARouter:
                 raise CardInvalidError(
                     f"prototypes of {name!r} must be finite and (k, {self.dim}), not {points.shape}"
                 )
-            points = normalize(points)
+            points = normalize(points if skill.author is None else _tame(points))
             points = points[points.any(axis=1)]
-        if math.isinf(threshold) or points is None or not len(points):
+        if not math.isfinite(threshold) or points is None or not len(points):
             points, threshold = None, math.inf
         least = max(threshold, -1.0 if floor is None else floor)
         with self._lock:
+            known = self._skills.get(skill.digest)
             self.remove_card(skill.digest)
-            self._skills[skill.digest] = replace(skill, points=points, threshold=least)
+            rank = self._rank(skill, known)
+            self._skills[skill.digest] = replace(skill, points=points, threshold=least, rank=rank)
             self._versions.setdefault(name, set()).add(skill.digest)
             self._route(name)
 
-    def _route(self, name: str) -> None:
-        """Have exactly the points of the name's newest version in the matrix."""
-        skills = [self._skills[digest] for digest in self._versions.get(name, ())]
-        newest = max(skills, key=lambda s: (not s.virtual, s.version, s.digest), default=None)
-        old, indices = self._routed.pop(name, ("", []))
-        if newest is not None and old == newest.digest:
-            self._routed[name] = old, indices
-            return
-        for i in indices:
-            self._least[i] = np.inf
-            self._matrix[i] = 0
-        self._free += indices
-        if newest is not None and newest.points is not None:
-            places = self._places(len(newest.points))
-            self._matrix[places] = newest.points
-            self._least[places] = newest.threshold
-            for i in places:
-                self._owners[i] = newest.digest
-            self._routed[name] = newest.digest, places
+    def _rank(self, skill: _Skill, known: _Skill | None) -> float:
+        if skill.virtual or skill.author is None:
+            return math.inf if skill.virtual else 0.0
+        if known is not None and 0 < known.rank < math.inf:
+            return known.rank
+        self._arrived += 1
+        return float(self._arrived)
 
-    def _places(self, count: int) -> list[int]:
-        places = [self._free.pop() for _ in range(min(count, len(self._free)))]
-        for _ in range(count - len(places)):
-            places.append(len(self._owners))
-            self._owners.append("")
-        if len(self._owners) > len(self._matrix):
-            grown = max(64, 2 * len(self._matrix), len(self._owners))
-            matrix = np.zeros((grown, self.dim), np.float32)
-            least = np.full(grown, np.inf, np.float32)
-            matrix[: len(self._matrix)], least[: len(self._least)] = self._matrix, self._least
-            self._matrix, self._least = matrix, least
-        return places
+    def _route(self, name: str) -> None:
+        """Have exactly the points of the card that its name means in the matrices."""
+        skills = [self._skills[digest] for digest in self._versions.get(name, ())]
+        here = [skill for skill in skills if not skill.virtual]
+        chosen = foremost(here or skills, lambda skill: skill.edition)
+        old = self._routed.get(name)
+        if old is not None and (chosen is None or old != chosen.digest):
+            del self._routed[name]
+            self._displace(old)
+        if chosen is not None and chosen.points is not None and old != chosen.digest:
+            self._routed[name] = chosen.digest
+            self._place(chosen, chosen.points)
+
+    def _place(self, skill: _Skill, points: FloatArray) -> None:
+        shelf = self._offered if skill.virtual else self._here
+        shelf.put(skill.digest, points, skill.threshold, skill.rank)
+        if skill.author is not None:
+            self._guard.claim(
+                skill.digest, points, skill.threshold, skill.rank, virtual=skill.virtual
+            )
+        if not skill.virtual:
+            self._guard.arrived(skill.digest, points, skill.rank)
+
+    def _displace(self, digest: str) -> None:
+        shelf = self._here if digest in self._here else self._offered
+        shelf.drop(digest)
+        self._guard.left(digest)
 
 
 def _check(top_k: int) -> None:
     if top_k < 1:
         raise ConfigError(f"top_k must be at least 1, not {top_k}")
+
+
+def _tame(points: FloatArray) -> FloatArray:
+    """The same directions in lengths that can be squared, whatever somebody else wrote."""
+    peak = np.abs(points).max(axis=1, keepdims=True)
+    tamed: FloatArray = np.divide(points, peak, out=np.zeros_like(points), where=peak > 0)
+    return tamed
+
+
+def _least(shelf: Shelf, least_of_all: np.float32 | None) -> FloatArray:
+    """(p,) the least cosine of each row for one search; a copy."""
+    least = shelf.least.copy()
+    return least if least_of_all is None else np.maximum(least, least_of_all)
+
+
+def _best(shelf: Shelf, scores: FloatArray, least: FloatArray, best: dict[str, float]) -> None:
+    """Enter the best score of each skill with a row that reaches its least cosine."""
+    hits = np.flatnonzero(scores >= least)
+    for i, score in zip(hits.tolist(), scores[hits].tolist(), strict=True):
+        digest = shelf.owners[i]
+        if score > best.get(digest, -math.inf):
+            best[digest] = score

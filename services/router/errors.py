@@ -2,6 +2,7 @@
 
 ServiceError
 └── RouterError
+    ├── OfferRefused     an offer of a peer's that is not heeded
     ├── Refused          a request that gets `encode.failed`, with its code
     └── UnknownSkill     a name that leads to no skill
 """
@@ -12,7 +13,7 @@ from typing import Literal
 
 from services.errors import ServiceError
 
-__all__ = ["Code", "Refused", "RouterError", "UnknownSkill"]
+__all__ = ["Code", "OfferRefused", "Refused", "RouterError", "UnknownSkill"]
 
 Code = Literal["unknown_skill", "overloaded", "deadline", "too_large", "invalid", "internal"]
 
@@ -28,6 +29,10 @@ class Refused(RouterError):
         super().__init__(message)
         self.code = code
         self.retry_after_ms = retry_after_ms
+
+
+class OfferRefused(RouterError):
+    """An offer is beyond what is heeded of a peer; says which bound it breaks."""
 
 
 class UnknownSkill(RouterError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora.boundary import BOUNDARY
-from lora.card import LoRACard
+from lora.card import MAX_PROTOTYPES, LoRACard
 from lora.router import Decision, LoRARouter
 from schemas import Role, SkillCard
+from services.errors import CardDescriptionError
 from services.runtime.cards import boundary_of, prototypes_of
 
 __all__ = ["SkillIndex"]
@@ -27,6 +29,7 @@ class _Described:
     name: str
     version: int
     key: str
+    created: str
     threshold: float | None
     prototypes: NDArray[np.float32] | None
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -34,75 +37,90 @@ class _Described:
 
 
 class SkillIndex:
-    """Installed cards and what peers offer, once with the offers and once without.
+    """Installed cards and what peers offer.
 
     Of each skill only the newest installed version is routed to. A card that does not apply to a
-    role hides its older versions there. Raises `CardDescriptionError` or a `LoRAError` where a
-    description makes no sense.
+    role hides its older versions there. What other authors say of where their cards belong is a
+    claim: `LoRARouter` checks it, and it is not heeded below the configured threshold. Raises
+    `CardDescriptionError` or a `LoRAError` where a description makes no sense.
     """
 
     def __init__(self, dim: int, description_threshold: float) -> None:
         self.dim = dim
-        self._local = {role: LoRARouter(dim) for role in ROLES}
-        self._all = {role: LoRARouter(dim) for role in ROLES}
-        for index in (*self._local.values(), *self._all.values()):
-            index.description_threshold = description_threshold
+        self._floor = description_threshold
+        self._routers = {role: LoRARouter(dim) for role in ROLES}
+        for router in self._routers.values():
+            router.description_threshold = description_threshold
 
     def install(self, card: SkillCard, description: NDArray[np.float32] | None = None) -> None:
-        """Route to a card; `description` is the base vector (dim,) of its description."""
+        """Route to a card; `description` is the base vector (dim,) of its description, which one
+        of another author's is not found by."""
         points = prototypes_of(card, self.dim)
-        for role in ROLES:
+        for role, router in self._routers.items():
             applies = role in card.applies_to
             described: Any = _Described(
                 name=card.name,
                 version=card.version,
                 key=card.digest,
+                created=card.created,
                 threshold=card.threshold if applies else None,
                 prototypes=points if applies else None,
                 metrics=card.metrics,
                 extra={BOUNDARY: card.boundary} if card.boundary else {},
             )
-            for index in (self._local[role], self._all[role]):
-                index.register_card(
-                    # The index reads nothing but what is described.
-                    cast(LoRACard, described),
-                    description_vector=description if applies else None,
-                )
+            router.register_card(
+                # The index reads nothing but what is described.
+                cast(LoRACard, described),
+                description_vector=description if applies else None,
+                floor=None if card.signer is None else self._floor,
+                author=card.signer,
+            )
 
-    def offer(self, card: SkillCard, floor: float) -> bool:
-        """Route to a card that only a peer has, not below the cosine `floor`; whether it can be.
-
-        Its threshold is a claim of the peer's, hence the floor.
-        """
+    def offer(self, card: SkillCard) -> bool:
+        """Route to a card that only a peer has; whether it can be."""
         points = prototypes_of(card, self.dim)
         if points is None or card.threshold is None:
             return False
-        for role in ROLES:
+        if not math.isfinite(card.threshold):
+            raise CardDescriptionError(f"the threshold of {card.name!r} is {card.threshold}")
+        if len(points) > MAX_PROTOTYPES:
+            raise CardDescriptionError(
+                f"{card.name!r} has {len(points)} prototypes, {MAX_PROTOTYPES} are allowed"
+            )
+        boundary = boundary_of(card, self.dim)
+        for role, router in self._routers.items():
             if role in card.applies_to:
-                self._all[role].register_virtual_candidate(
+                router.register_virtual_candidate(
                     card.name,
                     card.digest,
                     points,
                     threshold=card.threshold,
                     version=card.version,
-                    floor=floor,
-                    boundary=boundary_of(card, self.dim),
+                    floor=self._floor,
+                    boundary=boundary,
+                    author=card.signer or "",
+                    created=card.created,
                 )
         return True
 
     def remove(self, digest: str) -> None:
         """Forget a card; absent is no error."""
-        for index in (*self._local.values(), *self._all.values()):
-            index.remove_card(digest)
+        for router in self._routers.values():
+            router.remove_card(digest)
 
     def empty(self, role: Role) -> bool:
         """Whether nothing can be routed to in this role."""
-        return not self._all[role].routed()
+        return self._routers[role].empty
 
     def decide(
-        self, role: Role, vectors: NDArray[np.float32], top_k: int, *, offers: bool = True
+        self,
+        role: Role,
+        vectors: NDArray[np.float32],
+        top_k: int,
+        *,
+        offers: bool = True,
+        without: Collection[str] = (),
     ) -> list[Decision]:
         """The skills that answer each row of (n, dim), the nearest first, or why none does;
-        without `offers` only those that are installed here."""
-        index = self._all[role] if offers else self._local[role]
-        return index.decide(vectors, top_k)
+        without `offers` only those that are installed here, else all but the offers `without`."""
+        return self._routers[role].decide(vectors, top_k, offers=offers, without=without)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
+from lora.authors import Edition, foremost, moment
 from schemas import SkillCard
 from services.router.errors import UnknownSkill
+from services.router.offers import Found, Offers
 
 __all__ = ["Directory", "Found"]
 
@@ -16,20 +18,18 @@ _DIGEST: Final = re.compile(r"(?:sha256:([0-9a-f]{12,64})|([0-9a-f]{12,64}))")
 _NAMED: Final = re.compile(r"(?P<name>[^@/]+)(?:@(?P<version>[1-9][0-9]{0,9}))?")
 
 
-class Found(NamedTuple):
-    """The card that a name leads to; `peer` where only that peer has it."""
-
-    card: SkillCard
-    peer: str | None = None
-
-
 class Directory:
-    """The cards that requests may use, by name, version and digest, and what peers offer."""
+    """The cards that requests may use, by name, version and digest, and what peers offer.
 
-    def __init__(self) -> None:
+    Several authors may have skills of one name. The plain name means this node's own where there is
+    one, else the one that was made last; every author counts their own versions.
+    """
+
+    def __init__(self, offers: Offers | None = None) -> None:
+        self.offers = Offers() if offers is None else offers
         self._installed: dict[str, SkillCard] = {}
-        self._versions: dict[str, dict[int, str]] = {}
-        self._offered: dict[str, dict[str, SkillCard]] = {}
+        self._peers: dict[str, str] = {}
+        self._names: dict[str, dict[str, SkillCard]] = {}
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._installed
@@ -37,37 +37,26 @@ class Directory:
     def __len__(self) -> int:
         return len(self._installed)
 
-    def install(self, card: SkillCard) -> None:
-        """From now on requests may use this card."""
+    def install(self, card: SkillCard, peer: str | None = None) -> None:
+        """From now on requests may use this card, which came from this peer."""
         self._installed[card.digest] = card
-        self._versions.setdefault(card.name, {})[card.version] = card.digest
+        self._names.setdefault(card.name, {})[card.digest] = card
+        if peer is not None:
+            self._peers[card.digest] = peer
 
     def retire(self, digest: str) -> SkillCard | None:
         """From now on they may not; the card, if it was installed."""
         card = self._installed.pop(digest, None)
+        self._peers.pop(digest, None)
         if card is not None:
-            versions = self._versions[card.name]
-            if versions.get(card.version) == digest:
-                del versions[card.version]
-            if not versions:
-                del self._versions[card.name]
+            del self._names[card.name][digest]
+            if not self._names[card.name]:
+                del self._names[card.name]
         return card
 
-    def offer(self, card: SkillCard, peer: str) -> bool:
-        """A peer has this card; whether that is news."""
-        cards = self._offered.setdefault(peer, {})
-        new = card.digest not in cards
-        cards[card.digest] = card
-        return new
-
-    def withdraw(self, peer: str) -> tuple[SkillCard, ...]:
-        """A peer is gone; what it offered."""
-        return tuple(self._offered.pop(peer, {}).values())
-
     def newest(self, name: str) -> SkillCard | None:
-        """The newest installed version of a skill."""
-        versions = self._versions.get(name)
-        return None if not versions else self._installed[versions[max(versions)]]
+        """The installed card that a plain name means."""
+        return foremost(self._names.get(name, {}).values(), _edition)
 
     def get(self, digest: str) -> SkillCard | None:
         """The installed card of this digest."""
@@ -79,19 +68,23 @@ class Directory:
 
     def offered(self) -> tuple[Found, ...]:
         """Every card that a peer offers and that is not installed here."""
-        return tuple(
-            Found(card, peer)
-            for peer, cards in self._offered.items()
-            for card in cards.values()
-            if card.digest not in self._installed
-        )
+        return tuple(found for found in self.offers if found.card.digest not in self._installed)
 
     def offer_of(self, digest: str) -> Found | None:
-        """Who offers this card, if anybody does."""
-        return next((found for found in self.offered() if found.card.digest == digest), None)
+        """Who offers this card, if anybody does and it is not installed here."""
+        return None if digest in self._installed else self.offers.by_digest(digest)
+
+    def instead_of(self, text: str) -> SkillCard | None:
+        """What is installed under `peer/name`, for where a newer one does not come; None under all
+        other names, which mean one card and no other."""
+        peer, slash, name = text.rpartition("/")
+        cards = (card for card in self._from(peer) if card.name == name)
+        return foremost(cards, _edition) if slash else None
 
     def resolve(self, text: str) -> Found:
         """The card that `name`, `name@3`, `sha256:…`, 12 of its digits or `peer/name` means.
+
+        What came from a peer is found under the peer's name when the peer is gone, too.
 
         Raises `UnknownSkill`, naming what is known nearby.
         """
@@ -99,7 +92,7 @@ class Directory:
         if slash:
             return self._of_peer(text, peer, rest)
         named = _NAMED.fullmatch(text)
-        if named is not None and named["name"] in self._versions:
+        if named is not None and named["name"] in self._names:
             return Found(self._version(text, named["name"], named["version"]))
         digits = _DIGEST.fullmatch(text)
         if digits is not None:
@@ -107,14 +100,30 @@ class Directory:
         raise UnknownSkill(self._unknown(text, named["name"] if named is not None else text))
 
     def _version(self, text: str, name: str, version: str | None) -> SkillCard:
-        versions = self._versions[name]
-        digest = versions.get(int(version) if version else max(versions))
-        if digest is None:
+        cards = self._names[name].values()
+        if version is None:
+            newest = self.newest(name)
+            if newest is not None:
+                return newest
+        same = [card for card in cards if str(card.version) == version]
+        found = [card for card in same if card.signer is None] or same
+        if not found:
             raise UnknownSkill(
                 f"skill {text!r} is not installed: of {name!r} there are the versions "
-                f"{', '.join(map(str, sorted(versions)))}"
+                f"{', '.join(map(str, sorted({card.version for card in cards})))}"
             )
-        return self._installed[digest]
+        if len(found) > 1:
+            raise UnknownSkill(
+                f"several authors have a skill {text!r}: ask for "
+                f"{' or '.join(sorted(map(self._told, found)))}"
+            )
+        return found[0]
+
+    def _told(self, card: SkillCard) -> str:
+        """An installed card so that it is told from others of its name and version."""
+        peer = self._peers.get(card.digest)
+        digest = card.digest[: len("sha256:") + 12]
+        return digest if peer is None else f"'{peer}/{card.name}@{card.version}' ({digest})"
 
     def _by_digits(self, text: str, digits: str) -> Found:
         start = "sha256:" + digits
@@ -133,20 +142,25 @@ class Directory:
         named = _NAMED.fullmatch(rest)
         cards = [
             card
-            for card in self._offered.get(peer, {}).values()
+            for card in (*self._from(peer), *self.offers.by_peer(peer))
             if named is not None
             and card.name == named["name"]
             and (named["version"] is None or card.version == int(named["version"]))
         ]
-        if not cards:
+        card = foremost(cards, _claimed)
+        if card is None:
             known = sorted(
-                {f"{found.peer}/{found.card.name}" for found in self.offered()} | {*self._versions}
+                {f"{found.peer}/{found.card.name}" for found in self.offered()} | {*self._names}
             )
             raise UnknownSkill(
                 f"skill {text!r} is not on offer: {_nearby(text, known) or 'no peer offers any'}"
             )
-        card = max(cards, key=lambda card: (card.version, card.digest))
-        return Found(card) if card.digest in self._installed else Found(card, peer)
+        here = self._installed.get(card.digest)
+        return Found(card, peer) if here is None else Found(here)
+
+    def _from(self, peer: str) -> list[SkillCard]:
+        """The installed cards that came from a peer."""
+        return [self._installed[digest] for digest, of in self._peers.items() if of == peer]
 
     def _unknown(self, text: str, name: str) -> str:
         offers = sorted(
@@ -154,8 +168,17 @@ class Directory:
         )
         if offers:
             return f"skill {text!r} is not installed, but on offer: ask for {offers[0]!r}"
-        near = _nearby(name, sorted(self._versions))
+        near = _nearby(name, sorted(self._names))
         return f"skill {text!r} is unknown: {near or 'none is installed'}"
+
+
+def _edition(card: SkillCard) -> Edition:
+    return Edition(card.signer, card.version, moment(card.created), card.digest)
+
+
+def _claimed(card: SkillCard) -> Edition:
+    """Of what a peer has, nothing is this node's own."""
+    return _edition(card)._replace(author=card.signer or "")
 
 
 def _nearby(name: str, known: Iterable[str]) -> str:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lora.router import Decision
-from schemas import AssignedRow, EncodeRequested, Role, SkillCard, SkillRef
+from schemas import AssignedRow, EncodeRequested, Role, SkillCard, SkillRef, now
 from services.router.base_vectors import BaseVectors
 from services.router.errors import Refused, UnknownSkill
 from services.router.index import SkillIndex
-from services.router.names import Directory, Found
+from services.router.names import Directory
+from services.router.offers import Found
 from services.router.outstanding import Answer
 from services.router.placement import Work, estimate, fingerprint
 
@@ -23,14 +24,21 @@ __all__ = ["Plan", "Planner", "work_of"]
 
 HEAD_ONLY: Final = ("embedding",)
 
+ROUNDS: Final = 8
+"""So many times offers that are not waited for make way for others before the best are given up."""
+
 Ask = Callable[[Role, Sequence[str], datetime], Awaitable[Answer]]
 
 
 class Fetcher(Protocol):
     """What is needed of `Peers`."""
 
-    async def fetch(self, card: SkillCard, peer: str, *, named: bool) -> bool:
-        """Wait for a peer's card; whether it came."""
+    async def fetch(self, card: SkillCard, peer: str, *, named: bool, patience: float) -> bool:
+        """Wait for a peer's card, at most `patience` seconds; whether it came."""
+        ...
+
+    def paused(self, digest: str, peer: str) -> bool:
+        """Whether a peer's card is not waited for where routing alone wants it."""
         ...
 
 
@@ -80,34 +88,32 @@ class Planner:
         if data.route == "base":
             return _same(data, "base_requested")
         if data.route == "named":
-            return await self._named(data)
+            return await self._named(data, deadline)
         return await self._auto(data, deadline)
 
     # Named ------------------------------------------------------------------------------------
 
-    async def _named(self, data: EncodeRequested) -> Plan:
+    async def _named(self, data: EncodeRequested, deadline: datetime) -> Plan:
         # Two names of one card stack it once.
-        found = list({f.card.digest: f for f in map(self._resolve, data.skills)}.values())
-        wanted = [(f.card, f.peer) for f in found if f.peer is not None]
-        came = dict(
-            zip(
-                (card.digest for card, _ in wanted),
-                await asyncio.gather(
-                    *(self._fetcher.fetch(card, peer, named=True) for card, peer in wanted)
-                ),
-                strict=True,
-            )
+        found = {f.card.digest: (name, f) for name in data.skills for f in (self._resolve(name),)}
+        came = await asyncio.gather(
+            *(self._come(found, deadline, named=True) for _, found in found.values())
         )
-        here = [f.card for f in found if came.get(f.card.digest, True)]
+        # Of a skill that a peer has in a newer version the one that is here is better than none.
+        here = {
+            card.digest: card
+            for (name, f), is_here in zip(found.values(), came, strict=True)
+            for card in (self._here(f) if is_here else self._directory.instead_of(name),)
+            if card is not None
+        }.values()
         cards = tuple(card for card in here if data.role in card.applies_to)
         if here and not cards:
             if data.role == "query":
-                raise Refused(
-                    "invalid", f"skill {here[0].name!r} applies to documents, not to queries"
-                )
+                name = next(iter(here)).name
+                raise Refused("invalid", f"skill {name!r} applies to documents, not to queries")
             return _same(data, "document")
         # A card that did not come is told even where another one made the row.
-        reason = "peer_timeout" if len(here) < len(found) else None
+        reason = None if all(came) else "peer_timeout"
         row = AssignedRow(skills=tuple((i, 1.0) for i in range(len(cards))), reason=reason)
         return Plan(cards, (row,) * len(data.texts))
 
@@ -116,6 +122,10 @@ class Planner:
             return self._directory.resolve(name)
         except UnknownSkill as error:
             raise Refused("unknown_skill", str(error)) from error
+
+    def _here(self, found: Found) -> SkillCard:
+        """As its own file describes it: what a peer said of it was a claim."""
+        return self._directory.get(found.card.digest) or found.card
 
     # Auto -------------------------------------------------------------------------------------
 
@@ -128,22 +138,45 @@ class Planner:
         if index.empty(data.role):
             return _same(data, "document" if data.role == "document" else "no_skills")
         chosen = index.decide(data.role, vectors, data.top_k)
-        late: set[int] = set()
-        offered = {match.digest: match for row in chosen for match in row.matches if match.virtual}
-        if offered:
-            came = await asyncio.gather(*map(self._fetch, offered))
-            failed = {digest for digest, here in zip(offered, came, strict=True) if not here}
-            late = {
-                i for i, row in enumerate(chosen) if any(m.digest in failed for m in row.matches)
-            }
-            chosen = index.decide(data.role, vectors, data.top_k, offers=False)
+        offered = self._offered(chosen)
+        if not offered:
+            return self._plan(data, chosen, set())
+        wanted, best, passed = offered, chosen, set[str]()
+        for _ in range(ROUNDS):
+            paused = {it for it, found in wanted.items() if self._paused(it, found)}
+            if not paused:
+                break
+            passed |= paused
+            best = index.decide(data.role, vectors, data.top_k, without=passed)
+            wanted = self._offered(best)
+        came = await asyncio.gather(
+            *(self._come(found, deadline, named=False) for found in wanted.values())
+        )
+        failed = passed | {it for it, here in zip(wanted, came, strict=True) if not here}
+        late = {
+            i
+            for i, rows in enumerate(zip(chosen, best, strict=True))
+            if any(match.digest in failed for row in rows for match in row.matches)
+        }
+        chosen = index.decide(data.role, vectors, data.top_k, offers=False)
         return self._plan(data, chosen, late)
 
-    async def _fetch(self, digest: str) -> bool:
-        offer = self._directory.offer_of(digest)
-        if offer is None or offer.peer is None:
-            return digest in self._directory
-        return await self._fetcher.fetch(offer.card, offer.peer, named=False)
+    def _offered(self, chosen: Sequence[Decision]) -> dict[str, Found]:
+        """The cards among those chosen that only a peer has, or had."""
+        digests = {match.digest for row in chosen for match in row.matches if match.virtual}
+        offers = {digest: self._directory.offer_of(digest) for digest in sorted(digests)}
+        return {digest: offer for digest, offer in offers.items() if offer is not None}
+
+    def _paused(self, digest: str, found: Found) -> bool:
+        return found.peer is not None and self._fetcher.paused(digest, found.peer)
+
+    async def _come(self, found: Found, deadline: datetime, *, named: bool) -> bool:
+        """Whether a card is here, or came within half of the time that is left: what is left then
+        is for answering without it."""
+        if found.peer is None:
+            return True
+        patience = max((deadline - now()) / timedelta(seconds=2), 0.0)
+        return await self._fetcher.fetch(found.card, found.peer, named=named, patience=patience)
 
     async def _base(
         self, role: Role, texts: Sequence[str], deadline: datetime

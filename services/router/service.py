@@ -42,6 +42,7 @@ from services.errors import AttachmentError
 from services.router.base_vectors import BaseVectors
 from services.router.dispatch import Dispatcher
 from services.router.errors import Refused
+from services.router.offers import Offers
 from services.router.outstanding import Answer, Entry
 from services.router.peers import Peers
 from services.router.placement import Change
@@ -65,6 +66,12 @@ SETUP_PATIENCE: Final = 2.0
 LONGEST_MS: Final = 366 * 86_400_000
 """Milliseconds; a deadline beyond a year is no nearer."""
 
+MISSED: Final = 3
+"""An offer that was not repeated so often is over."""
+
+SLACK: Final = 2.0
+"""Seconds that the last repetition may be late."""
+
 SERVING: Final = ("installed", "kept")
 
 
@@ -79,8 +86,13 @@ class RouterService(Service):
         self.dispatcher = Dispatcher(source=self.source, address=self.address, send=self._send)
         self.vectors = BaseVectors(own.cache_entries)
         self.peers = Peers(self._want, own.peer_timeout)
+        limits = self.settings.federation
         self.skills = Skills(
-            description_threshold=own.description_threshold, embed=self._embed, log=self.log
+            description_threshold=own.description_threshold,
+            embed=self._embed,
+            log=self.log,
+            offers=Offers(limits.max_peers, limits.max_cards),
+            patience=MISSED * limits.repeat + SLACK,
         )
         self.planner = Planner(
             directory=self.skills.directory,
@@ -254,6 +266,8 @@ class RouterService(Service):
                     )
             self._count()
             ticks += 1
+            if ticks % 4 == 0:
+                self.skills.expire()
             if ticks % 8 == 0:
                 done = self.dispatcher.finished_texts
                 if done > finished:
@@ -309,7 +323,7 @@ class RouterService(Service):
                 if listed.digest not in self._retired and (
                     listed.digest not in self.skills.directory
                 ):
-                    self._install(listed)
+                    self._install(listed, listed.peer)
             elif listed.digest in self.skills.directory:
                 self.skills.retire(listed.digest)
         if not self._listed.is_set():
@@ -321,7 +335,7 @@ class RouterService(Service):
 
     async def _skill(self, event: Event[Any]) -> None:
         if isinstance(event.data, SkillInstalled):
-            self._install(event.data.card)
+            self._install(event.data.card, event.data.peer)
         elif isinstance(event.data, SkillRejected):
             self.peers.unavailable(event.data.digest)
         else:
@@ -329,8 +343,8 @@ class RouterService(Service):
             self.skills.retire(event.data.digest)
             self.log.info("skill retired", skill=event.data.name, version=event.data.version)
 
-    def _install(self, card: SkillCard) -> None:
-        if self.skills.install(card):
+    def _install(self, card: SkillCard, peer: str | None) -> None:
+        if self.skills.install(card, peer):
             self._aside(self.skills.describe(card))
         self.peers.installed(card.digest)
         self.log.info("skill routed", skill=card.name, version=card.version)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,15 @@ from numpy.typing import NDArray
 from lora.errors import LoRAError
 from schemas import Role, SkillCard
 from services.errors import CardDescriptionError
-from services.router.errors import Refused
+from services.router.errors import OfferRefused, Refused
 from services.router.index import SkillIndex
 from services.router.names import Directory
+from services.router.offers import Offers
 
 __all__ = ["Skills"]
+
+BREATH: Final = 8
+"""Offers that are indexed before others get their turn."""
 
 Embed = Callable[[str], Awaitable[NDArray[np.float32]]]
 
@@ -24,23 +29,38 @@ Embed = Callable[[str], Awaitable[NDArray[np.float32]]]
 class Skills:
     """Installed cards and offers, by name and by meaning.
 
-    The index is built when the first base vector tells how wide they are. A card without
-    prototypes is found by its description, whose base vector `embed` gives.
+    The index is built when the first base vector tells how wide they are. A card of this node's own
+    without prototypes is found by its description, whose base vector `embed` gives.
     """
 
-    def __init__(self, *, description_threshold: float, embed: Embed, log: Any) -> None:
-        self.directory = Directory()
+    def __init__(
+        self,
+        *,
+        description_threshold: float,
+        embed: Embed,
+        log: Any,
+        offers: Offers | None = None,
+        patience: float = 32.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`patience` is the time in seconds after which an offer that is not repeated is over."""
+        self.directory = Directory(offers)
         self._threshold = description_threshold
         self._embed = embed
         self._log = log
+        self._patience = patience
+        self._clock = clock
         self._index: SkillIndex | None = None
+        self._built = 0
+        """The width of the index that is complete."""
         self._building = asyncio.Lock()
+        self._refused: set[str] = set()
 
     async def index(self, dim: int) -> SkillIndex:
         """The semantic index over vectors of this width."""
-        if self._index is None or self._index.dim != dim:
+        if self._built != dim:
             async with self._building:
-                if self._index is None or self._index.dim != dim:
+                if self._built != dim:
                     await self._build(dim)
         index: SkillIndex | None = self._index
         if index is None:
@@ -49,16 +69,20 @@ class Skills:
 
     def routable(self, role: Role) -> bool:
         """Whether any text of this role may be routed to a skill."""
-        if self._index is not None:
+        if self._index is not None and self._built:
             return not self._index.empty(role)
-        installed = self.directory.installed()
-        return any(
-            role in card.applies_to and card.threshold is not None for card in installed
-        ) or any(role in offer.card.applies_to for offer in self.directory.offered())
+        cards = [
+            card
+            for card in self.directory.installed()
+            if card.prototypes or (card.signer is None and card.description)
+        ]
+        cards += [offer.card for offer in self.directory.offered() if offer.card.prototypes]
+        return any(role in card.applies_to and card.threshold is not None for card in cards)
 
-    def install(self, card: SkillCard) -> bool:
-        """Requests may use this card; whether it must be described before it is routed to."""
-        self.directory.install(card)
+    def install(self, card: SkillCard, peer: str | None = None) -> bool:
+        """Requests may use this card, which came from `peer`; whether it must be described before
+        it is routed to."""
+        self.directory.install(card, peer)
         if self._index is None:
             return False
         if _by_description(card):
@@ -75,24 +99,34 @@ class Skills:
     def retire(self, digest: str) -> None:
         """Requests may not use this card any more."""
         self.directory.retire(digest)
+        self.directory.offers.forget(digest)  # it would be rejected
         if self._index is not None:
             self._index.remove(digest)
 
     def offer(self, card: SkillCard, peer: str) -> None:
         """A peer has this card."""
-        new = self.directory.offer(card, peer)
-        if new and self._index is not None and card.digest not in self.directory:
-            self._offer(self._index, card)
+        try:
+            new = self.directory.offers.put(card, peer, self._clock())
+        except OfferRefused as error:
+            self._say_refused(peer, error)
+            return
+        if new and self._index is not None:
+            self._describe_offer(self._index, card.digest)
 
     def withdraw(self, peer: str) -> None:
         """A peer is gone, and its offers with it."""
-        for card in self.directory.withdraw(peer):
-            if (
-                self._index is not None
-                and card.digest not in self.directory
-                and self.directory.offer_of(card.digest) is None
-            ):
-                self._index.remove(card.digest)
+        self._over(self.directory.offers.drop(peer))
+        self._refused.discard(peer)
+
+    def expire(self) -> None:
+        """Take back the offers that were not repeated."""
+        self._over(self.directory.offers.expire(self._clock() - self._patience))
+
+    def _over(self, cards: Iterable[SkillCard]) -> None:
+        for digest in {card.digest for card in cards}:
+            if self._index is not None and digest not in self.directory:
+                self._index.remove(digest)
+                self._describe_offer(self._index, digest)  # as another peer describes it
 
     async def _build(self, dim: int) -> None:
         described: dict[str, NDArray[np.float32] | None] = {}
@@ -107,9 +141,13 @@ class Skills:
         index = SkillIndex(dim, self._threshold)
         for card in self.directory.installed():
             self._add(index, card, described.get(card.digest))
-        for offer in self.directory.offered():
-            self._offer(index, offer.card)
-        self._index = index
+        # From here on what comes and goes finds its way into the index by itself.
+        self._index, self._built = index, 0
+        for number, digest in enumerate({it.card.digest for it in self.directory.offered()}):
+            self._describe_offer(index, digest)
+            if number % BREATH == 0:
+                await asyncio.sleep(0)
+        self._built = dim
 
     async def _described(self, card: SkillCard) -> NDArray[np.float32] | None:
         try:
@@ -127,12 +165,24 @@ class Skills:
             # Still there by name; what cannot be understood is not routed to.
             self._log.warning("skill not indexed", skill=card.name, why=str(error))
 
-    def _offer(self, index: SkillIndex, card: SkillCard) -> None:
+    def _describe_offer(self, index: SkillIndex, digest: str) -> None:
+        """Route to an offered card as the first peer that offers it describes it."""
+        offer = self.directory.offer_of(digest)
+        if offer is None:
+            return
         try:
-            index.offer(card, self._threshold)
+            index.offer(offer.card)
         except (CardDescriptionError, LoRAError) as error:
-            self._log.warning("offer not indexed", skill=card.name, why=str(error))
+            self._log.warning("offer not indexed", skill=offer.card.name, why=str(error))
+
+    def _say_refused(self, peer: str, error: OfferRefused) -> None:
+        """Once a peer: what is refused is offered again and again."""
+        if peer not in self._refused and len(self._refused) < 256:
+            self._refused.add(peer)
+            self._log.warning("offer not heeded", why=str(error))
 
 
 def _by_description(card: SkillCard) -> bool:
-    return not card.prototypes and card.threshold is not None and bool(card.description)
+    """Whether it is found by its description: this node's own only, for others it is a claim."""
+    own = card.signer is None and card.threshold is not None
+    return own and not card.prototypes and bool(card.description)

@@ -91,9 +91,9 @@ def test_what_a_peer_offers_is_no_rival() -> None:
 
 def test_an_offer_that_lies_nearer_keeps_no_skill_that_is_here_from_answering() -> None:
     made = router(card("ours", 0))
-    made.register_virtual_candidate("theirs", "sha256:" + "f" * 64, at(10), threshold=0.5)
-    assert names(made, 6) == (["ours"], None)
-    assert names(made, 60) == (["theirs"], None)
+    made.register_virtual_candidate("theirs", "sha256:" + "f" * 64, at(40), threshold=0.5)
+    assert names(made, 21) == (["ours"], None)
+    assert names(made, 50) == (["theirs"], None)
 
 
 def test_a_boundary_stops_what_the_cosine_lets_through() -> None:

@@ -1,10 +1,15 @@
 """What a skill's name on the wire leads to."""
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from schemas import BaseModelRef, SkillCard
 from services.router.errors import UnknownSkill
 from services.router.names import Directory
+
+ANNE, BERT = "ed25519:" + "A" * 43, "ed25519:" + "B" * 43
 
 
 def card(name: str, version: int = 1, digest: str | None = None) -> SkillCard:
@@ -26,6 +31,15 @@ def card(name: str, version: int = 1, digest: str | None = None) -> SkillCard:
         created="2026-01-01T00:00:00Z",
         parents=(),
     )
+
+
+def signed(card: SkillCard, signer: str, **fields: Any) -> SkillCard:
+    return msgspec.structs.replace(card, signer=signer, **fields)
+
+
+def offer(card: SkillCard) -> SkillCard:
+    """As it is kept of a peer: what neither routes nor names is left out."""
+    return msgspec.structs.replace(card, target_modules=())
 
 
 @pytest.fixture
@@ -95,19 +109,87 @@ def test_retiring_the_newest_brings_the_one_before_back(directory: Directory) ->
 def test_a_peers_card_is_found_by_its_peer_and_is_local_once_installed(
     directory: Directory,
 ) -> None:
-    offered = card("tax", 4, digest="7" * 64)
-    directory.offer(card("tax", 3, digest="6" * 64), "london")
-    assert directory.offer(offered, "london")
-    assert not directory.offer(offered, "london"), "the same offer again is no news"
+    offered = offer(card("tax", 4, digest="7" * 64))
+    directory.offers.put(offer(card("tax", 3, digest="6" * 64)), "london", 0.0)
+    assert directory.offers.put(offered, "london", 0.0)
+    assert not directory.offers.put(offered, "london", 0.0), "the same offer again is no news"
 
     assert directory.resolve("london/tax") == (offered, "london")
+    assert directory.resolve("london/tax@3").card.version == 3
     assert directory.resolve("sha256:" + "7" * 64) == (offered, "london")
     with pytest.raises(UnknownSkill, match="ask for 'london/tax'"):
         directory.resolve("tax")
 
-    directory.install(offered)
+    directory.install(offered, "london")
     assert directory.resolve("london/tax") == (offered, None)
     assert directory.resolve("tax") == (offered, None)
 
-    directory.withdraw("london")
+    directory.offers.drop("london")
+    assert directory.offered() == ()
+    assert directory.resolve("london/tax") == (offered, None), "it is here, its peer is gone"
+    assert directory.resolve("london/tax@4") == (offered, None)
+    with pytest.raises(UnknownSkill, match="not on offer"):
+        directory.resolve("london/tax@3")
+    directory.retire(offered.digest)
+    with pytest.raises(UnknownSkill, match="not on offer"):
+        directory.resolve("london/tax")
+
+
+def test_what_a_peer_offers_newer_than_what_came_from_it_wins(directory: Directory) -> None:
+    here = signed(card("tax", 3, digest="6" * 64), ANNE)
+    newer = offer(signed(card("tax", 4, digest="7" * 64), ANNE))
+    directory.install(here, "london")
+    directory.offers.put(offer(here), "london", 0.0)
+    assert directory.resolve("london/tax") == (here, None)
+    directory.offers.put(newer, "london", 0.0)
+    assert directory.resolve("london/tax") == (newer, "london")
+    assert directory.resolve("london/tax@3") == (here, None)
+    assert directory.resolve("tax") == (here, None), "the plain name means what is installed"
+    assert directory.instead_of("london/tax") == here
+    for other in ("tax", "london/tax@4", newer.digest, "rome/tax"):
+        assert directory.instead_of(other) is None
+
+
+def test_the_plain_name_means_this_nodes_own_then_what_was_made_last() -> None:
+    directory = Directory()
+    bold = signed(card("law", 9, digest="1" * 64), ANNE, created="no time at all")
+    early = signed(card("law", 7, digest="2" * 64), ANNE, created="2026-03-01T00:00:00Z")
+    late = signed(card("law", 2, digest="3" * 64), BERT, created="2026-03-01T03:00:00+02:00")
+    for one in (early, late):
+        directory.install(one, "london")
+    assert directory.resolve("law").card == late
+    directory.install(bold, "london")
+    assert directory.resolve("law").card == late, "a version is a number of its author's"
+    directory.retire(late.digest)
+    assert directory.resolve("law").card == bold
+    own = card("law", 1, digest="4" * 64)
+    directory.install(own)
+    assert directory.resolve("law").card == own
+    assert directory.resolve("law@7").card == early
+    directory.retire(own.digest)
+    assert directory.resolve("law").card == bold
+
+
+def test_a_version_of_several_authors_is_asked_for_by_peer_or_digest() -> None:
+    directory = Directory()
+    own = card("law", 3, digest="1" * 64)
+    directory.install(signed(card("law", 3, digest="2" * 64), ANNE), "london")
+    assert directory.resolve("law@3").card.signer == ANNE
+    directory.install(signed(card("law", 3, digest="3" * 64), BERT), "rome")
+    with pytest.raises(UnknownSkill) as refusal:
+        directory.resolve("law@3")
+    for said in ("'london/law@3'", "'rome/law@3'", "sha256:" + "2" * 12, "sha256:" + "3" * 12):
+        assert said in str(refusal.value)
+    assert directory.resolve("rome/law@3").card.signer == BERT
+    assert directory.resolve("sha256:" + "2" * 12).card.signer == ANNE
+    directory.install(own)
+    assert directory.resolve("law@3").card == own
+
+
+def test_an_offer_of_what_is_this_nodes_own_is_not_gone_for() -> None:
+    directory = Directory()
+    own = card("law", 3, digest="1" * 64)
+    directory.install(own)
+    directory.offers.put(offer(signed(own, ANNE)), "london", 0.0)
+    assert directory.resolve("london/law") == (own, None)
     assert directory.offered() == ()

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -21,25 +22,28 @@ from tests.services.router.fleet import Fleet, base, reasons, refused, routed
 
 pytestmark = pytest.mark.timeout(120)
 
+AUTHOR = "ed25519:" + "A" * 43
+
 
 class Peer:
-    """A federation process that offers one card."""
+    """A federation process that offers one card of another node's."""
 
     def __init__(self, fleet: Fleet, card: LoRACard) -> None:
         self.fleet = fleet
         self.card = fleet.store.put(card)
+        self.told = msgspec.structs.replace(describe(self.card), signer=AUTHOR, signature="S")
 
     async def offer(self) -> None:
         self.bus = await self.fleet.bus("/federation/1")
         self.wants = await self.fleet.ear(SkillWanted)
-        data = SkillDiscovered(card=describe(self.card), peer="london")
+        data = SkillDiscovered(card=self.told, peer="london")
         await self.bus.publish(Event(data=data, source="/federation/1"))
         directory = self.fleet.router.skills.directory
         await until(lambda: bool(directory.offered()), "the offer")
 
     async def deliver(self) -> None:
         await self.wants.first(SkillWanted)
-        data = SkillFetched(card=describe(self.card), peer="london")
+        data = SkillFetched(card=self.told, peer="london")
         await self.bus.publish(Event(data=data, source="/federation/1"))
 
 
