@@ -21,6 +21,9 @@ from services.runtime.client import FleetClient
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 60.0
 
+_made: dict[str, bytes] = {}
+"""What the first fleet's factory embedded for ten seconds: the others need not do it again."""
+
 
 @dataclass
 class Fleet:
@@ -50,7 +53,12 @@ def running(folder: Path, *arguments: str, config: str = "") -> Iterator[Fleet]:
     """Start a fleet below `folder`; stopped in an orderly way at the end, or the test fails."""
     state = folder / "state"
     settings = folder / "settings.toml"
+    if "[federation]" not in config:
+        config += (
+            "\n[federation]\nenabled = false\n"  # a gateway more to start, for one test's sake
+        )
     settings.write_text(config, "utf-8")
+    _lend_background(state)
     command = [sys.executable, str(ROOT / "run_all.py"), "--json", "--state", str(state)]
     command += ["--config", str(settings), *arguments]
     with open(folder / "fleet.log", "w", encoding="utf-8") as log:
@@ -72,7 +80,20 @@ def running(folder: Path, *arguments: str, config: str = "") -> Iterator[Fleet]:
             raise
         finally:
             process.stdout.close()
+            _keep_background(state)
     assert code == 0, (folder / "fleet.log").read_text()[-4000:]
+
+
+def _lend_background(state: Path) -> None:
+    (state / "factory").mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.chmod(0o700)
+    for name, data in _made.items():
+        (state / "factory" / name).write_bytes(data)
+
+
+def _keep_background(state: Path) -> None:
+    for file in (state / "factory").glob("background-*.npy"):
+        _made.setdefault(file.name, file.read_bytes())
 
 
 def _environment() -> dict[str, str]:
