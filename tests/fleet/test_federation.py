@@ -14,7 +14,7 @@ import pytest
 
 from bus import Bus
 from lora.card import LoRACard
-from schemas import SkillDiscovered, SkillRejected
+from schemas import SkillDiscovered
 from services.federation import trust
 from services.federation.identity import NodeKey
 from services.runtime.client import FleetClient
