@@ -23,7 +23,7 @@ outgoing connections alone, refused by the network, on the way out, or not yet o
 
 @dataclass(frozen=True)
 class Interface:
-    """A network interface that is up and has addresses."""
+    """A network interface that is up, plugged in, and has addresses."""
 
     name: str
     """`eth0`."""
@@ -40,7 +40,7 @@ class Interface:
 def interfaces(*, loopback: bool = False) -> tuple[Interface, ...]:
     """The interfaces that others can reach, or with `loopback` those that only this machine can.
 
-    Left out: what is down, and IPv6 addresses that are temporary, deprecated, or not yet
+    Left out: what is down or unplugged, and IPv6 addresses that are temporary, deprecated, or not yet
     (or never to be) this machine's. Takes well under a millisecond.
     """
     states = psutil.net_if_stats()
@@ -51,6 +51,8 @@ def interfaces(*, loopback: bool = False) -> tuple[Interface, ...]:
         if state is None or not state.isup:
             continue
         flags = state.flags.split(",")
+        if "up" in flags and "running" not in flags:  # no carrier
+            continue
         four = [e.address for e in entries if e.family == socket.AF_INET]
         six = [
             e.address

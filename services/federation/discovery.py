@@ -33,11 +33,12 @@ RETRY: Final = 5.0
 """Seconds between attempts: to open sockets, to take a name that another gave up."""
 
 RESCAN: Final = 30.0
-"""Seconds until sockets are tried again that an interface refused, and a host name looked up."""
+"""Seconds until all peers are asked for once more, and sockets that an interface refused tried."""
 
 TTL: Final = 60
 """Seconds: a node that was not heard for so long is gone."""
 
+_PORT: Final = 5353
 _LOOKUP: Final = 3.0  # seconds that a host name may take to be found
 _FLOOD: Final = 50_000
 """Services heard of until the browser starts anew: it remembers the name of every one."""
@@ -170,6 +171,7 @@ class Discovery:
             self._resolve_at = now
             await self._zeroconf.async_update_interfaces(_choice(scope))
             self._scope = scope
+            self._neighbours.seek(self._zeroconf.zeroconf)
         if self._zeroconf is None or self._browser is None:
             return
         self._neighbours.own = frozenset(reachable(scope))
@@ -184,6 +186,7 @@ class Discovery:
         if not choice:
             return
         try:
+            _try_port()
             opened = AsyncZeroconf(interfaces=choice)
         except (OSError, RuntimeError) as error:
             raise DiscoveryError(_sentence(error)) from error
@@ -306,6 +309,15 @@ def _choice(scope: tuple[Interface, ...]) -> list[str | int | tuple[tuple[str, i
         one.index for one in able if one.six and not ipaddress.ip_address(one.six[0]).is_loopback
     ]
     return found
+
+
+def _try_port() -> None:
+    """Raise OSError where the port of mDNS cannot be shared; zeroconf would leave a socket open."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(AttributeError):
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        trial.bind(("", _PORT))
 
 
 def _confine(zeroconf: Zeroconf, interface: str) -> None:

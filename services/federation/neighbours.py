@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from zeroconf import DNSOutgoing, DNSPointer, DNSQuestion, Zeroconf
+from zeroconf import DNSOutgoing, DNSPointer, DNSQuestion, Zeroconf, current_time_millis
 
 from services.federation.sightings import (
     TYPE,
@@ -102,15 +103,16 @@ class Neighbours:
     def consider(self, zeroconf: Zeroconf, name: str) -> None:
         """Records of the service of that full name have come or changed."""
         known = self._known.get(name)
-        if known is None:
-            if not is_instance(name):
-                self.complain("a service is refused", name, "no node can have that name")
-                return
-            if len(self._known) >= 2 * self._limit:
-                self._crowd()
-                return
-            known = self._known[name] = _Instance()
+        if known is not None:
+            self._look(zeroconf, name, known)
+            return
+        if not is_instance(name):
+            self.complain("a service is refused", name, "no node can have that name")
+            return
+        known = self._known[name] = _Instance()
         self._look(zeroconf, name, known)
+        if known.sighting is None and len(self._known) - len(self._holders) > self._limit:
+            self._known.pop(name, None)  # when its records come, it is considered again
 
     def forget(self, name: str) -> None:
         """The service of that full name is gone, or not to be believed any more."""
@@ -136,14 +138,31 @@ class Neighbours:
             elif now >= known.due:
                 if not left and known.asked >= _TRIES:
                     self.forget(name)
+                    _drop(zeroconf, name)
                 else:
                     _ask(zeroconf, name)
                     known.postpone(now)
         if self._crowded and len(self._known) < self._limit:
             self._crowded = False
-            for record in zeroconf.cache.async_all_by_details(TYPE, _PTR, _IN):
-                if isinstance(record, DNSPointer):
-                    self.consider(zeroconf, record.alias.lower())
+            self._revisit(zeroconf)
+
+    def seek(self, zeroconf: Zeroconf) -> None:
+        """Ask who is there besides the nodes that are known: a network may have been mended."""
+        self._revisit(zeroconf)
+        now = current_time_millis()
+        question = DNSOutgoing(_FLAGS_QUERY)
+        question.add_question(DNSQuestion(TYPE, _PTR, _IN))
+        for pointer in _pointers(zeroconf):
+            known = self._known.get(pointer.alias.lower())
+            if known is not None and known.sighting is not None:
+                question.add_answer_at_time(pointer, now)
+        zeroconf.async_send(question)
+
+    def _revisit(self, zeroconf: Zeroconf) -> None:
+        """Look again at services that were left aside; at some of them, where they are many."""
+        names = [pointer.alias.lower() for pointer in _pointers(zeroconf)]
+        for name in random.sample(names, min(len(names), 4 * self._limit)):
+            self.consider(zeroconf, name)
 
     def complain(self, event: str, who: str, why: str) -> None:
         """Log that once, and no flood of it: what comes from the network may be endless."""
@@ -197,7 +216,9 @@ class Neighbours:
             raise Refused(f"there is another node {sighting.node} already")
         if before is None and len(self._holders) >= self._limit:
             del self._known[name]
-            self._crowd()
+            self._crowded = True
+            why = f"no more than {self._limit} are heeded"
+            self.complain("too many nodes are announced", TYPE, why)
             return
         if before is not None and before.node != sighting.node:
             del self._holders[before.node]
@@ -206,11 +227,16 @@ class Neighbours:
         known.sighting = sighting
         self._found(sighting)
 
-    def _crowd(self) -> None:
-        self._crowded = True
-        self.complain(
-            "too many nodes are announced", TYPE, f"no more than {self._limit} are heeded"
-        )
+
+def _pointers(zeroconf: Zeroconf) -> list[DNSPointer]:
+    found = zeroconf.cache.async_all_by_details(TYPE, _PTR, _IN)
+    return [record for record in found if isinstance(record, DNSPointer)]
+
+
+def _drop(zeroconf: Zeroconf, name: str) -> None:
+    """Forget a service's records: if it comes back, that is news."""
+    old = [one for one in _pointers(zeroconf) if one.alias.lower() == name]
+    zeroconf.cache.async_remove_records([*old, *zeroconf.cache.async_entries_with_name(name)])
 
 
 def _ask(zeroconf: Zeroconf, name: str) -> None:
