@@ -38,9 +38,12 @@ _OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 5000),
     # Two connections to one peer do not share what one of them breaks.
     ("grpc.use_local_subchannel_pool", 1),
-    # What is under way to a slow reader stays small.
+    # So much is under way to a reader at most, and it comes in large pieces: half the system calls.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 4 << 20),
+    ("grpc.http2.max_frame_size", (1 << 24) - 1),
+    ("grpc.experimental.tcp_read_chunk_size", 1 << 20),
+    ("grpc.experimental.tcp_min_read_chunk_size", 1 << 20),
 )
 
 

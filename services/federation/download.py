@@ -6,6 +6,7 @@ What a peer sends is believed only when all of it has the digest that was asked 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import queue
@@ -57,10 +58,16 @@ class Download:
         self._ingress = ingress
         self._hash = hashlib.sha256()
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            # A disk without room refuses here, and room that is there is filled in half the time.
+            os.posix_fallocate(self._file, 0, card.bytes)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                self.abandon()
+                raise
 
     def restart(self) -> None:
         """Forget what came: it was not what it should have been."""
-        os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
         self.received = 0
         self._hash = hashlib.sha256()
