@@ -17,9 +17,15 @@ from schemas import Role, SkillCard
 from services.errors import CardDescriptionError
 from services.runtime.cards import boundary_of, prototypes_of
 
-__all__ = ["SkillIndex"]
+__all__ = ["SkillIndex", "applies"]
 
 ROLES: tuple[Role, ...] = ("query", "document")
+
+
+def applies(card: SkillCard, role: Role) -> bool:
+    """Whether routing alone may choose the card in this role: one of another author's never bends
+    documents unless it is named, so that stored vectors stay valid."""
+    return role in card.applies_to and (card.signer is None or role == "query")
 
 
 @dataclass(frozen=True)
@@ -57,21 +63,21 @@ class SkillIndex:
         of another author's is not found by."""
         points = prototypes_of(card, self.dim)
         for role, router in self._routers.items():
-            applies = role in card.applies_to
+            here = applies(card, role)
             described: Any = _Described(
                 name=card.name,
                 version=card.version,
                 key=card.digest,
                 created=card.created,
-                threshold=card.threshold if applies else None,
-                prototypes=points if applies else None,
+                threshold=card.threshold if here else None,
+                prototypes=points if here else None,
                 metrics=card.metrics,
                 extra={BOUNDARY: card.boundary} if card.boundary else {},
             )
             router.register_card(
                 # The index reads nothing but what is described.
                 cast(LoRACard, described),
-                description_vector=description if applies else None,
+                description_vector=description if here else None,
                 floor=None if card.signer is None else self._floor,
                 author=card.signer,
             )
@@ -87,20 +93,19 @@ class SkillIndex:
             raise CardDescriptionError(
                 f"{card.name!r} has {len(points)} prototypes, {MAX_PROTOTYPES} are allowed"
             )
-        boundary = boundary_of(card, self.dim)
-        for role, router in self._routers.items():
-            if role in card.applies_to:
-                router.register_virtual_candidate(
-                    card.name,
-                    card.digest,
-                    points,
-                    threshold=card.threshold,
-                    version=card.version,
-                    floor=self._floor,
-                    boundary=boundary,
-                    author=card.signer or "",
-                    created=card.created,
-                )
+        if "query" not in card.applies_to:  # documents are not bent upon a claim
+            return False
+        self._routers["query"].register_virtual_candidate(
+            card.name,
+            card.digest,
+            points,
+            threshold=card.threshold,
+            version=card.version,
+            floor=self._floor,
+            boundary=boundary_of(card, self.dim),
+            author=card.signer or "",
+            created=card.created,
+        )
         return True
 
     def remove(self, digest: str) -> None:

@@ -120,10 +120,12 @@ class Peers:
             return  # others waited for the same card and have said so
         for key, free in ((digest, 0), (f"{peer}/", STRIKES - 1)):
             failures = self._failed.setdefault(key, _Failures())
+            self._failed.move_to_end(key)
+            if now < failures.until:
+                continue  # what is named meanwhile makes no pause longer
             failures.count += 1
             again = failures.count - free
             if again > 0:
                 failures.until = now + min(PAUSE * 2.0 ** min(again - 1, 20), LONGEST_PAUSE)
-            self._failed.move_to_end(key)
         while len(self._failed) > REMEMBERED:
             self._failed.popitem(last=False)

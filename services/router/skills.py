@@ -14,7 +14,7 @@ from lora.errors import LoRAError
 from schemas import Role, SkillCard
 from services.errors import CardDescriptionError
 from services.router.errors import OfferRefused, Refused
-from services.router.index import SkillIndex
+from services.router.index import SkillIndex, applies
 from services.router.names import Directory
 from services.router.offers import Offers
 
@@ -71,13 +71,17 @@ class Skills:
         """Whether any text of this role may be routed to a skill."""
         if self._index is not None and self._built:
             return not self._index.empty(role)
-        cards = [
-            card
+        if any(
+            applies(card, role)
+            and card.threshold is not None
+            and (card.prototypes or (card.signer is None and card.description))
             for card in self.directory.installed()
-            if card.prototypes or (card.signer is None and card.description)
-        ]
-        cards += [offer.card for offer in self.directory.offered() if offer.card.prototypes]
-        return any(role in card.applies_to and card.threshold is not None for card in cards)
+        ):
+            return True
+        return role == "query" and any(
+            "query" in card.applies_to and card.threshold is not None and card.prototypes
+            for card, _ in self.directory.offered()
+        )
 
     def install(self, card: SkillCard, peer: str | None = None) -> bool:
         """Requests may use this card, which came from `peer`; whether it must be described before

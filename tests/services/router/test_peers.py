@@ -16,6 +16,7 @@ from schemas import (
     SkillUnavailable,
     SkillWanted,
 )
+from services.router.service import RouterService
 from services.runtime.cards import describe
 from tests.services.encoder.processes import applied, settings, skill, until
 from tests.services.router.fleet import Fleet, base, reasons, refused, routed
@@ -143,3 +144,89 @@ async def test_what_a_peer_offered_goes_with_it(fleet: Fleet) -> None:
     client = await fleet.client()
     assert reasons(await client.encode([about])) == ["no_skills"]
     assert (await refused(client, ["x"], skills=["london/banking"])).code == "unknown_skill"
+
+
+async def test_a_peers_skill_stays_when_the_peer_is_gone_and_the_router_starts_anew(
+    fleet: Fleet,
+) -> None:
+    await fleet.up(workers=1, settings=settings(router={"peer_timeout": 20.0}))
+    about = "I have lost my bank card"
+    peer = Peer(fleet, routed("banking", about))
+    await peer.offer()
+    client = await fleet.client()
+    waiting = asyncio.create_task(client.encode([about]))
+    await peer.deliver()
+    assert applied((await waiting).rows) == [("banking",)]
+    data = PeerLeft(peer="london", endpoint="grpc://london:1")
+    await peer.bus.publish(Event(data=data, source="/federation/1"))
+    await until(lambda: not fleet.router.skills.directory.offers.by_peer("london"), "its leave")
+
+    for restarted in (False, True):
+        if restarted:
+            await fleet.kill(fleet.router)
+            fleet.router = await fleet.start(RouterService)
+        assert applied((await client.encode([about])).rows) == [("banking",)]
+        for name in ("banking", "london/banking", "london/banking@1"):
+            assert applied((await client.encode(["x"], skills=[name])).rows) == [("banking",)]
+        assert (await refused(client, ["x"], skills=["rome/banking"])).code == "unknown_skill"
+
+
+async def test_this_nodes_own_skill_answers_at_once_whatever_a_peer_claims(fleet: Fleet) -> None:
+    await fleet.up(workers=1, settings=settings(router={"peer_timeout": 60.0}))
+    about = "I have lost my bank card"
+    await fleet.teach(routed("banking", about))
+    peer = Peer(fleet, routed("greedy", about, seed=3))
+    await peer.offer()
+    client = await fleet.client()
+    assert applied((await client.encode([about, "my card is lost"])).rows) == [("banking",)] * 2
+    assert not peer.wants.events
+
+
+async def test_this_nodes_own_skill_answers_where_a_nearer_one_does_not_come(
+    fleet: Fleet,
+) -> None:
+    await fleet.up(workers=1, settings=settings(router={"peer_timeout": 0.2}))
+    own, theirs = "I have lost my bank card", "My library card is lost"
+    await fleet.teach(skill("banking", prototypes=base(own), threshold=0.3))
+    peer = Peer(fleet, routed("library", theirs, seed=3))
+    await peer.offer()
+    client = await fleet.client()
+    for _ in range(2):
+        answer = await client.encode([theirs])
+        assert applied(answer.rows) == [("banking",)]
+        assert len(peer.wants.events) == 1, "it is not waited for again"
+
+
+async def test_an_older_version_answers_where_the_newer_does_not_come(fleet: Fleet) -> None:
+    await fleet.up(workers=1, settings=settings(router={"peer_timeout": 20.0}))
+    about = "I have lost my bank card"
+    peer = Peer(fleet, routed("banking", about))
+    await peer.offer()
+    client = await fleet.client()
+    waiting = asyncio.create_task(client.encode(["x"], skills=["london/banking"]))
+    await peer.deliver()
+    assert applied((await waiting).rows) == [("banking",)]
+
+    newer = Peer(fleet, routed("banking", about, version=2, seed=4))
+    await newer.offer()
+    for name, used in (("london/banking", [("banking",)]), ("london/banking@2", [()])):
+        waiting = asyncio.create_task(client.encode(["x"], skills=[name]))
+        await newer.wants.first(SkillWanted, 1 + bool(len(newer.wants.events)))
+        gone = SkillUnavailable(digest=newer.card.key, name="banking", peer="london")
+        await newer.bus.publish(Event(data=gone, source="/federation/1"))
+        answer = await waiting
+        assert applied(answer.rows) == used
+        assert reasons(answer) == ["peer_timeout"]
+    assert applied((await client.encode([about])).rows) == [("banking",)], "version 1 is routed to"
+
+
+async def test_an_offer_that_is_not_repeated_is_over(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.router.service.SLACK", 0.0)
+    await fleet.up(workers=1, settings=settings(federation={"repeat": 0.2}))
+    peer = Peer(fleet, routed("banking", "I have lost my bank card"))
+    await peer.offer()
+    client = await fleet.client()
+    await until(lambda: not fleet.router.skills.directory.offered(), "the end of the offer")
+    assert reasons(await client.encode(["I have lost my bank card"])) == ["no_skills"]
