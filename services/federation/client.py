@@ -61,6 +61,9 @@ class Fetched(NamedTuple):
     peer: str
     """Who gave the last of it; empty where it was here already."""
     seconds: float
+    """From the call to the file in its place, on the disk."""
+    streaming: float = 0.0
+    """Of these, until the last byte was hashed and written."""
 
 
 @dataclass
@@ -221,12 +224,13 @@ class LoRAFlightClient:
         download = self._begun(card)
         try:
             giver = self._download(download, [offer.peer for offer in offers])
+            streaming = time.monotonic() - started
             download.finish(target)
         except OSError as error:
             raise FederationError(f"the card cannot be written: {error.strerror}") from error
         finally:
             download.abandon()
-        return Fetched(card, target, giver, time.monotonic() - started)
+        return Fetched(card, target, giver, time.monotonic() - started, streaming)
 
     def _judge(self, card: SkillCard) -> None:
         if not 0 < card.bytes <= self._max_bytes:

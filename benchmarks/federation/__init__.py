@@ -1,0 +1,1 @@
+"""How fast a card comes from a peer, beside a bare Flight stream and a plain TCP socket."""
