@@ -40,8 +40,8 @@ class Interface:
 def interfaces(*, loopback: bool = False) -> tuple[Interface, ...]:
     """The interfaces that others can reach, or with `loopback` those that only this machine can.
 
-    Left out: what is down or unplugged, and IPv6 addresses that are temporary, deprecated, or not yet
-    (or never to be) this machine's. Takes well under a millisecond.
+    Left out: what is down or unplugged, and IPv6 addresses that are temporary, deprecated, or not
+    yet (or never to be) this machine's. Takes well under a millisecond.
     """
     states = psutil.net_if_stats()
     doubtful = _doubtful()

@@ -9,6 +9,7 @@ import ipaddress
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -298,16 +299,23 @@ class Discovery:
 
 
 def _choice(scope: tuple[Interface, ...]) -> list[str | int | tuple[tuple[str, int, int], int]]:
-    """What zeroconf shall listen at: of each interface an IPv4 address, and its number for IPv6.
+    """What zeroconf shall listen at: an IPv4 and an IPv6 address of each interface.
 
-    On the loopback interface there is no IPv6 multicast.
+    The latter is the link-local one if possible: of other senders, the kernel does not tell on
+    which link they are, and no link-local address that they announce could be used. zeroconf
+    finds interfaces by bare addresses; where two have the same, they are named by number. On the
+    loopback interface there is no IPv6 multicast.
     """
-    able = [one for one in scope if one.multicast]
     found: list[str | int | tuple[tuple[str, int, int], int]] = []
-    found += [one.four[0] for one in able if one.four]
-    found += [
-        one.index for one in able if one.six and not ipaddress.ip_address(one.six[0]).is_loopback
-    ]
+    able = [one for one in scope if one.multicast]
+    bare = Counter(address.partition("%")[0] for one in able for address in one.six)
+    for one in able:
+        found += one.four[:1]
+        linked = [a for a in one.six if "%" in a and bare[a.partition("%")[0]] == 1]
+        if linked:
+            found.append(linked[0])
+        elif one.six and not ipaddress.ip_address(one.six[0]).is_loopback:
+            found.append(one.index)
     return found
 
 
