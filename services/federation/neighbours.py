@@ -8,7 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from zeroconf import DNSOutgoing, DNSPointer, DNSQuestion, Zeroconf, current_time_millis
+from zeroconf import (
+    DNSOutgoing,
+    DNSPointer,
+    DNSQuestion,
+    DNSRecord,
+    Zeroconf,
+    current_time_millis,
+)
 
 from services.federation.sightings import (
     TYPE,
@@ -128,6 +135,7 @@ class Neighbours:
 
     def sweep(self, zeroconf: Zeroconf, now: float) -> None:
         """Ask for what is missing or half-way to its end; what stays silent is lost."""
+        silent = set()
         for name, known in tuple(self._known.items()):
             found = self._look(zeroconf, name, known)
             if self._known.get(name) is not known:
@@ -138,10 +146,12 @@ class Neighbours:
             elif now >= known.due:
                 if not left and known.asked >= _TRIES:
                     self.forget(name)
-                    _drop(zeroconf, name)
+                    silent.add(name)
                 else:
                     _ask(zeroconf, name)
                     known.postpone(now)
+        if silent:
+            _drop(zeroconf, silent)
         if self._crowded and len(self._known) < self._limit:
             self._crowded = False
             self._revisit(zeroconf)
@@ -233,10 +243,12 @@ def _pointers(zeroconf: Zeroconf) -> list[DNSPointer]:
     return [record for record in found if isinstance(record, DNSPointer)]
 
 
-def _drop(zeroconf: Zeroconf, name: str) -> None:
-    """Forget a service's records: if it comes back, that is news."""
-    old = [one for one in _pointers(zeroconf) if one.alias.lower() == name]
-    zeroconf.cache.async_remove_records([*old, *zeroconf.cache.async_entries_with_name(name)])
+def _drop(zeroconf: Zeroconf, names: set[str]) -> None:
+    """Forget the records of these services: if they come back, that is news."""
+    old: list[DNSRecord] = [one for one in _pointers(zeroconf) if one.alias.lower() in names]
+    for name in names:
+        old += zeroconf.cache.async_entries_with_name(name)
+    zeroconf.cache.async_remove_records(old)
 
 
 def _ask(zeroconf: Zeroconf, name: str) -> None:

