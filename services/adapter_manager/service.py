@@ -300,6 +300,7 @@ class AdapterManagerService(Service):
         if fresh is None:
             return
         installed = [r for r in self.ledger.serving() if self._state(r) == "installed"]
+        installed.sort(key=lambda record: record.signer is not None)  # this node's own first
         for record in installed[:WARM]:
             await self._send(self.event(AdapterLoad(digest=record.digest), to=fresh))
 

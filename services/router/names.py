@@ -12,7 +12,7 @@ from schemas import SkillCard
 from services.router.errors import UnknownSkill
 from services.router.offers import Found, Offers
 
-__all__ = ["Directory", "Found"]
+__all__ = ["Directory"]
 
 _DIGEST: Final = re.compile(r"(?:sha256:([0-9a-f]{12,64})|([0-9a-f]{12,64}))")
 _NAMED: Final = re.compile(r"(?P<name>[^@/]+)(?:@(?P<version>[1-9][0-9]{0,9}))?")
@@ -70,9 +70,9 @@ class Directory:
         """Every card that a peer offers and that is not installed here."""
         return tuple(found for found in self.offers if found.card.digest not in self._installed)
 
-    def offer_of(self, digest: str) -> Found | None:
-        """Who offers this card, if anybody does and it is not installed here."""
-        return None if digest in self._installed else self.offers.by_digest(digest)
+    def offers_of(self, digest: str) -> tuple[Found, ...]:
+        """Who offers this card, the first who did first; nobody where it is installed here."""
+        return () if digest in self._installed else self.offers.by_digest(digest)
 
     def instead_of(self, text: str) -> SkillCard | None:
         """What is installed under `peer/name`, for where a newer one does not come; None under all

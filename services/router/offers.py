@@ -98,10 +98,10 @@ class Offers:
         """What a peer offers."""
         return tuple(offer.card for offer in self._peers.get(peer, {}).values())
 
-    def by_digest(self, digest: str) -> Found | None:
-        """Who offers this card, the first who did."""
-        peers = self._digests.get(digest)
-        return Found(self._peers[peers[0]][digest].card, peers[0]) if peers else None
+    def by_digest(self, digest: str) -> tuple[Found, ...]:
+        """Who offers this card, the first who did first."""
+        peers = self._digests.get(digest, ())
+        return tuple(Found(self._peers[peer][digest].card, peer) for peer in peers)
 
     def _forget(self, peer: str, digest: str) -> None:
         del self._peers[peer][digest]

@@ -138,10 +138,9 @@ class Planner:
         if index.empty(data.role):
             return _same(data, "document" if data.role == "document" else "no_skills")
         chosen = index.decide(data.role, vectors, data.top_k)
-        offered = self._offered(chosen)
-        if not offered:
+        if not any(match.virtual for row in chosen for match in row.matches):
             return self._plan(data, chosen, set())
-        wanted, best, passed = offered, chosen, set[str]()
+        wanted, best, passed = self._offered(chosen), chosen, set[str]()
         for _ in range(ROUNDS):
             paused = {it for it, found in wanted.items() if self._paused(it, found)}
             if not paused:
@@ -162,10 +161,16 @@ class Planner:
         return self._plan(data, chosen, late)
 
     def _offered(self, chosen: Sequence[Decision]) -> dict[str, Found]:
-        """The cards among those chosen that only a peer has, or had."""
+        """The cards among those chosen that only peers have; of each a peer that is not paused,
+        where there is one."""
         digests = {match.digest for row in chosen for match in row.matches if match.virtual}
-        offers = {digest: self._directory.offer_of(digest) for digest in sorted(digests)}
-        return {digest: offer for digest, offer in offers.items() if offer is not None}
+        offered = {}
+        for digest in sorted(digests):
+            offers = self._directory.offers_of(digest)
+            eager = [offer for offer in offers if not self._paused(digest, offer)]
+            if offers:
+                offered[digest] = (*eager, *offers)[0]
+        return offered
 
     def _paused(self, digest: str, found: Found) -> bool:
         return found.peer is not None and self._fetcher.paused(digest, found.peer)

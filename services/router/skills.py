@@ -86,10 +86,13 @@ class Skills:
     def install(self, card: SkillCard, peer: str | None = None) -> bool:
         """Requests may use this card, which came from `peer`; whether it must be described before
         it is routed to."""
+        new = card.digest not in self.directory
         self.directory.install(card, peer)
         if self._index is None:
             return False
         if _by_description(card):
+            if new:  # no longer as a peer may have described it
+                self._index.remove(card.digest)
             return True
         self._add(self._index, card, None)
         return False
@@ -167,23 +170,22 @@ class Skills:
             index.install(card, description)
         except (CardDescriptionError, LoRAError) as error:
             # Still there by name; what cannot be understood is not routed to.
+            index.remove(card.digest)
             self._log.warning("skill not indexed", skill=card.name, why=str(error))
 
     def _describe_offer(self, index: SkillIndex, digest: str) -> None:
         """Route to an offered card as the first peer that offers it describes it."""
-        offer = self.directory.offer_of(digest)
-        if offer is None:
-            return
-        try:
-            index.offer(offer.card)
-        except (CardDescriptionError, LoRAError) as error:
-            self._log.warning("offer not indexed", skill=offer.card.name, why=str(error))
+        for offer in self.directory.offers_of(digest)[:1]:
+            try:
+                index.offer(offer.card)
+            except (CardDescriptionError, LoRAError) as error:
+                self._say_refused(str(offer.peer), error)
 
-    def _say_refused(self, peer: str, error: OfferRefused) -> None:
+    def _say_refused(self, peer: str, error: Exception) -> None:
         """Once a peer: what is refused is offered again and again."""
         if peer not in self._refused and len(self._refused) < 256:
             self._refused.add(peer)
-            self._log.warning("offer not heeded", why=str(error))
+            self._log.warning("offer not heeded", peer=peer[:80], why=str(error))
 
 
 def _by_description(card: SkillCard) -> bool:

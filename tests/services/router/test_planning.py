@@ -30,12 +30,14 @@ class Fetcher:
         self.bringing: dict[str, SkillCard] = {}
         self.pausing: set[str] = set()
         self.asked: list[tuple[str, bool, float]] = []
+        self.peers: list[str] = []
 
     def paused(self, digest: str, peer: str) -> bool:
-        return digest in self.pausing
+        return digest in self.pausing or peer in self.pausing
 
     async def fetch(self, card: SkillCard, peer: str, *, named: bool, patience: float) -> bool:
         self.asked.append((card.name, named, patience))
+        self.peers.append(peer)
         came = self.bringing.get(card.digest)
         if came is not None:
             self.skills.install(came, peer)
@@ -114,6 +116,19 @@ async def test_an_offer_that_is_not_waited_for_makes_way_for_another(node: Node,
     plan = await node.plan("east")
     assert [row.reason for row in plan.rows] == ["peer_timeout"]
     assert len(node.fetcher.asked) == 1, "nothing is left to wait for"
+
+
+async def test_a_card_that_a_paused_peer_offers_is_wished_for_from_another(
+    node: Node, card: Any
+) -> None:
+    theirs = card("theirs", EAST)
+    node.fetcher.pausing = {"evil"}
+    node.offer(theirs, "evil")
+    assert [row.reason for row in (await node.plan("east")).rows] == ["peer_timeout"]
+    assert node.fetcher.asked == []
+    node.offer(theirs, "good")
+    await node.plan("east")
+    assert node.fetcher.peers == ["good"]
 
 
 async def test_what_came_is_used_as_its_file_describes_it(node: Node, card: Any) -> None:

@@ -314,6 +314,22 @@ async def test_silly_claims_keep_no_skill_of_ours_from_answering(
     assert await chosen(skills, NORTH) == []
 
 
+async def test_an_installed_card_is_not_routed_to_as_a_peer_describes_it(
+    skills: Skills, card: Any
+) -> None:
+    await skills.index(2)
+    described = card("described", description="the east")
+    broken = msgspec.structs.replace(card("broken", EAST), prototypes="AAAA")
+    for one in (described, broken):
+        lie = msgspec.structs.replace(one, prototypes=card("x", NORTH).prototypes)
+        skills.offer(foreign(lie), "london")
+        assert await chosen(skills, NORTH) == [one.name]
+        skills.install(one)
+        assert await chosen(skills, NORTH) == []
+    await skills.describe(described)
+    assert await chosen(skills, EAST) == ["described"]
+
+
 async def test_skills_may_come_and_go_while_offers_are_indexed(skills: Skills, card: Any) -> None:
     for number in range(60):
         point = np.array([np.cos(1 + number / 100), np.sin(1 + number / 100)], np.float32)
