@@ -152,8 +152,8 @@ def _as_peer_error() -> Iterator[None]:
         raise PeerUnreachable("it did not answer in time") from error
     except flight.FlightUnavailableError as error:
         text = _sentence(error)
-        # gRPC calls a peer unavailable that cannot be reached; ours say that they are busy.
-        if "transfers" in text or "stops" in text:
+        # gRPC calls a peer unavailable that cannot be reached; ours say why not now.
+        if any(word in text for word in ("transfers", "starts", "stops")):
             raise PeerBusy(text) from error
         raise PeerUnreachable(f"there is no connection to it: {text}") from error
     except flight.FlightCancelledError as error:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -16,9 +14,10 @@ import structlog
 from pyarrow import flight
 
 from services.federation import protocol
+from services.federation.admission import Admission, answering, guarded, holder_of
 from services.federation.catalogue import Catalogue, Offer
 from services.federation.credentials import Credentials
-from services.federation.errors import PeerBusy, ServerError
+from services.federation.errors import ServerError
 from services.federation.limits import Bucket, Slots
 from services.federation.manifest import manifest
 from services.federation.protocol import EMPTY, FRAME, NOTHING, SLICES, Endpoint, Health, Ticket
@@ -28,6 +27,8 @@ __all__ = ["LOOPBACK", "NOT_OFFERED", "LoRAFlightServer", "is_loopback"]
 NOT_OFFERED: Final = b"not_offered"
 """The extra information of the error that a card is not on offer."""
 
+_NOT_ON_OFFER: Final = ("that skill is not on offer", NOT_OFFERED)
+
 LOOPBACK: Final = "127.0.0.1"
 EVERYWHERE: Final = "::"
 """IPv4 too, where the system lets one socket do both, as gRPC has it by default."""
@@ -35,35 +36,19 @@ EVERYWHERE: Final = "::"
 STOP_SECONDS: Final = 1.5
 """How long an orderly stop waits for peers that are reading."""
 
-P = ParamSpec("P")
-R = TypeVar("R")
+STALL: Final = 15.0
+"""Seconds after which a peer that takes nothing loses its slot to one that asks."""
+
 _log = structlog.get_logger(service="federation")
-
-
-def _answering(method: Callable[P, R]) -> Callable[P, R]:
-    """Lets only Flight's own errors out: of others Flight tells the traceback, with paths."""
-
-    @functools.wraps(method)
-    def answer(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return method(*args, **kwargs)
-        except flight.FlightError:
-            raise
-        except PeerBusy as error:
-            raise flight.FlightUnavailableError(str(error)) from None
-        except Exception:
-            _log.exception("a peer's call failed", call=method.__name__)
-            raise flight.FlightServerError("this node failed; its log says how") from None
-
-    return answer
 
 
 class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no types
     """The catalogue of one node, for anybody who may connect.
 
-    Bound when it is made; `start` serves in a thread of its own. With `credentials` only peers of
-    the same federation connect; without them nothing but a loopback address is bound. No call
-    takes a path or tells one: cards are known by digest and name, files by the catalogue alone.
+    Bound when it is made; calls are answered, in threads of gRPC's, from `start` on. With
+    `credentials` only peers of the same federation connect; without them nothing but a loopback
+    address is bound. No call takes a path or tells one: cards are known by digest and name, files
+    by the catalogue alone. Uploads are refused by the `Admission`.
     """
 
     def __init__(
@@ -94,30 +79,37 @@ class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarro
                 "verify_client": True,
                 "root_certificates": credentials.authority,
             }
-        endpoint = Endpoint(host, port, credentials is not None)
-        try:
-            super().__init__(endpoint.uri, **options)
-        except (pa.ArrowException, OSError) as error:
-            raise ServerError(
-                f"{host}:{port} cannot be bound: it is in use, or not ours"
-            ) from error
         self._catalogue = catalogue
         self._node = node
         self._key = key
         self.host = host
         self._tls = credentials is not None
         self._hosts = hosts
-        self._slots = slots or Slots(16, 4)
+        self._slots = slots or Slots(16, 4, stall=STALL)
         self._egress = egress or Bucket(0)
-        self._stopping = False
+        self._stopping = threading.Event()
+        self._admission = Admission()
+        endpoint = Endpoint(host, port, credentials is not None)
+        try:
+            # gRPC takes calls as soon as this is done.
+            super().__init__(endpoint.uri, middleware=self._admission.named, **options)
+        except (pa.ArrowException, OSError) as error:
+            raise ServerError(
+                f"{host}:{port} cannot be bound: it is in use, or not ours"
+            ) from error
 
     def start(self) -> None:
-        """Serve, in a thread."""
-        threading.Thread(target=self.serve, name="flight", daemon=True).start()
+        """Answer from now on.
+
+        Flight's own `serve` does nothing but wait, and takes the process's signals to itself
+        meanwhile: they would not come through before the last peer has read all.
+        """
+        self._admission.closed = None
 
     def stop(self) -> None:
         """Cut what is being transferred; a peer that reads no more is not waited for long."""
-        self._stopping = True
+        self._admission.closed = "this node stops"
+        self._stopping.set()
         closing = threading.Thread(target=self.shutdown, name="flight-stop", daemon=True)
         closing.start()
         closing.join(STOP_SECONDS)
@@ -129,27 +121,28 @@ class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarro
 
     # What peers call --------------------------------------------------------------------------
 
-    @_answering
+    @answering
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
         """Every card on offer; `criteria` is empty, or a name in the forms of `find`."""
         wanted = criteria.decode("utf-8", "replace")
         offers = self._catalogue.offers()
         if wanted:
             offers = tuple(o for o in offers if wanted in (o.card.name, o.card.digest))
-        return iter([self._described(offer) for offer in offers])
+        uris = self._uris()
+        return iter([self._described(offer, uris) for offer in offers])
 
-    @_answering
+    @answering
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
         """A card by name, `name@version` or digest: its description, its ticket, its true size."""
-        return self._described(self._offer(_words_of(descriptor)))
+        return self._described(self._offer(_words_of(descriptor)), self._uris())
 
-    @_answering
+    @answering
     def get_schema(self, context: Any, descriptor: Any) -> Any:
         """The layout of the slices, whatever the card."""
         self._offer(_words_of(descriptor))
         return flight.SchemaResult(SLICES)
 
-    @_answering
+    @answering
     def do_get(self, context: Any, ticket: Any) -> Any:
         """A card's file as slices of its mapping, or what the other tickets ask for."""
         text = bytes(ticket.ticket)
@@ -157,19 +150,19 @@ class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarro
             return _stream(EMPTY, iter([_framed(self._health())]))
         if text == protocol.SKILLS.encode():
             cards = (msgspec.json.encode(offer.card) for offer in self._catalogue.offers())
-            return _stream(EMPTY, map(_framed, cards))
+            return _stream(EMPTY, guarded(map(_framed, cards), "do_get"))
         wanted = Ticket.parse(text)
         if wanted is None:
             raise flight.FlightServerError("the ticket is none of this node's")
         offer = self._offer(wanted.digest)
         if wanted.offset > offer.card.bytes:
             raise flight.FlightServerError("the ticket begins beyond the end of the card")
-        slices = self._slices(offer, wanted.offset, _holder(context.peer()))
+        slices = guarded(self._slices(offer, wanted.offset, holder_of(context)), "do_get")
         if wanted.frames:
             return _stream(EMPTY, ((NOTHING, part) for part in slices))
         return _stream(SLICES, map(_as_column, slices))
 
-    @_answering
+    @answering
     def list_actions(self, context: Any) -> list[tuple[str, str]]:
         """The actions and what they answer."""
         return [
@@ -177,7 +170,7 @@ class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarro
             ("signature", "Body: a name or a digest. The card's signed manifest, as JSON."),
         ]
 
-    @_answering
+    @answering
     def do_action(self, context: Any, action: Any) -> Iterator[Any]:
         """`health`, or the `signature` of a card."""
         if action.type == "health":
@@ -193,16 +186,6 @@ class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarro
             }
             return iter([flight.Result(msgspec.json.encode(answer))])
         raise flight.FlightServerError("there is no such action: health, signature")
-
-    @_answering
-    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
-        """Nothing is taken: cards are fetched."""
-        raise flight.FlightUnauthorizedError("this node takes no uploads")
-
-    @_answering
-    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
-        """The same."""
-        raise flight.FlightUnauthorizedError("this node takes no uploads")
 
     # How it is done ---------------------------------------------------------------------------
 
@@ -220,13 +203,13 @@ class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarro
     def _offer(self, text: str) -> Offer:
         offer = self._catalogue.find(text)
         if offer is None:
-            raise flight.FlightServerError("that skill is not on offer", NOT_OFFERED)
+            raise flight.FlightServerError(*_NOT_ON_OFFER)
         return offer
 
-    def _described(self, offer: Offer) -> Any:
+    def _described(self, offer: Offer, uris: Sequence[str]) -> Any:
         card = offer.card
         ticket = flight.Ticket(Ticket(card.digest).encode())
-        endpoint = flight.FlightEndpoint(ticket, [flight.Location(uri) for uri in self._uris()])
+        endpoint = flight.FlightEndpoint(ticket, [flight.Location(uri) for uri in uris])
         return flight.FlightInfo(
             SLICES,
             flight.FlightDescriptor.for_path(card.digest),
@@ -239,26 +222,37 @@ class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarro
 
     def _uris(self) -> list[str]:
         hosts = [self.host] if is_loopback(self.host) else list(self._hosts())
-        return [Endpoint(host, self.port, self._tls).uri for host in hosts]
+        # An address with a scope means nothing elsewhere, and Flight cannot write it.
+        return [Endpoint(host, self.port, self._tls).uri for host in hosts if "%" not in host]
 
     def _slices(self, offer: Offer, offset: int, holder: str) -> Iterator[pa.Buffer]:
         """The file from `offset` on, without a copy; a slot is held until the last one is taken."""
-        try:
-            with self._slots.hold(holder), pa.memory_map(str(offer.path)) as file:
-                whole = file.read_buffer()
-                for start in range(offset, whole.size, FRAME):
-                    if self._stopping:
-                        raise flight.FlightUnavailableError("this node stops")
-                    part = whole.slice(start, min(FRAME, whole.size - start))
-                    pause = self._egress.take(part.size)
-                    if pause:
-                        time.sleep(pause)
-                    yield part
-        except PeerBusy as error:
-            raise flight.FlightUnavailableError(str(error)) from None
-        except OSError as error:
-            _log.error("a card on offer cannot be read", digest=offer.card.digest, why=str(error))
-            raise flight.FlightServerError("that card cannot be read now") from None
+        digest = offer.card.digest
+        with self._slots.hold(holder) as hold:
+            try:
+                with pa.memory_map(str(offer.path)) as file:
+                    whole = file.read_buffer()
+            except FileNotFoundError:
+                # The manager tells of it anew when it is back.
+                self._catalogue.remove(digest)
+                _log.error("a card on offer is gone from the store", digest=digest)
+                raise flight.FlightServerError(*_NOT_ON_OFFER) from None
+            except (OSError, pa.ArrowException) as error:
+                _log.error("a card on offer cannot be read", digest=digest, why=str(error))
+                raise flight.FlightServerError("that card cannot be read now") from None
+            if whole.size != offer.card.bytes:
+                _log.error("a card on offer has another size", digest=digest, bytes=whole.size)
+                raise flight.FlightServerError("that card cannot be read now")
+            for start in range(offset, whole.size, FRAME):
+                part = whole.slice(start, min(FRAME, whole.size - start))
+                pause = self._egress.take(part.size)
+                if not self._slots.progress(hold, pause):
+                    raise flight.FlightUnavailableError("other transfers were waiting: too slow")
+                if pause:
+                    self._stopping.wait(pause)
+                if self._stopping.is_set():
+                    raise flight.FlightUnavailableError("this node stops")
+                yield part
 
 
 def _stream(schema: pa.Schema, batches: Iterator[Any]) -> Any:
@@ -281,11 +275,6 @@ def _words_of(descriptor: Any) -> str:
     if len(parts) != 1:
         raise flight.FlightServerError("a descriptor names one skill, in one part")
     return bytes(parts[0]).decode("utf-8", "replace")
-
-
-def _holder(peer: str) -> str:
-    """The address in gRPC's `ipv4:10.0.0.1:4711` or `ipv6:%5Bfe80::1%5D:4711`."""
-    return peer.rpartition(":")[0]
 
 
 def is_loopback(host: str) -> bool:
