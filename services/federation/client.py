@@ -6,7 +6,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -26,6 +25,7 @@ from services.federation.errors import (
     PeerBusy,
     PeerError,
     PeerMisbehaved,
+    PeerUnreachable,
     WrongModel,
 )
 from services.federation.limits import Bucket, Slots
@@ -116,6 +116,7 @@ class LoRAFlightClient:
         self._ingress = ingress or Bucket(0)
         self._lock = threading.Lock()
         self._peers: dict[str, _Peer] = {}
+        self._closed = False
         self._parts = 0
 
     # Peers ------------------------------------------------------------------------------------
@@ -141,6 +142,9 @@ class LoRAFlightClient:
             connection.close()
             raise
         with self._lock:
+            if self._closed:
+                connection.close()
+                raise PeerUnreachable("this node leaves")
             before = self._peers.get(peer)
             self._peers[peer] = _Peer(
                 connection,
@@ -160,7 +164,9 @@ class LoRAFlightClient:
             gone.connection.close()
 
     def close(self) -> None:
-        """Forget all peers."""
+        """Forget all peers, for good."""
+        with self._lock:
+            self._closed = True
         for peer in tuple(self._peers):
             self.remove_peer(peer)
 
@@ -219,8 +225,6 @@ class LoRAFlightClient:
         target = self.path(card.digest)
         if target.exists():
             return Fetched(card, target, "", time.monotonic() - started)
-        if shutil.disk_usage(self.incoming).free < card.bytes + RESERVE:
-            raise FederationError(f"the disk has no room for the {card.bytes} bytes of the card")
         download = self._begun(card)
         try:
             giver = self._download(download, [offer.peer for offer in offers])
@@ -276,6 +280,9 @@ class LoRAFlightClient:
             self._parts += 1
             part = self.incoming / f"{card.digest.removeprefix('sha256:')}.{self._parts}.part"
         try:
+            free = shutil.disk_usage(self.incoming).free
+            if free < card.bytes + RESERVE:
+                raise FederationError(f"the disk has no room for the card's {card.bytes} bytes")
             return Download(card, part, pace=self._pace, ingress=self._ingress)
         except OSError as error:
             raise FederationError(f"the card cannot be written: {error.strerror}") from error
@@ -284,16 +291,18 @@ class LoRAFlightClient:
         """Fill the file, from one peer after another; who gave the last of it."""
         failures: list[FederationError] = []
         for peer in peers:
-            with suppress(NotOffered):
+            try:
                 known = self._known(peer)
-                try:
-                    self._from_one(download, peer, known)
-                    return peer
-                except PeerBusy as error:
-                    failures.append(PeerBusy(f"{peer}: {error}"))
-                except (PeerError, Altered) as error:
-                    known.failed = time.monotonic()
-                    failures.append(type(error)(f"{peer}: {error}"))
+                self._from_one(download, peer, known)
+            except NotOffered:
+                continue
+            except PeerBusy as error:
+                failures.append(PeerBusy(f"{peer}: {error}"))
+            except (PeerError, Altered) as error:
+                known.failed = time.monotonic()
+                failures.append(type(error)(f"{peer}: {error}"))
+            else:
+                return peer
         if not failures:
             raise NotOffered("no peer offers it any more")
         raise next((one for one in failures if isinstance(one, Altered)), failures[-1])
@@ -309,11 +318,11 @@ class LoRAFlightClient:
                     if before:  # somebody else's bytes may be at fault: once more, all from here
                         continue
                     raise
-                except (PeerMisbehaved, NotOffered):
+                except PeerMisbehaved:
                     download.restart()
                     raise
                 except PeerError as error:
-                    if attempt + 1 == ATTEMPTS:
+                    if attempt + 1 == ATTEMPTS or isinstance(error, NotOffered):
                         raise
                     if download.received == before and not isinstance(error, PeerBusy):
                         raise

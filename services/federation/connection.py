@@ -7,6 +7,7 @@ their metadata, opaque and bounded. Blocking; each call may be made from any thr
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -30,6 +31,11 @@ __all__ = ["Connection", "Stream"]
 
 CALL_SECONDS: Final = 5.0
 """How long a peer may take to tell how it is, and what it offers for each 64 cards."""
+
+LISTING: Final = 16 << 20
+"""What a peer's offers may have in bytes, or `EACH` for every card where that is more."""
+
+EACH: Final = 64 << 10
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_FRAME),
@@ -77,8 +83,13 @@ class Connection:
         self, endpoint: Endpoint, *, node: str | None = None, credentials: Credentials | None = None
     ) -> None:
         """With mutual TLS the peer must show a certificate of the same authority, for `node` if
-        its name is known. Raises `PeerUnreachable` where the endpoint makes no sense."""
+        its name is known. Raises `PeerUnreachable` where the endpoint is of no use."""
+        if "%" in endpoint.host:
+            raise PeerUnreachable("its address is of one link only, which Flight cannot write")
         self.endpoint = endpoint
+        self._lock = threading.Lock()
+        self._closed = False
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         options: dict[str, Any] = {"generic_options": list(_OPTIONS)}
         if endpoint.tls:
             if credentials is None:
@@ -93,7 +104,12 @@ class Connection:
             self._client = flight.FlightClient(endpoint.uri, **options)
 
     def close(self) -> None:
-        """Close the connection; calls under way end with an error."""
+        """Close the connection; what is being read ends with an error."""
+        with self._lock:
+            self._closed = True
+            streams = tuple(self._streams)
+        for stream in streams:
+            stream.cancel()
         self._client.close()
 
     def health(self) -> Health:
@@ -106,7 +122,11 @@ class Connection:
         """What it offers, the first `most` cards; claims all of it. Raises a `PeerError`."""
         found: dict[str, SkillCard] = {}
         seconds = CALL_SECONDS * (1 + most / 64)
+        left = limit = max(LISTING, EACH * most)
         for count, frame in enumerate(self._frames(protocol.SKILLS.encode(), seconds), 1):
+            left -= frame.size
+            if left < 0:
+                raise PeerMisbehaved(f"what it says of its cards has more than {limit} bytes")
             card = protocol.card_from(frame.to_pybytes())
             found[card.digest] = card
             if count == most:
@@ -125,7 +145,13 @@ class Connection:
             if reader.schema != EMPTY:
                 reader.cancel()
                 raise PeerMisbehaved("it answers with columns where frames were asked for")
-        return Stream(reader)
+        stream = Stream(reader)
+        with self._lock:
+            self._streams.add(stream)
+            closed = self._closed
+        if closed:
+            stream.cancel()
+        return stream
 
     def _frames(self, ticket: bytes, seconds: float) -> Iterator[pa.Buffer]:
         stream = self._open(ticket, seconds)

@@ -44,6 +44,12 @@ class Pace:
     stall: float = 10.0
     """Seconds."""
 
+    def longest(self, amount: int) -> float:
+        """Seconds that `amount` bytes may take: a peer that is silent is not waited for longer."""
+        if not self.least_rate:
+            return self.seconds
+        return min(self.seconds, 2 * self.stall + amount / self.least_rate)
+
 
 class Download:
     """A file that grows by attempts, from one peer or another, until it is whole."""
@@ -77,7 +83,7 @@ class Download:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-            self.path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def attempt(self, connection: Connection) -> None:
         """Go on from where the last attempt ended, until the file is whole.
@@ -86,7 +92,8 @@ class Download:
         then is kept.
         """
         if self.received < self.card.bytes:
-            reading = _Reading(connection, self.card.digest, self.received, self._pace.seconds)
+            seconds = self._pace.longest(self.card.bytes - self.received)
+            reading = _Reading(connection, self.card.digest, self.received, seconds)
             try:
                 self._drain(reading)
             finally:
@@ -115,7 +122,7 @@ class Download:
             if frame is None and reading.ended:
                 break
             if frame is not None:
-                self._write(frame)
+                since += self._write(frame)  # a pause of our own is not the peer's slowness
             now = time.monotonic()
             if now > ends:
                 raise PeerUnreachable(f"it was not done within {self._pace.seconds:g} s")
@@ -130,7 +137,8 @@ class Download:
                 f"the transfer was cut after {self.received} of {self.card.bytes} bytes"
             )
 
-    def _write(self, frame: Any) -> None:
+    def _write(self, frame: Any) -> float:
+        """Hash and write; how long it paused for the sake of `ingress`, in seconds."""
         left = self.card.bytes - self.received
         if frame.size > left:
             raise PeerMisbehaved(f"it sends more than the {self.card.bytes} bytes it promised")
@@ -144,6 +152,7 @@ class Download:
         while rest:
             rest = rest[os.write(self._file, rest) :]
         self.received += frame.size
+        return pause
 
 
 class _Reading:

@@ -126,13 +126,15 @@ def health_from(frame: bytes) -> Health:
     if _NODE.fullmatch(health.node) is None:
         raise PeerMisbehaved(f"it calls itself {health.node[:80]!r}, which is no name of a node")
     if health.version != VERSION:
-        raise FederationError(f"it speaks version {health.version}, this node {VERSION}")
+        raise FederationError(f"it speaks version {health.version % 10**6}, this node {VERSION}")
     return health
 
 
 def card_from(frame: bytes) -> SkillCard:
     """Raises `PeerMisbehaved`."""
     try:
-        return _card.decode(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        card = _card.decode(frame)
+        msgspec.json.encode(card)  # what can be read and not be told again, as a number of 70 bits
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
         raise PeerMisbehaved(f"it offers what is no card: {error}") from error
+    return card
