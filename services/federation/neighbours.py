@@ -45,8 +45,8 @@ class _Instance:
     """A service that is or may become a sighting."""
 
     sighting: Sighting | None = None
-    rival: bool = False
-    """It has this node's name and another key."""
+    rival: str = ""
+    """The fingerprint of the other key with which it claims this node's name."""
     asked: int = 0
     """Questions since it was last heard of."""
     due: float = 0.0
@@ -207,9 +207,9 @@ class Neighbours:
             self.forget(name)
             return
         if sighting.node == self._node:
-            new, known.rival = not known.rival, True
-            if new:
-                self._contested(sighting.fingerprint)
+            before, known.rival = known.rival, sighting.fingerprint
+            if before != known.rival:
+                self._contested(known.rival)
             return
         addresses = tuple(
             a for a in sighting.addresses if sighting.port != self._port or a not in self.own

@@ -182,7 +182,7 @@ def _address_of(record: DNSAddress) -> str:
 
 
 def _newest(found: Iterable[DNSRecord], kind: type[_Record]) -> _Record | None:
-    """The record that lives longest: one that another has replaced is about to end."""
+    """The record heard last; zeroconf dates one that is replaced anew, for a last second."""
     now = current_time_millis()
     alive = [record for record in found if isinstance(record, kind) and not record.is_expired(now)]
-    return max(alive, key=lambda record: record.get_remaining_ttl(now), default=None)
+    return max(alive, key=lambda one: (one.created, one.get_remaining_ttl(now)), default=None)

@@ -87,7 +87,7 @@ class Forger:
         pointer_ttl: int = 4500,
     ) -> None:
         full = f"{instance or name}.{sightings.TYPE}"
-        host = f"{name}.local."
+        host = f"{name}{sightings.TYPE}"
         if text is None:
             text = written(f"node={node or name}", f"key={key}", "v=1", "tls=1")
         out = DNSOutgoing(_RESPONSE)
@@ -289,20 +289,36 @@ async def test_a_name_is_given_to_one_node(start: Start) -> None:
     assert [type(told) for told in watcher.told] == [Sighting, str, Sighting]
 
 
-@pytest.mark.parametrize("name", ["twin", "twin.dotted"])
-async def test_of_two_that_announce_one_name_the_lower_key_keeps_it(
-    start: Start, name: str
-) -> None:
+async def test_of_two_that_start_with_one_name_the_lower_key_keeps_it(start: Start) -> None:
     watcher = await start("watcher", 4001)
     low, high = await asyncio.gather(
-        start(name, 4002, fingerprint="1" * 32), start(name, 4003, fingerprint="2" * 32)
+        start("twin", 4002, fingerprint="1" * 32), start("twin", 4003, fingerprint="2" * 32)
     )
 
+    await until(lambda: "another node has this node's name" in high.log)
     await until(lambda: low.discovery.announced and not high.discovery.announced)
-    await until(lambda: watcher.sees(name) and watcher.sees(name).port == 4002)
+    await until(lambda: watcher.sees("twin") and watcher.sees("twin").port == 4002)
 
-    assert "another node has this node's name" in low.log
-    assert "another node has this node's name" in high.log
+
+@pytest.mark.parametrize("name", ["twin", "twin.dotted"])
+async def test_a_name_that_is_announced_is_left_to_a_lower_key_alone(
+    start: Start, forger: Forger, name: str
+) -> None:
+    node = await start(name, 4001, fingerprint="5" * 32)
+    await until(lambda: node.discovery.announced)
+    low, high = "1" * 32, "9" * 32
+
+    forger.say("high", node=name, instance=instance_of(name, high), key=high)
+    await until(lambda: high in node.log)
+    assert node.discovery.announced
+    forger.say("low", node=name, instance=instance_of(name, low), key=low)
+    await until(lambda: not node.discovery.announced)
+    assert low in node.log
+
+    forger.goodbye("high", node=name, instance=instance_of(name, high), key=high)
+    forger.goodbye("low", node=name, instance=instance_of(name, low), key=low)
+    await until(lambda: node.discovery.announced)
+    assert not node.discovery.sightings
 
 
 async def test_a_forged_goodbye_is_answered_by_a_new_announcement(
