@@ -73,6 +73,11 @@ class _Skill:
     def edition(self) -> Edition:
         return Edition(self.author, self.version, self.created, self.digest)
 
+    @property
+    def seniority(self) -> tuple[float, int, str]:
+        """What decides between the newest of two authors; the greater is meant."""
+        return self.created, self.version, self.digest
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -116,7 +121,8 @@ class LoRARouter:
         self._skills: dict[str, _Skill] = {}
         self._versions: dict[str, set[str]] = {}
         self._lock = threading.RLock()
-        self._routed: dict[str, str] = {}
+        self._chosen: dict[str, str] = {}
+        """Of each name the card that it means, whether it can be routed to or is named only."""
         self._here = Shelf(dim)
         self._offered = Shelf(dim)
         self._guard = Guard(self._here, self._offered)
@@ -129,7 +135,7 @@ class LoRARouter:
     @property
     def empty(self) -> bool:
         """Whether there is nothing that can be routed to."""
-        return not self._routed
+        return not (len(self._here) or len(self._offered))
 
     def register_card(
         self,
@@ -194,16 +200,16 @@ class LoRARouter:
         skill = _Skill(name, version, digest, True, author, made, points, least, boundary)
         self._put(skill, floor)
 
-    def remove_card(self, digest: str) -> None:
-        """Forget a skill; the version before it is routed to again. Absent is no error."""
+    def remove_card(self, *digests: str) -> None:
+        """Forget skills; the versions before them are routed to again. Absent is no error."""
         with self._lock:
-            skill = self._skills.pop(digest, None)
-            if skill is None:
-                return
-            self._versions[skill.name].discard(digest)
-            if not self._versions[skill.name]:
-                del self._versions[skill.name]
-            self._route(skill.name)
+            skills = [self._skills.pop(it) for it in dict.fromkeys(digests) if it in self._skills]
+            for skill in skills:
+                self._versions[skill.name].discard(skill.digest)
+                if not self._versions[skill.name]:
+                    del self._versions[skill.name]
+            for name in dict.fromkeys(skill.name for skill in skills):
+                self._route(name)
 
     def cards(self) -> list[str]:
         """The digests of all skills known, sorted."""
@@ -213,7 +219,8 @@ class LoRARouter:
     def routed(self) -> list[str]:
         """The digests of the skills that can be routed to now, sorted."""
         with self._lock:
-            return sorted(self._routed.values())
+            shelves = (self._here, self._offered)
+            return sorted(it for it in self._chosen.values() if any(it in of for of in shelves))
 
     def select(
         self, query: npt.ArrayLike | str, top_k: int = 1, threshold: float | None = None
@@ -390,7 +397,18 @@ class LoRARouter:
             rank = self._rank(skill, known)
             self._skills[skill.digest] = replace(skill, points=points, threshold=least, rank=rank)
             self._versions.setdefault(name, set()).add(skill.digest)
-            self._route(name)
+            if self._contends(self._skills[skill.digest]):
+                self._route(name)
+
+    def _contends(self, new: _Skill) -> bool:
+        """Whether a new card may be the one that its name means: that it cannot is told at once,
+        however many there are of the name."""
+        chosen = self._skills.get(self._chosen.get(new.name, ""))
+        if chosen is None or chosen.virtual != new.virtual:
+            return chosen is None or chosen.virtual
+        if chosen.author == new.author or new.author is None:
+            return True
+        return chosen.author is not None and new.seniority > chosen.seniority
 
     def _rank(self, skill: _Skill, known: _Skill | None) -> float:
         if skill.virtual or skill.author is None:
@@ -405,12 +423,14 @@ class LoRARouter:
         skills = [self._skills[digest] for digest in self._versions.get(name, ())]
         here = [skill for skill in skills if not skill.virtual]
         chosen = foremost(here or skills, lambda skill: skill.edition)
-        old = self._routed.get(name)
-        if old is not None and (chosen is None or old != chosen.digest):
-            del self._routed[name]
+        old = self._chosen.pop(name, None)
+        if chosen is not None:
+            self._chosen[name] = chosen.digest
+        if chosen is not None and old == chosen.digest:
+            return
+        if old is not None:
             self._displace(old)
-        if chosen is not None and chosen.points is not None and old != chosen.digest:
-            self._routed[name] = chosen.digest
+        if chosen is not None and chosen.points is not None:
             self._place(chosen, chosen.points)
 
     def _place(self, skill: _Skill, points: FloatArray) -> None:
@@ -424,9 +444,10 @@ class LoRARouter:
             self._guard.arrived(skill.digest, points, skill.rank)
 
     def _displace(self, digest: str) -> None:
-        shelf = self._here if digest in self._here else self._offered
-        shelf.drop(digest)
-        self._guard.left(digest)
+        for shelf in (self._here, self._offered):
+            if digest in shelf:
+                shelf.drop(digest)
+                self._guard.left(digest)
 
 
 def _check(top_k: int) -> None:

@@ -28,6 +28,10 @@ class Shelf:
     def __contains__(self, digest: object) -> bool:
         return digest in self._places
 
+    def __len__(self) -> int:
+        """How many skills have rows."""
+        return len(self._places)
+
     @property
     def points(self) -> FloatArray:
         """(p, dim), normalised; zero where the row is free."""

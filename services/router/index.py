@@ -108,10 +108,10 @@ class SkillIndex:
         )
         return True
 
-    def remove(self, digest: str) -> None:
-        """Forget a card; absent is no error."""
+    def remove(self, *digests: str) -> None:
+        """Forget cards; absent is no error."""
         for router in self._routers.values():
-            router.remove_card(digest)
+            router.remove_card(*digests)
 
     def empty(self, role: Role) -> bool:
         """Whether nothing can be routed to in this role."""

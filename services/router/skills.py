@@ -130,10 +130,12 @@ class Skills:
         self._over(self.directory.offers.expire(self._clock() - self._patience))
 
     def _over(self, cards: Iterable[SkillCard]) -> None:
-        for digest in {card.digest for card in cards}:
-            if self._index is not None and digest not in self.directory:
-                self._index.remove(digest)
-                self._describe_offer(self._index, digest)  # as another peer describes it
+        if self._index is None:
+            return
+        digests = [it for it in {card.digest for card in cards} if it not in self.directory]
+        self._index.remove(*digests)
+        for digest in digests:  # as another peer describes it, where there is one
+            self._describe_offer(self._index, digest)
 
     async def _build(self, dim: int) -> None:
         described: dict[str, NDArray[np.float32] | None] = {}

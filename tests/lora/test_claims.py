@@ -260,7 +260,13 @@ def test_whatever_comes_and_goes_the_checks_are_as_if_made_anew(
     def register(router: LoRARouter, kind: str, it: Any) -> None:
         if kind == "virtual":
             router.register_virtual_candidate(
-                it.name, it.key, it.prototypes, threshold=it.threshold, version=it.version
+                it.name,
+                it.key,
+                it.prototypes,
+                threshold=it.threshold,
+                version=it.version,
+                author=it.description,
+                created=it.created,
             )
         else:
             router.register_card(it, author=None if kind == "own" else kind)
@@ -273,7 +279,15 @@ def test_whatever_comes_and_goes_the_checks_are_as_if_made_anew(
                 del held[key]
             continue
         points = rng.normal(size=(version, 3)).astype(np.float32)
-        it = made(f"s{name}", prototypes=points, threshold=-0.5, version=version, **of)
+        it = made(
+            f"s{name}",
+            prototypes=points,
+            threshold=-0.5,
+            version=version,
+            created=f"2026-01-0{rng.integers(1, 6)}T00:00:00Z",
+            description=f"author {rng.integers(3)}",
+            **of,
+        )
         if it.key in held:
             continue
         held[it.key] = kind, it
@@ -284,7 +298,9 @@ def test_whatever_comes_and_goes_the_checks_are_as_if_made_anew(
         register(fresh, kind, it)
     assert churned.routed() == fresh.routed()
     queries = rng.normal(size=(20, 3)).astype(np.float32)
-    assert churned.decide(queries, 3) == fresh.decide(queries, 3)
+    for one, other in zip(churned.decide(queries, 3), fresh.decide(queries, 3), strict=True):
+        assert [it.digest for it in one.matches] == [it.digest for it in other.matches]
+        assert one.reason == other.reason
     routed = set(churned.routed())
     ours = [it for kind, it in held.values() if kind == "own" and it.key in routed]
     for it in ours:
