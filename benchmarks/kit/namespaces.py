@@ -352,6 +352,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--delay-ms", type=float, default=0.0, help="of what each one sends")
     parser.add_argument("--clean", action="store_true", help="only remove what killed runs left")
     given = parser.parse_args(words)
+    signal.signal(signal.SIGTERM, _leave)
     try:
         if given.clean:
             print(*remove_leftovers(), sep="\n")
