@@ -129,15 +129,22 @@ class LoRAFlightClient:
         finally:
             connection.close()
 
-    def add_peer(self, peer: str, endpoint: Endpoint) -> Health:
+    def add_peer(
+        self,
+        peer: str,
+        endpoint: Endpoint,
+        check: Callable[[Health], None] = lambda _: None,
+    ) -> Health:
         """Connect to a peer, in place of what it was before, and hear how it is.
 
-        With mutual TLS its certificate must bear that name. Raises a `PeerError`.
+        With mutual TLS its certificate must bear that name. Raises a `PeerError`, or what `check`
+        raises; then all stays as it was.
         """
         connection = Connection(endpoint, node=peer, credentials=self._credentials)
         started = time.monotonic()
         try:
             health = connection.health()
+            check(health)
         except BaseException:
             connection.close()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from services.federation.identity import NodeKey, default_node_name
 from services.federation.limits import Bucket, Slots
 from services.federation.peers import Heard, Peers
 from services.federation.protocol import Endpoint
-from services.federation.server import LOOPBACK, LoRAFlightServer, is_loopback
+from services.federation.server import LOOPBACK, STALL, LoRAFlightServer, is_loopback
 from services.federation.trust import TrustList
 from services.runtime.settings_federation import PEER, FederationSettings
 
@@ -70,7 +71,7 @@ class Gateway:
             port=settings.port,
             credentials=self.credentials,
             hosts=self._hosts,
-            slots=Slots(settings.serves, settings.serves_each),
+            slots=Slots(settings.serves, settings.serves_each, stall=STALL),
             egress=Bucket(settings.egress),
         )
         self.peers = Peers(
@@ -111,11 +112,12 @@ class Gateway:
 
     async def aclose(self) -> None:
         """Leave: say goodbye, cut what is being transferred."""
-        if self._discovery is not None:
-            await self._discovery.aclose()
-        await self.peers.aclose()
-        await asyncio.to_thread(self.client.close)
-        await asyncio.to_thread(self.server.stop)
+        async with contextlib.AsyncExitStack() as stack:  # each, whatever becomes of the others
+            stack.push_async_callback(asyncio.to_thread, self.server.stop)
+            stack.push_async_callback(asyncio.to_thread, self.client.close)
+            stack.push_async_callback(self.peers.aclose)
+            if self._discovery is not None:
+                stack.push_async_callback(self._discovery.aclose)
 
     def _follow(self, text: str) -> None:
         found = PEER.fullmatch(text)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from schemas import SkillCard
 from services.federation.errors import CardRefused
+from services.federation.limits import Ration
 
 __all__ = ["Offers", "Refusal"]
 
+Cards = tuple[SkillCard, ...]
+
 REMEMBERED: Final = 4096
 """Refusals that are told once only."""
+
+TOLD: Final = 512
+"""Refusals that are told in an hour: the journal keeps each of them."""
+TOLD_EACH: Final = 64
+"""Of one peer."""
 
 
 class Refusal(NamedTuple):
@@ -22,28 +30,61 @@ class Refusal(NamedTuple):
     error: CardRefused
 
 
-class Offers:
-    """Accepted offers by peer; a refusal is told once."""
+class Verdict(NamedTuple):
+    """What is thought of one peer's offers."""
 
-    def __init__(self, refusal: Callable[[SkillCard], CardRefused | None]) -> None:
+    peer: str
+    cards: Cards
+    refused: Mapping[str, CardRefused]
+    """By digest."""
+
+
+class Offers:
+    """Accepted offers by peer; a refusal is told once, and of very many not each.
+
+    `judge` takes its time and may be called in a thread; the others belong to one thread.
+    """
+
+    def __init__(
+        self,
+        refusal: Callable[[SkillCard], CardRefused | None],
+        ration: Ration | None = None,
+    ) -> None:
         self._refusal = refusal
-        self._claimed: dict[str, tuple[SkillCard, ...]] = {}
-        self._accepted: dict[str, tuple[SkillCard, ...]] = {}
+        self._ration = ration or Ration(TOLD, TOLD_EACH, 3600.0)
+        self._claimed: dict[str, Cards] = {}
+        self._accepted: dict[str, Cards] = {}
         self._told: dict[tuple[str, str, str], None] = {}
+
+    def judge(self, peer: str, cards: Iterable[SkillCard]) -> Verdict:
+        """Look at offers; nothing comes of it yet."""
+        every = tuple(cards)
+        found = ((card.digest, self._refusal(card)) for card in every)
+        return Verdict(peer, every, {digest: why for digest, why in found if why is not None})
 
     def put(self, peer: str, cards: Iterable[SkillCard]) -> tuple[Refusal, ...]:
         """What a peer offers now, in place of what it did; the refusals that are news."""
-        self._claimed[peer] = tuple(cards)
-        return self._judge(peer)
+        return self.heed(self.judge(peer, cards))
+
+    def heed(self, verdict: Verdict) -> tuple[Refusal, ...]:
+        """The same for offers that were judged before."""
+        self._claimed[verdict.peer] = verdict.cards
+        return self._news(verdict)
+
+    def heed_again(self, verdict: Verdict) -> tuple[Refusal, ...]:
+        """The same for old offers that were judged anew, unless there are others by now."""
+        if self._claimed.get(verdict.peer) is not verdict.cards:
+            return ()
+        return self._news(verdict)
 
     def remove(self, peer: str) -> None:
         """A peer is gone."""
         self._claimed.pop(peer, None)
         self._accepted.pop(peer, None)
 
-    def again(self) -> tuple[Refusal, ...]:
-        """Judge all anew: the trust list has changed. The refusals that are news."""
-        return tuple(news for peer in tuple(self._claimed) for news in self._judge(peer))
+    def claimed(self) -> tuple[tuple[str, Cards], ...]:
+        """All that is offered, accepted or not, by peer."""
+        return tuple(self._claimed.items())
 
     def all(self) -> tuple[tuple[str, SkillCard], ...]:
         """Every accepted offer: the peer and the card."""
@@ -57,18 +98,21 @@ class Offers:
         """The accepted offers of one card."""
         return tuple(offer for offer in self.all() if offer[1].digest == digest)
 
-    def _judge(self, peer: str) -> tuple[Refusal, ...]:
-        accepted, news = [], []
-        for card in self._claimed[peer]:
-            error = self._refusal(card)
-            if error is None:
-                accepted.append(card)
-                continue
-            key = (peer, card.digest, str(error))
-            if key not in self._told:
-                self._told[key] = None
-                news.append(Refusal(peer, card, error))
+    def _news(self, verdict: Verdict) -> tuple[Refusal, ...]:
+        peer, cards, refused = verdict
+        self._accepted[peer] = tuple(card for card in cards if card.digest not in refused)
+        news = [
+            Refusal(peer, card, refused[card.digest])
+            for card in cards
+            if card.digest in refused and self._is_news(peer, card, refused[card.digest])
+        ]
         while len(self._told) > REMEMBERED:
             del self._told[next(iter(self._told))]
-        self._accepted[peer] = tuple(accepted)
         return tuple(news)
+
+    def _is_news(self, peer: str, card: SkillCard, error: CardRefused) -> bool:
+        key = (peer, card.digest, str(error))
+        if key in self._told or not self._ration.take(peer):
+            return False
+        self._told[key] = None
+        return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,7 +27,13 @@ LONGEST: Final = 60.0
 """Seconds between two attempts to reach a peer that is away."""
 
 CALLS: Final = 8
-"""Peers that are asked at a time."""
+"""Peers that are asked at a time, and strangers beside them."""
+
+TRIED: Final = 4
+"""Addresses that are tried for one question; the others with the next."""
+
+CALM: Final = 0.1
+"""Seconds at least between two questions, however often a peer announces itself."""
 
 T = TypeVar("T")
 
@@ -64,12 +71,28 @@ class _Place:
     """A person's word: looked at for as long as the process lives."""
     node: str | None = None
     """Who is there now."""
+    key: str | None = None
+    """Its public key."""
     endpoint: Endpoint | None = None
     """The one that answered last."""
     revision: str = ""
+    restless: int = 0
+    """Questions in a row to which what it offers had changed."""
+    list_at: float = 0.0
+    """When its offers may be heard again, monotonic."""
     moved: bool = False
     failures: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    def candidates(self) -> tuple[Endpoint, ...]:
+        """Where to try next: where it announces itself, then where it was."""
+        known = () if self.endpoint is None else (self.endpoint,)
+        every = tuple(dict.fromkeys((*self.endpoints, *known)))
+        if len(every) <= TRIED:
+            return every
+        start = self.failures * TRIED % len(every)
+        return (every[start:] + every[:start])[:TRIED]
 
 
 class Peers:
@@ -92,9 +115,12 @@ class Peers:
         self._interval = interval
         self._most = most
         self._log = log
+        # Strangers, who may be anybody's invention, keep nobody waiting but each other.
         self._threads = ThreadPoolExecutor(CALLS, thread_name_prefix="ask")
+        self._strangers = ThreadPoolExecutor(CALLS, thread_name_prefix="meet")
         self._places: dict[str, _Place] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._crowded = False
         self._here: dict[str, _Place] = {}
 
     @property
@@ -133,16 +159,34 @@ class Peers:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._threads, self._strangers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _put(self, name: str, place: _Place) -> None:
-        if len(self._places) >= self._most:
-            self._log.warning("more peers than are heeded", peer=name, most=self._most)
+        if len(self._places) >= self._most and not self._room():
+            if not self._crowded:
+                self._log.warning("more peers than are heeded", peer=name, most=self._most)
+            self._crowded = True
             return
+        self._crowded = False
         self._places[name] = place
-        task = asyncio.create_task(self._follow(name, place), name=f"follow {name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        place.task = asyncio.create_task(self._follow(name, place), name=f"follow {name}")
+        self._tasks.add(place.task)
+        place.task.add_done_callback(self._tasks.discard)
+
+    def _room(self) -> bool:
+        """Forget who announced itself and was never reached; whether there was anybody."""
+        idle = [
+            name
+            for name, place in self._places.items()
+            if place.node is None and place.failures and not place.lasting
+        ]
+        if not idle:
+            return False
+        gone = self._places.pop(max(idle, key=lambda name: self._places[name].failures))
+        if gone.task is not None:
+            gone.task.cancel()
+        return True
 
     async def _follow(self, name: str, place: _Place) -> None:
         said = ""
@@ -167,9 +211,11 @@ class Peers:
             if not place.endpoints and place.node is None:
                 break
             await self._pause(place)
-        del self._places[name]
+        if self._places.get(name) is place:
+            del self._places[name]
 
     async def _pause(self, place: _Place) -> None:
+        await asyncio.sleep(CALM)
         # Soon again while one that is here fails, then less and less often.
         longer = 2 ** min(max(0, place.failures - GONE), 10)
         seconds = min(self._interval * longer, max(LONGEST, self._interval))
@@ -183,29 +229,42 @@ class Peers:
             health = await self._connect(place)
             place.moved = False
         else:
-            health = await self._call(self._client.health, place.node)
+            health = await self._call(self._threads, self._client.health, place.node)
         if place.node is None:
+            if health.node in self._here:
+                raise _elsewhere(health.node)
             await self._enter(name, place, health)
         elif health.node != place.node:
             raise PeerMisbehaved(f"it was {place.node!r} and now calls itself {health.node!r}")
-        if health.revision != place.revision:
-            remotes = await self._call(self._client.list_remote_skills, health.node)
-            await self._heard.offers(health.node, tuple(remote.card for remote in remotes))
-            place.revision = health.revision
+        await self._listen(place, health)
+
+    async def _listen(self, place: _Place, health: Health) -> None:
+        """Hear what it offers where that has changed; less and less often where it always has."""
+        if health.revision == place.revision:
+            place.restless = 0
+            return
+        if time.monotonic() < place.list_at:
+            return
+        remotes = await self._call(self._threads, self._client.list_remote_skills, health.node)
+        await self._heard.offers(health.node, tuple(remote.card for remote in remotes))
+        place.revision = health.revision
+        place.restless = min(place.restless + 1, 10)
+        pause = min(self._interval * (2**place.restless - 2), max(LONGEST, self._interval))
+        place.list_at = time.monotonic() + pause
 
     async def _connect(self, place: _Place) -> Health:
-        """Try the endpoints in turn; raises the last one's error."""
+        """Try some of the endpoints; raises the last one's error."""
         failure: FederationError = PeerUnreachable("it announces no address")
-        known = () if place.endpoint is None else (place.endpoint,)
-        for endpoint in place.endpoints or known:
+        pool = self._strangers if place.node is None else self._threads
+        for endpoint in place.candidates():
             try:
-                health = await self._call(self._introduced, endpoint, place)
+                health = await self._call(pool, self._introduced, endpoint, place)
             except _OneselfError:
                 raise
             except FederationError as error:
                 failure = error
             else:
-                place.endpoint = endpoint
+                place.endpoint, place.key = endpoint, health.key
                 return health
         raise failure
 
@@ -214,23 +273,24 @@ class Peers:
         node = place.node or place.expected
         if node is None:
             node = self._client.introduce(endpoint).node
-        known = self._here.get(node)
-        if known is not None and known is not place:
-            raise FederationError(f"{node!r} is known at another place already")
-        health = self._client.add_peer(node, endpoint)
-        try:
+        if self._here.get(node, place) is not place:
+            raise _elsewhere(node)
+
+        def check(health: Health) -> None:
             if health.key == self._key:
                 raise _OneselfError("it is this node")
             if health.node != node:
                 raise PeerMisbehaved(
                     f"{node!r} was expected there, it calls itself {health.node!r}"
                 )
-            if place.fingerprint not in (None, fingerprint_of(health.key)):
+            # Who is here already stays, whatever is announced in its name.
+            stays = place.node is not None and health.key == place.key
+            if not stays and place.fingerprint not in (None, fingerprint_of(health.key)):
                 raise PeerMisbehaved("its key is not the one that it announces")
-        except FederationError:
-            self._client.remove_peer(node)
-            raise
-        return health
+            if self._here.get(node, place) is not place:
+                raise _elsewhere(node)
+
+        return self._client.add_peer(node, endpoint, check)
 
     async def _enter(self, name: str, place: _Place, health: Health) -> None:
         place.node, place.revision = health.node, ""
@@ -247,8 +307,14 @@ class Peers:
         self._client.remove_peer(node)
         where = place.endpoint.uri if place.endpoint is not None else ""
         self._log.info("peer left", peer=node, endpoint=where)
-        await self._heard.left(node, where)
+        try:
+            await self._heard.left(node, where)
+        except Exception:
+            self._log.exception("nobody could be told that a peer left", peer=node)
 
-    async def _call(self, work: Callable[..., T], *arguments: Any) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, work, *arguments)
+    async def _call(self, pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+
+
+def _elsewhere(node: str) -> FederationError:
+    return FederationError(f"{node!r} is known at another place already")

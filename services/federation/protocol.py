@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 import pyarrow as pa
@@ -100,15 +100,19 @@ class Endpoint:
         return f"{'grpc+tls' if self.tls else 'grpc'}://{host}:{self.port}"
 
 
+_Word = Annotated[str, msgspec.Meta(max_length=128)]
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """How a node is, and whether what it offers has changed."""
 
-    node: str
-    key: str
+    node: _Word
+    key: _Word
     """Its public key."""
-    version: int
-    cards: int
-    revision: str
+    version: _Count
+    cards: _Count
+    revision: _Word
     """Changes whenever the list of its cards does."""
 
 
@@ -126,7 +130,7 @@ def health_from(frame: bytes) -> Health:
     if _NODE.fullmatch(health.node) is None:
         raise PeerMisbehaved(f"it calls itself {health.node[:80]!r}, which is no name of a node")
     if health.version != VERSION:
-        raise FederationError(f"it speaks version {health.version % 10**6}, this node {VERSION}")
+        raise FederationError(f"it speaks version {health.version}, this node {VERSION}")
     return health
 
 

@@ -29,7 +29,8 @@ from schemas import (
     SkillUnavailable,
     SkillWanted,
 )
-from services.federation.errors import CardRefused, FederationError, NotOffered
+from services.federation.client import Fetched
+from services.federation.errors import CardRefused, FederationError, NotOffered, PeerBusy
 from services.federation.gateway import Gateway
 from services.federation.installed import Installed
 from services.federation.offers import Offers, Refusal
@@ -46,6 +47,9 @@ PAUSE: Final = 300.0
 CALM: Final = 1.0
 """Seconds at least between two repetitions of all offers."""
 
+PATIENCE: Final = 30.0
+"""Seconds for which a card is asked for again of peers that are busy."""
+
 
 class FederationService(Service):
     """One gateway a node. Where it cannot federate it says why and tries again: the fleet serves
@@ -58,7 +62,17 @@ class FederationService(Service):
         own = self.settings.federation
         self.store = CardStore(self.state.cards, max_bytes=own.max_card_bytes)
         self.counters = dict.fromkeys(
-            ("federating", "peers", "offers", "serving", "fetched", "refused", "unavailable"), 0
+            (
+                "federating",
+                "port",
+                "peers",
+                "offers",
+                "serving",
+                "fetched",
+                "refused",
+                "unavailable",
+            ),
+            0,
         )
         self._model = ""
         self._gateway: Gateway | None = None
@@ -67,8 +81,13 @@ class FederationService(Service):
         self._trusted: tuple[Any, ...] = ()
         self._threads = ThreadPoolExecutor(own.fetches, thread_name_prefix="fetch")
         self._fetching: dict[str, asyncio.Task[None]] = {}
+        self._ahead: set[str] = set()
+        """Of these, who were wanted by policy alone."""
+        self._unjudged: dict[str, int] = {}
+        """Bytes of the cards that were fetched and that the manager has not judged yet."""
         self._put_off: dict[str, float] = {}
         self._repeat_now = asyncio.Event()
+        self._leaving = False
         self._manager: int | None = None
 
     @property
@@ -90,6 +109,7 @@ class FederationService(Service):
         # What was installed before now the manager lists; what is after, the journal tells.
         head = max((heads.get(kind.type, 0) for kind in kinds), default=0)
         await self.listen(kinds, self._skill, after=head)
+        await self.listen(SkillRejected, self._rejected)
         await self.listen(FleetHeartbeat, self._beat)
         await self.listen(SkillListRequested, self._list_requested)
         await self.listen(SkillWanted, self._wanted)
@@ -98,12 +118,16 @@ class FederationService(Service):
 
     async def drain(self) -> None:
         """Finish the transfers under way."""
+        self._leaving = True
         await asyncio.gather(*self._fetching.values(), return_exceptions=True)
 
     async def aclose(self) -> None:
         """Leave the federation: peers hear a goodbye."""
-        for task in tuple(self._fetching.values()):
+        self._leaving = True
+        fetching = tuple(self._fetching.values())
+        for task in fetching:
             task.cancel()
+        await asyncio.gather(*fetching, return_exceptions=True)
         if self._gateway is not None:
             await self._gateway.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -126,9 +150,10 @@ class FederationService(Service):
             self.spawn(self._join_later(), "join")
             return
         self._gateway = gateway
-        self._installed = Installed(gateway.catalogue, self.store, gateway.key)
+        self._installed = Installed(gateway.catalogue, self.store, gateway.key, self.log)
         self._offers = Offers(gateway.client.refusal)
         self.counters["federating"] = 1
+        self.counters["port"] = gateway.server.port
         await gateway.open()
 
     async def _join_later(self) -> None:
@@ -155,9 +180,17 @@ class FederationService(Service):
             return
         if isinstance(event.data, SkillInstalled):
             self._installed.install(event.data.card)
+            self._unjudged.pop(event.data.card.digest, None)
         else:
             self._installed.retire(event.data.digest)
+            self._unjudged.pop(event.data.digest, None)
         self._count()
+
+    async def _rejected(self, event: Event[SkillRejected]) -> None:
+        if event.source == self.source or self._installed is None:
+            return
+        self._installed.reject(event.data.digest, event.data.reason)
+        self._unjudged.pop(event.data.digest, None)
 
     # What peers offer -----------------------------------------------------------------------------
 
@@ -177,7 +210,8 @@ class FederationService(Service):
         """What a peer offers now."""
         if self._offers is None:
             return
-        await self._refuse(self._offers.put(peer, cards))
+        verdict = await asyncio.to_thread(self._offers.judge, peer, cards)
+        await self._refuse(self._offers.heed(verdict))
         await self._offer(self._offers.by(peer))
 
     async def _refuse(self, refusals: tuple[Refusal, ...]) -> None:
@@ -193,9 +227,18 @@ class FederationService(Service):
     async def _offer(self, offers: tuple[tuple[str, SkillCard], ...]) -> None:
         for peer, card in offers:
             await self._tell(SkillDiscovered(card=card, peer=peer))
-            if self._wants(card):
-                self._fetch(card, peer, None)
+        self._fetch_ahead()
         self._count()
+
+    def _fetch_ahead(self) -> None:
+        """Fetch what the policy wants: with half of the transfers, others are waited for."""
+        most = max(1, self.settings.federation.fetches // 2)
+        for peer, card in () if self._offers is None else self._offers.all():
+            if self._leaving or len(self._ahead) >= most:
+                return
+            if card.digest not in self._fetching and self._wants(card):
+                self._ahead.add(card.digest)
+                self._fetch(card, peer, None)
 
     def _wants(self, card: SkillCard) -> bool:
         """Whether the policy has it fetched before anybody asks."""
@@ -213,13 +256,24 @@ class FederationService(Service):
                 async with asyncio.timeout(self.settings.federation.repeat):
                     await self._repeat_now.wait()
             self._repeat_now.clear()
-            if self._offers is not None and self._gateway is not None:
-                trusted = self._gateway.trust.entries()
-                if trusted != self._trusted:
-                    self._trusted = trusted
-                    await self._refuse(self._offers.again())
-                await self._offer(self._offers.all())
+            try:
+                await self._all_again()
+            except Exception:
+                self.log.exception("offers not repeated")
             await asyncio.sleep(CALM)
+
+    async def _all_again(self) -> None:
+        if self._offers is None or self._gateway is None:
+            return
+        trusted = await asyncio.to_thread(self._gateway.trust.entries)
+        if trusted != self._trusted:
+            self._trusted = trusted
+            for peer, cards in self._offers.claimed():
+                verdict = await asyncio.to_thread(self._offers.judge, peer, cards)
+                await self._refuse(self._offers.heed_again(verdict))
+        now = time.monotonic()
+        self._put_off = {digest: at for digest, at in self._put_off.items() if now < at}
+        await self._offer(self._offers.all())
 
     async def _list_requested(self, event: Event[SkillListRequested]) -> None:
         if event.data.reply_to != self.address:
@@ -229,6 +283,10 @@ class FederationService(Service):
 
     async def _wanted(self, event: Event[SkillWanted]) -> None:
         data = event.data
+        rejection = None if self._installed is None else self._installed.rejection(data.digest)
+        if rejection is not None:
+            await self._unavailable(data, f"it was rejected here: {rejection}", event)
+            return
         offers = () if self._offers is None else self._offers.of(data.digest)
         if not offers:
             await self._unavailable(data, "no peer offers it now", event)
@@ -241,7 +299,13 @@ class FederationService(Service):
         if card.digest not in self._fetching:
             task = asyncio.create_task(self._bring(card, peer, cause), name=f"fetch {card.name}")
             self._fetching[card.digest] = task
-            task.add_done_callback(lambda _: self._fetching.pop(card.digest, None))
+            task.add_done_callback(lambda _: self._fetched(card.digest))
+
+    def _fetched(self, digest: str) -> None:
+        self._fetching.pop(digest, None)
+        if digest in self._ahead:
+            self._ahead.discard(digest)
+            self._fetch_ahead()
 
     async def _bring(self, card: SkillCard, peer: str, cause: Event[SkillWanted] | None) -> None:
         wanted = SkillWanted(digest=card.digest, name=card.name, peer=peer)
@@ -262,16 +326,21 @@ class FederationService(Service):
         if gateway is None or installed is None:
             raise NotOffered("this node does not federate now")
         budget = self.settings.federation.disk_budget
-        taken = installed.foreign_bytes()
+        taken = installed.foreign_bytes() + sum(
+            size for digest, size in self._unjudged.items() if digest != card.digest
+        )
         if card.signer != gateway.key.public and taken + card.bytes > budget:
             raise FederationError(
                 f"cards of other authors take {taken} bytes, with its {card.bytes} that were "
                 f"more than the {budget} of federation.disk_budget"
             )
-        loop = asyncio.get_running_loop()
-        fetched = await loop.run_in_executor(
-            self._threads, lambda: gateway.client.fetch_skill(card.digest, peer=peer)
-        )
+        self._unjudged[card.digest] = card.bytes
+        try:
+            fetched = await self._had(gateway, card, peer)
+        except BaseException:
+            self._unjudged.pop(card.digest, None)
+            raise
+        self._put_off[card.digest] = time.monotonic() + PAUSE
         self.counters["fetched"] += 1
         self.log.info(
             "skill fetched",
@@ -282,6 +351,20 @@ class FederationService(Service):
             seconds=round(fetched.seconds, 3),
         )
         await self._tell(SkillFetched(card=fetched.card, peer=fetched.peer or peer), cause)
+
+    async def _had(self, gateway: Gateway, card: SkillCard, peer: str) -> Fetched:
+        """Fetch it in a thread; who is busy is asked again for a while."""
+        ends, pause = time.monotonic() + PATIENCE, 0.1
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._threads, lambda: gateway.client.fetch_skill(card.digest, peer=peer)
+                )
+            except PeerBusy:
+                if time.monotonic() + pause > ends:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 2.0)
 
     async def _unavailable(
         self, data: SkillWanted, reason: str, cause: Event[SkillWanted] | None
@@ -297,6 +380,8 @@ class FederationService(Service):
             await self.bus.publish(event)
         except BusError as error:  # whoever waits for it asks again
             self.log.warning("not told", type=event.type, why=str(error))
+        except Exception:  # what a peer made up may be beyond what can be written
+            self.log.exception("not told", type=event.type)
 
     def _count(self) -> None:
         if self._gateway is not None and self._offers is not None:
