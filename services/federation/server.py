@@ -136,10 +136,9 @@ class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarro
         """A card by name, `name@version` or digest: its description, its ticket, its true size."""
         return self._described(self._offer(_words_of(descriptor)), self._uris())
 
-    @answering
     def get_schema(self, context: Any, descriptor: Any) -> Any:
-        """The layout of the slices, whatever the card."""
-        self._offer(_words_of(descriptor))
+        """The layout of the slices, whatever the descriptor: of an error that is raised here
+        Flight tells the traceback, even of its own."""
         return flight.SchemaResult(SLICES)
 
     @answering
