@@ -4,6 +4,7 @@ ServiceError
 ├── AttachmentError         vectors that are none
 ├── CardDescriptionError    what an event says of a card makes no sense
 ├── EncodeFailedError       the fleet answered a request with an error
+├── NotFederatingError      the gateway to peers does not run, or not as it was asked for
 ├── NotLearningError        a process that learning needs does not run
 ├── SettingsError
 └── FleetError
@@ -20,6 +21,7 @@ __all__ = [
     "FleetError",
     "FleetRunningError",
     "GaveUpError",
+    "NotFederatingError",
     "NotLearningError",
     "PreflightError",
     "RefusedError",
@@ -47,6 +49,10 @@ class EncodeFailedError(ServiceError):
         super().__init__(message)
         self.code = code
         self.retry_after_ms = retry_after_ms
+
+
+class NotFederatingError(ServiceError):
+    """This fleet has no gateway to peers now, or another one than was asked for; says which."""
 
 
 class NotLearningError(ServiceError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
@@ -21,11 +22,13 @@ from schemas import (
     FleetHeartbeat,
     ListedCard,
     Role,
+    SkillDiscovered,
     SkillListed,
     SkillListRequested,
+    address_of,
     now,
 )
-from services.errors import EncodeFailedError, NotLearningError
+from services.errors import EncodeFailedError, NotFederatingError, NotLearningError
 from services.runtime.vectors import from_stream
 
 __all__ = ["Encoded", "FleetClient"]
@@ -197,6 +200,57 @@ class FleetClient:
                 f"this fleet does not learn now: not ready within {timeout:g} s: {told}; "
                 "run_all.py runs them all"
             ) from error
+
+    async def start_federation(self, port: int | None = None, *, timeout: float = SILENCE) -> int:
+        """Return once the gateway serves this fleet's skills to its peers; the port it listens on.
+
+        The process belongs to whoever runs the fleet: where it does not federate within `timeout`
+        seconds, or listens on another port than `port`, this raises `NotFederatingError`.
+        """
+        state = "it does not run: federation.enabled may be false"
+        try:
+            async with asyncio.timeout(timeout), self.bus.watch(FleetHeartbeat) as beats:
+                async for event in beats:
+                    beat = event.data
+                    if beat.service != "federation":
+                        continue
+                    if beat.counters.get("federating"):
+                        found = int(beat.counters.get("port", 0))
+                        break
+                    state = f"its gateway is {beat.state} and its log says why it does not"
+        except TimeoutError as error:
+            raise NotFederatingError(f"this fleet does not federate now: {state}") from error
+        if port not in (None, 0, found):
+            raise NotFederatingError(
+                f"this fleet's gateway listens on port {found}, not {port}: set federation.port"
+            )
+        return found
+
+    async def sync_remote_skills(self, *, timeout: float = SILENCE) -> tuple[SkillDiscovered, ...]:
+        """What peers offer now: each is used like a skill that is here, by meaning or `peer/name`.
+
+        Raises `NotFederatingError` where there is no gateway that could tell.
+        """
+        await self.start_federation(timeout=timeout)
+        found: dict[tuple[str, str], SkillDiscovered] = {}
+        kinds = (SkillDiscovered, FleetHeartbeat)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout), self.bus.watch(kinds) as events:
+                # Whoever builds an index asks for the list, and the gateway repeats its offers.
+                wish = SkillListRequested(reply_to=address_of(self.bus.source))
+                asked = Event(data=wish, source=self.bus.source)
+                await self.bus.publish(asked)
+                async for event in events:
+                    data = event.data
+                    if isinstance(data, SkillDiscovered):
+                        found[data.peer, data.card.digest] = data
+                    elif (
+                        data.service == "federation"
+                        and event.time > asked.time
+                        and len(found) >= data.counters.get("offers", 0)
+                    ):
+                        break
+        return tuple(found.values())
 
     async def feedback(
         self,

@@ -3,22 +3,24 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from bus import RequestTimeout
+from bus import Bus, RequestTimeout
 from schemas import (
     EncodeRequested,
     Event,
     FleetHeartbeat,
     InvalidData,
+    SkillDiscovered,
     SkillListed,
     SkillListRequested,
 )
 from services.adapter_manager import service as manager_module
 from services.adapter_manager.service import AdapterManagerService
-from services.errors import EncodeFailedError, NotLearningError
+from services.errors import EncodeFailedError, NotFederatingError, NotLearningError
 from services.runtime.cards import describe
 from tests.services.encoder.processes import Processes, skill
 
@@ -133,6 +135,69 @@ async def test_evolution_names_who_is_missing_and_who_is_not_ready(processes: Pr
         NotLearningError, match=r"distiller \(starting\) and factory \(not running\)"
     ):
         await waiting
+
+
+def gateway(**counters: int) -> Event[FleetHeartbeat]:
+    return replaced(beat("federation"), counters=counters)
+
+
+def replaced(event: Event[FleetHeartbeat], **changes: object) -> Event[FleetHeartbeat]:
+    data = msgspec.structs.replace(event.data, **changes)
+    return Event(data=data, source=event.source)
+
+
+async def saying(fleet: Bus, waiting: asyncio.Task[object], *events: Event[Any]) -> None:
+    while not waiting.done():
+        await fleet.publish(*(Event(data=event.data, source=event.source) for event in events))
+        await asyncio.sleep(0.01)
+
+
+async def test_federation_is_on_once_the_gateway_says_so(processes: Processes) -> None:
+    fleet = await processes.bus("/fleet/1")
+    client = await processes.client()
+    waiting = asyncio.create_task(client.start_federation(timeout=10))
+
+    await saying(fleet, waiting, beat("factory"), gateway(federating=1, port=4711))
+
+    assert await waiting == 4711
+
+
+@pytest.mark.parametrize(
+    ("port", "heard", "why"),
+    [
+        (None, beat("router"), "it does not run"),
+        (None, gateway(federating=0), "its log says why"),
+        (99, gateway(federating=1, port=4711), "listens on port 4711, not 99: set federation.port"),
+    ],
+)
+async def test_where_a_fleet_does_not_federate_it_says_why(
+    processes: Processes, port: int | None, heard: Event[FleetHeartbeat], why: str
+) -> None:
+    fleet = await processes.bus("/fleet/1")
+    client = await processes.client()
+    waiting = asyncio.create_task(client.start_federation(port, timeout=0.5))
+
+    await saying(fleet, waiting, heard)
+
+    with pytest.raises(NotFederatingError, match=why):
+        await waiting
+
+
+async def test_what_peers_offer_is_told_once_the_gateway_has_repeated_it(
+    processes: Processes,
+) -> None:
+    fleet = await processes.bus("/fleet/1")
+    client = await processes.client()
+    waiting = asyncio.create_task(client.sync_remote_skills(timeout=10))
+    card = describe(processes.store.put(skill("routing", seed=1)))
+    offers = [
+        Event(data=SkillDiscovered(card=card, peer=peer), source="/federation/1")
+        for peer in ("oslo", "rome")
+    ]
+
+    await saying(fleet, waiting, *offers, gateway(federating=1, port=1, offers=2))
+
+    assert {offer.peer for offer in await waiting} == {"oslo", "rome"}
 
 
 @pytest.mark.parametrize(
