@@ -23,12 +23,15 @@ __all__ = [
     "payload_type",
 ]
 
-NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+# A `$` alone would allow a line break after the name.
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)"
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="A skill's or a domain's name.")]
 Digest = Annotated[
     str,
-    Meta(pattern=r"^sha256:[0-9a-f]{64}$", description="sha256: and 64 lower-case hex digits."),
+    Meta(
+        pattern=r"^sha256:[0-9a-f]{64}$(?!\n)", description="sha256: and 64 lower-case hex digits."
+    ),
 ]
 Version = Annotated[int, Meta(ge=1, description="Versions of a skill count up from 1.")]
 
