@@ -9,7 +9,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +74,15 @@ async def running_fleet(
     workers: int | None = None,
     model: str | None = None,
     log: Path | None = None,
+    within: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> AsyncIterator[RunningFleet]:
     """Start a fleet, wait until it is ready, stop it in order at the end.
 
-    Its logs go to `log` (default: `fleet.log` beside the state). It does not hear the terminal's
-    Ctrl-C, but dies with this process. Raises `FleetFailed` with the last lines of the log.
+    Its logs go to `log` (default: `fleet.log` beside the state). `within` are words that run the
+    command after them in another place, by exec; `variables` come on top of the environment. It
+    does not hear the terminal's Ctrl-C, but dies with this process. Raises `FleetFailed` with the
+    last lines of the log.
     """
     state = state.absolute()
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -90,13 +94,14 @@ async def running_fleet(
     start = time.monotonic()
     with log.open("ab") as file:
         process = await asyncio.create_subprocess_exec(
+            *within,
             *lifeline.command("run_all", *words),
             cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=file,
             start_new_session=True,
-            env={**os.environ, "NO_COLOR": "1"},
+            env={**os.environ, "NO_COLOR": "1", **(variables or {})},
         )
     try:
         bus = await _ready(process, log)

@@ -28,11 +28,13 @@ from typing import Any, Final, Self
 
 import psutil
 
-__all__ = ["Network", "NetworkError", "remove_leftovers", "unavailable"]
+__all__ = ["NETEM", "RELAY", "Network", "NetworkError", "remove_leftovers", "unavailable"]
 
 PREFIX: Final = "consonance-"
 ROOT: Final = Path(__file__).resolve().parents[2]
 MOST: Final = 200
+NETEM: Final = "tc netem"
+RELAY: Final = "a relay process, for the kernel has no netem"
 _NAMES: Final = Path("/run/netns")
 _PATIENCE: Final = 5.0  # seconds until what does not end is killed
 _COUNTER: Final = itertools.count()
@@ -141,8 +143,8 @@ class Network:
         self._processes.append(process)
         return process
 
-    def netem(self, node: int, *, loss: float = 0.0, delay_ms: float = 0.0) -> None:
-        """Lose so many per cent of what a node sends, and delay the rest.
+    def netem(self, node: int, *, loss: float = 0.0, delay_ms: float = 0.0) -> str:
+        """Lose so many per cent of what a node sends, and delay the rest; by which means.
 
         By `tc netem`; where the kernel has none, a process forwards the node's frames instead.
         """
@@ -151,6 +153,8 @@ class Network:
         tc = ("tc", "-n", self.name(node), "qdisc", "replace", "dev", "eth0", *words.split())
         if shutil.which("tc") is None or _failed(tc):
             self._relay(node, loss, delay_ms)
+            return RELAY
+        return NETEM
 
     def clear(self, node: int) -> None:
         """Lose and delay nothing any more."""
