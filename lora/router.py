@@ -216,6 +216,14 @@ class LoRARouter:
         with self._lock:
             return sorted(self._skills)
 
+    def least(self, digest: str) -> float:
+        """The cosine from which on a skill is routed to now; infinite where it is not."""
+        with self._lock:
+            for shelf in (self._here, self._offered):
+                if digest in shelf:
+                    return float(shelf.least[shelf.rows(digest)[0]])
+            return math.inf
+
     def routed(self) -> list[str]:
         """The digests of the skills that can be routed to now, sorted."""
         with self._lock:

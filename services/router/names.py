@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from lora.authors import Edition, foremost, moment
+from lora.authors import Edition, foremost
 from schemas import SkillCard
 from services.router.errors import UnknownSkill
 from services.router.offers import Found, Offers
+from services.runtime.cards import edition_of
 
 __all__ = ["Directory"]
 
@@ -56,7 +57,7 @@ class Directory:
 
     def newest(self, name: str) -> SkillCard | None:
         """The installed card that a plain name means."""
-        return foremost(self._names.get(name, {}).values(), _edition)
+        return foremost(self._names.get(name, {}).values(), edition_of)
 
     def get(self, digest: str) -> SkillCard | None:
         """The installed card of this digest."""
@@ -79,7 +80,7 @@ class Directory:
         other names, which mean one card and no other."""
         peer, slash, name = text.rpartition("/")
         cards = (card for card in self._from(peer) if card.name == name)
-        return foremost(cards, _edition) if slash else None
+        return foremost(cards, edition_of) if slash else None
 
     def resolve(self, text: str) -> Found:
         """The card that `name`, `name@3`, `sha256:…`, 12 of its digits or `peer/name` means.
@@ -172,13 +173,9 @@ class Directory:
         return f"skill {text!r} is unknown: {near or 'none is installed'}"
 
 
-def _edition(card: SkillCard) -> Edition:
-    return Edition(card.signer, card.version, moment(card.created), card.digest)
-
-
 def _claimed(card: SkillCard) -> Edition:
     """Of what a peer has, nothing is this node's own."""
-    return _edition(card)._replace(author=card.signer or "")
+    return edition_of(card)._replace(author=card.signer or "")
 
 
 def _nearby(name: str, known: Iterable[str]) -> str:

@@ -14,11 +14,11 @@ from lora.router import Decision
 from schemas import AssignedRow, EncodeRequested, Role, SkillCard, SkillRef, now
 from services.router.base_vectors import BaseVectors
 from services.router.errors import Refused, UnknownSkill
-from services.router.index import SkillIndex
 from services.router.names import Directory
 from services.router.offers import Found
 from services.router.outstanding import Answer
 from services.router.placement import Work, estimate, fingerprint
+from services.runtime.skill_index import SkillIndex
 
 __all__ = ["Plan", "Planner", "work_of"]
 

@@ -14,9 +14,9 @@ from lora.errors import LoRAError
 from schemas import Role, SkillCard
 from services.errors import CardDescriptionError
 from services.router.errors import OfferRefused, Refused
-from services.router.index import SkillIndex, applies
 from services.router.names import Directory
 from services.router.offers import Offers
+from services.runtime.skill_index import SkillIndex, applies
 
 __all__ = ["Skills"]
 

@@ -8,13 +8,14 @@ import binascii
 import numpy as np
 from numpy.typing import NDArray
 
+from lora.authors import Edition, moment
 from lora.boundary import BOUNDARY, Boundary
 from lora.card import LoRACard
 from lora.errors import CardInvalidError
 from schemas import BaseModelRef, SkillCard
 from services.errors import CardDescriptionError
 
-__all__ = ["boundary_of", "describe", "prototypes_of"]
+__all__ = ["boundary_of", "describe", "edition_of", "prototypes_of"]
 
 
 def describe(card: LoRACard) -> SkillCard:
@@ -48,6 +49,11 @@ def describe(card: LoRACard) -> SkillCard:
         parents=tuple(card.parents),
         boundary=card.extra.get(BOUNDARY, ""),
     )
+
+
+def edition_of(card: SkillCard) -> Edition:
+    """What decides between cards of one name; one without a signer is this node's own."""
+    return Edition(card.signer, card.version, moment(card.created), card.digest)
 
 
 def prototypes_of(card: SkillCard, dim: int) -> NDArray[np.float32] | None:

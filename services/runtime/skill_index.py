@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 
 from lora.boundary import BOUNDARY
 from lora.card import MAX_PROTOTYPES, LoRACard
-from lora.router import Decision, LoRARouter
+from lora.errors import LoRAError
+from lora.router import Decision, LoRARouter, Match
 from schemas import Role, SkillCard
 from services.errors import CardDescriptionError
 from services.runtime.cards import boundary_of, prototypes_of
 
-__all__ = ["SkillIndex", "applies"]
+__all__ = ["SkillIndex", "applies", "claims"]
 
 ROLES: tuple[Role, ...] = ("query", "document")
 
@@ -113,6 +115,14 @@ class SkillIndex:
         for router in self._routers.values():
             router.remove_card(*digests)
 
+    def least(self, role: Role, digest: str) -> float:
+        """The cosine from which on a card is routed to; infinite where it is not."""
+        return self._routers[role].least(digest)
+
+    def scores(self, role: Role, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n,) the best cosine of each row of (n, dim) to what can be routed to; -1 with none."""
+        return self._routers[role].scores(vectors)
+
     def empty(self, role: Role) -> bool:
         """Whether nothing can be routed to in this role."""
         return self._routers[role].empty
@@ -129,3 +139,33 @@ class SkillIndex:
         """The skills that answer each row of (n, dim), the nearest first, or why none does;
         without `offers` only those that are installed here, else all but the offers `without`."""
         return self._routers[role].decide(vectors, top_k, offers=offers, without=without)
+
+    def nearest(self, role: Role, vectors: NDArray[np.float32]) -> list[Match | None]:
+        """Of each row of (n, dim) the installed skill that answers, or the nearest of those that
+        might where it is anybody's guess."""
+        router = self._routers[role]
+        found: list[Match | None] = []
+        for row, decision in zip(vectors, router.decide(vectors, offers=False), strict=True):
+            hits = iter(decision.matches)
+            if decision.reason == "ambiguous":
+                hits = (hit for hit in router.select(row, len(router)) if not hit.virtual)
+            found.append(next(hits, None))
+        return found
+
+
+def claims(cards: Iterable[SkillCard], dim: int, floor: float) -> dict[str, float]:
+    """Of other authors' cards among these the cosine from which on queries are routed to them, by
+    digest; at most 1, which is never, and nothing of those for named use only.
+
+    `cards` in the order in which they were installed; `floor` is the router's
+    `description_threshold`. This node's own cards that are found by their description alone are not
+    heeded.
+    """
+    index = SkillIndex(dim, floor)
+    foreign = []
+    for card in cards:
+        with contextlib.suppress(CardDescriptionError, LoRAError):  # nor does the router heed it
+            index.install(card)
+            if card.signer is not None and card.threshold is not None:
+                foreign.append(card)
+    return {card.digest: min(1.0, index.least("query", card.digest)) for card in foreign}
