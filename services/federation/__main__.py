@@ -1,5 +1,6 @@
 """`python -m services.federation`."""
 
+import services.runtime.one_thread  # noqa: F401  (before NumPy)
 from services.federation.service import FederationService
 from services.runtime.main import run
 
