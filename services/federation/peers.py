@@ -236,6 +236,7 @@ class Peers:
             await self._enter(name, place, health)
         elif health.node != place.node:
             raise PeerMisbehaved(f"it was {place.node!r} and now calls itself {health.node!r}")
+        _check_key(place, health)
         await self._listen(place, health)
 
     async def _listen(self, place: _Place, health: Health) -> None:
@@ -283,9 +284,9 @@ class Peers:
                 raise PeerMisbehaved(
                     f"{node!r} was expected there, it calls itself {health.node!r}"
                 )
-            # Who is here already stays, whatever is announced in its name.
-            stays = place.node is not None and health.key == place.key
-            if not stays and place.fingerprint not in (None, fingerprint_of(health.key)):
+            if place.node is not None:  # it stays, whatever is announced in its name
+                _check_key(place, health)
+            elif place.fingerprint not in (None, fingerprint_of(health.key)):
                 raise PeerMisbehaved("its key is not the one that it announces")
             if self._here.get(node, place) is not place:
                 raise _elsewhere(node)
@@ -314,6 +315,11 @@ class Peers:
 
     async def _call(self, pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+
+
+def _check_key(place: _Place, health: Health) -> None:
+    if health.key != place.key:
+        raise PeerMisbehaved("its key is another one than when it joined")
 
 
 def _elsewhere(node: str) -> FederationError:
