@@ -309,22 +309,29 @@ class LoRAFormat:
 
     @staticmethod
     def read(
-        path: str | Path, *, digest: str | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+        path: str | Path,
+        *,
+        digest: str | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        hashed: bool = False,
     ) -> LoRACard:
         """The card in the file, its matrices views of the mapping (read-only, 64-byte aligned).
 
         The order of the checks: size, digest over the raw bytes, then parsing, exact schema, full
         validation, limits, shapes, finite values. The file must not be changed while it is mapped.
+        `hashed` is for a caller that has itself just seen that the bytes have this `digest`.
 
         Raises:
             CardNotFoundError, CardTooLargeError, CardDigestError, CardCorruptError,
             CardSchemaError, CardInvalidError, CardNotFiniteError
         """
         with layout.mapped(Path(path), max_bytes) as buffer:
-            found = layout.digest_of_bytes(buffer)
-            layout.check_digest(digest, found, str(path))
+            if digest is None or not hashed:
+                found = layout.digest_of_bytes(buffer)
+                layout.check_digest(digest, found, str(path))
+                digest = found
             words, modules, prototypes = layout.decode(buffer)
-            card = _card(words, modules, prototypes, found, buffer.size)
+            card = _card(words, modules, prototypes, digest, buffer.size)
             card.check_finite()
             return card
 

@@ -46,10 +46,10 @@ _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     # So much is under way to a reader at most, and it comes in large pieces: half the system calls.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 4 << 20),
+    ("grpc.http2.lookahead_bytes", 2 << 20),
     ("grpc.http2.max_frame_size", (1 << 24) - 1),
-    ("grpc.experimental.tcp_read_chunk_size", 1 << 20),
-    ("grpc.experimental.tcp_min_read_chunk_size", 1 << 20),
+    ("grpc.experimental.tcp_read_chunk_size", 256 << 10),
+    ("grpc.experimental.tcp_min_read_chunk_size", 256 << 10),
 )
 
 
@@ -89,6 +89,7 @@ class Connection:
         self.endpoint = endpoint
         self._lock = threading.Lock()
         self._closed = False
+        self._worked = False
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         options: dict[str, Any] = {"generic_options": list(_OPTIONS)}
         if endpoint.tls:
@@ -138,6 +139,18 @@ class Connection:
         return self._open(Ticket(digest, offset, frames=True).encode(), seconds)
 
     def _open(self, ticket: bytes, seconds: float) -> Stream:
+        worked, self._worked = self._worked, False
+        try:
+            stream = self._asked(ticket, seconds)
+        except PeerUnreachable as error:
+            # A connection may have died unseen since it was last used: the next call makes another.
+            if not worked or not isinstance(error.__cause__, flight.FlightUnavailableError):
+                raise
+            stream = self._asked(ticket, seconds)
+        self._worked = True
+        return stream
+
+    def _asked(self, ticket: bytes, seconds: float) -> Stream:
         with _as_peer_error():
             reader = self._client.do_get(
                 flight.Ticket(ticket), flight.FlightCallOptions(timeout=seconds)

@@ -12,7 +12,7 @@ from typing import Any, Final, Self, TypeVar
 
 import structlog
 
-from lora.card import LoRACard
+from lora.card import LoRACard, LoRAFormat
 from lora.errors import CardError
 from lora.store import CardStore
 from schemas import SkillCard
@@ -116,8 +116,8 @@ class FederationNode:
             if card.digest in here:
                 continue
             try:
-                gateway.client.fetch_skill(card.digest)
-                found.append(self.store.open(card.digest))
+                fetched = gateway.client.fetch_skill(card.digest)
+                found.append(LoRAFormat.read(fetched.path, digest=card.digest, hashed=True))
             except (FederationError, CardError) as error:
                 self._log.warning("card refused", skill=card.name, why=str(error))
                 if isinstance(error, CardError):

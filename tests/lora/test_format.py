@@ -164,6 +164,18 @@ def test_a_file_cut_anywhere_is_refused(path: Path) -> None:
             LoRAFormat.read(path)
 
 
+def test_who_has_hashed_the_bytes_is_spared_that_and_nothing_else(path: Path) -> None:
+    first = LoRAFormat.read(path)
+
+    again = LoRAFormat.read(path, digest=first.digest, hashed=True)
+    alone = LoRAFormat.read(path, hashed=True)
+
+    assert again.digest == alone.digest == first.digest
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CardCorruptError):
+        LoRAFormat.read(path, digest=first.digest, hashed=True)
+
+
 def test_a_flipped_byte_gives_an_error_of_ours_or_another_digest(path: Path) -> None:
     data, digest = path.read_bytes(), LoRAFormat.digest_of(path)
     for place in range(0, len(data), 7):
