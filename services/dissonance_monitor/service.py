@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from bus import BusError, Closed, Delivery
 from schemas import (
     Event,
@@ -57,7 +59,7 @@ class DissonanceMonitor(Service):
         super().__init__(context)
         self.counters = {"judged": 0, "clashes": 0, "failures": 0, "batches": 0, "waiting": 0}
         self._rules = self.settings.monitor
-        self._skills = Skills()
+        self._skills = Skills(self.settings.router.description_threshold)
         self._changed = asyncio.Event()
         self._client = FleetClient(self.bus, deadline_ms=ENCODE_DEADLINE_MS)
 
@@ -93,7 +95,7 @@ class DissonanceMonitor(Service):
         if isinstance(data, SkillInstalled):
             self._skills.learn(data.card)
         else:
-            self._skills.forget(data.name, data.digest)
+            self._skills.forget(data.digest)
 
     async def _ask_skills(self) -> None:
         while True:
@@ -151,8 +153,8 @@ class DissonanceMonitor(Service):
             self._embedder.passages(text for piece in pieces for text in piece.texts),
         )
         by_domain: dict[str, list[tuple[Piece, Served, float | None]]] = {}
-        for piece, one in zip(pieces, served, strict=True):
-            nearest = self._skills.nearest(one.base)
+        places = self._skills.nearest(np.stack([one.base for one in served]))
+        for piece, one, nearest in zip(pieces, served, places, strict=True):
             domain = piece.domain or nearest.domain or GENERAL
             by_domain.setdefault(domain, []).append((piece, one, nearest.novelty))
         judgements: list[Judgement] = []

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lora.boundary import Boundary
+from lora.authors import foremost
+from lora.errors import LoRAError
+from lora.head import normalize
 from schemas import SkillCard
 from services.errors import CardDescriptionError
-from services.runtime.cards import boundary_of, prototypes_of
+from services.runtime.cards import edition_of, prototypes_of
+from services.runtime.skill_index import SkillIndex
 
 __all__ = ["Nearest", "Skills"]
 
@@ -23,70 +27,70 @@ class Nearest(NamedTuple):
     novelty: float | None
     """Best cosine to any prototype of any skill; None where no skill has prototypes."""
     domain: str | None
-    """The skill whose prototype is nearest among those that would answer, if any would."""
+    """The skill that routing gives it to, or the nearest where that is anybody's guess."""
 
 
 class Skills:
-    """The newest installed version of each skill; torch-free, some thousands at most."""
+    """Of each skill the card that its name means, found by the router's own rules; torch-free.
 
-    def __init__(self) -> None:
-        self._cards: dict[str, dict[str, SkillCard]] = {}  # name: digest: card
-        self._index: tuple[Vector, Vector, list[str]] | None = None
-        self._boundaries: dict[str, Boundary] = {}
+    What other authors say of their cards is heeded as far as the router heeds it: a card that is
+    not routed to there makes no query less novel. This node's own do, for named use only or not.
+    """
+
+    def __init__(self, floor: float) -> None:
+        """`floor` is the router's `description_threshold`."""
+        self._floor = floor
+        self._cards: dict[str, SkillCard] = {}  # by digest, in the order in which they came
+        self._index: SkillIndex | None = None
+        self._named: Vector | None = None
+        """(p, dim) prototypes of this node's own cards for named use only; None: to be found."""
 
     def learn(self, card: SkillCard) -> None:
         """A version was installed."""
-        self._cards.setdefault(card.name, {})[card.digest] = card
-        self._index = None
+        self._cards[card.digest] = card
+        self._named = None
+        if self._index is not None:
+            _install(self._index, card)
 
-    def forget(self, name: str, digest: str) -> None:
+    def forget(self, digest: str) -> None:
         """A version was retired; the one before it counts again."""
-        versions = self._cards.get(name, {})
-        versions.pop(digest, None)
-        if not versions:
-            self._cards.pop(name, None)
-        self._index = None
+        self._named = None
+        if self._cards.pop(digest, None) is not None and self._index is not None:
+            self._index.remove(digest)
 
-    def nearest(self, vector: Vector) -> Nearest:
-        """Where a base vector (dim,) of a query lies."""
-        if self._index is None:
-            self._index = self._indexed(len(vector))
-        prototypes, thresholds, owners = self._index
-        if not owners:
-            return Nearest(None, None)
-        query = (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
-        cosines = prototypes @ query
-        best = int(cosines.argmax())
-        beyond = {
-            name for name, plane in self._boundaries.items() if not plane.holds(query[None])[0]
-        }
-        allowed = (cosines >= thresholds) & np.array([name not in beyond for name in owners])
-        domain = None
-        if allowed.any():
-            domain = owners[int(np.where(allowed, cosines, -np.inf).argmax())]
-        return Nearest(float(cosines[best]), domain)
+    def nearest(self, vectors: Vector) -> list[Nearest]:
+        """Where each base vector (n, dim) of a query lies."""
+        dim = vectors.shape[1]
+        if self._index is None or self._index.dim != dim:
+            self._index, self._named = SkillIndex(dim, self._floor), None
+            for card in self._cards.values():
+                _install(self._index, card)
+        if self._named is None:
+            self._named = self._for_named_use(dim)
+        best = self._index.scores("query", vectors)
+        if len(self._named):
+            best = np.maximum(best, (normalize(vectors) @ self._named.T).max(axis=1))
+        skills = self._index.nearest("query", vectors)
+        return [
+            Nearest(float(score) if score > -1 else None, None if skill is None else skill.name)
+            for score, skill in zip(best, skills, strict=True)
+        ]
 
-    def _indexed(self, dim: int) -> tuple[Vector, Vector, list[str]]:
-        """Prototypes (p, dim), and of each the least cosine that routes and the skill's name."""
-        rows: list[Vector] = []
-        thresholds: list[float] = []
-        owners: list[str] = []
-        self._boundaries = {}
-        for name in sorted(self._cards):
-            card = max(self._cards[name].values(), key=lambda card: (card.version, card.digest))
-            try:
-                prototypes = prototypes_of(card, dim)
-                boundary = boundary_of(card, dim)
-            except CardDescriptionError:  # made for another model: no query lies near it
-                continue
-            if prototypes is None:
-                continue
-            if boundary is not None:
-                self._boundaries[name] = boundary
-            norms = np.linalg.norm(prototypes, axis=1, keepdims=True)
-            rows.append(prototypes / np.maximum(norms, 1e-12))
-            least = np.inf if card.threshold is None else card.threshold
-            thresholds += [float(least)] * len(prototypes)
-            owners += [name] * len(prototypes)
-        stacked = np.concatenate(rows) if rows else np.zeros((0, dim), np.float32)
-        return stacked.astype(np.float32), np.array(thresholds, np.float32), owners
+    def _for_named_use(self, dim: int) -> Vector:
+        names: dict[str, list[SkillCard]] = {}
+        for card in self._cards.values():
+            names.setdefault(card.name, []).append(card)
+        rows = [np.zeros((0, dim), np.float32)]
+        for cards in names.values():
+            meant = foremost(cards, edition_of)
+            if meant is not None and meant.signer is None and meant.threshold is None:
+                with contextlib.suppress(CardDescriptionError):
+                    points = prototypes_of(meant, dim)
+                    rows += [] if points is None else [normalize(points)]
+        return np.concatenate(rows)
+
+
+def _install(index: SkillIndex, card: SkillCard) -> None:
+    # What makes no sense is not routed to: it was made for another model, and no query lies near.
+    with contextlib.suppress(CardDescriptionError, LoRAError):
+        index.install(card)

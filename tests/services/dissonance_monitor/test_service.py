@@ -334,6 +334,10 @@ async def test_a_list_of_skills_in_several_parts_is_known_whole(tmp_path: Path) 
         other = values | {"name": "owls", "digest": "sha256:" + "6" * 64}
         on.fleet.listed = [described(card("bird songs")), described(SkillCard(**other))]
         async with on.service(DissonanceMonitor, NAME) as monitor:
-            near = monitor._skills.nearest
-            await until(lambda: near(vector("owls hunt")).domain == "owls")
-            assert near(vector("bird songs")).domain == "birds"
+
+            def domain(text: str) -> str | None:
+                (found,) = monitor._skills.nearest(vector(text)[None])
+                return found.domain
+
+            await until(lambda: domain("owls hunt") == "owls")
+            assert domain("bird songs") == "birds"
