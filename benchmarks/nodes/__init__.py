@@ -1,0 +1,1 @@
+"""Nodes that learn from each other, in network namespaces on one machine."""
