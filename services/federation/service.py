@@ -336,7 +336,7 @@ class FederationService(Service):
             )
         self._unjudged[card.digest] = card.bytes
         try:
-            fetched = await self._had(gateway, card, peer)
+            fetched = await self._had(gateway, card)
         except BaseException:
             self._unjudged.pop(card.digest, None)
             raise
@@ -346,19 +346,21 @@ class FederationService(Service):
             "skill fetched",
             skill=card.name,
             version=card.version,
-            peer=fetched.peer or peer,
+            peer=peer,
+            given_by=fetched.peer or "the store",
             bytes=card.bytes,
             seconds=round(fetched.seconds, 3),
         )
-        await self._tell(SkillFetched(card=fetched.card, peer=fetched.peer or peer), cause)
+        # By the name of the peer that was asked it stays known, whoever was fastest to give it.
+        await self._tell(SkillFetched(card=fetched.card, peer=peer), cause)
 
-    async def _had(self, gateway: Gateway, card: SkillCard, peer: str) -> Fetched:
-        """Fetch it in a thread; who is busy is asked again for a while."""
+    async def _had(self, gateway: Gateway, card: SkillCard) -> Fetched:
+        """Fetch it in a thread, of the fastest that has it; who is busy is asked again for a while."""
         ends, pause = time.monotonic() + PATIENCE, 0.1
         while True:
             try:
                 return await asyncio.get_running_loop().run_in_executor(
-                    self._threads, lambda: gateway.client.fetch_skill(card.digest, peer=peer)
+                    self._threads, gateway.client.fetch_skill, card.digest
                 )
             except PeerBusy:
                 if time.monotonic() + pause > ends:
