@@ -355,7 +355,7 @@ class FederationService(Service):
         await self._tell(SkillFetched(card=fetched.card, peer=peer), cause)
 
     async def _had(self, gateway: Gateway, card: SkillCard) -> Fetched:
-        """Fetch it in a thread, of the fastest that has it; who is busy is asked again for a while."""
+        """In a thread, from the fastest that has it; who is busy is asked again for a while."""
         ends, pause = time.monotonic() + PATIENCE, 0.1
         while True:
             try:
