@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -15,6 +16,7 @@ from msgspec import structs
 from lora.neighbours import MOST_NEIGHBOURS
 from lora.store import CardStore
 from lora.training.checkpoint import Checkpoints
+from schemas import SkillCard
 from services.factory.errors import FactoryError
 from services.factory.feedback import FeedbackStore
 from services.factory.job import (
@@ -36,6 +38,7 @@ from services.factory.tasks import Owed, Phase
 from services.factory.versions import VersionStore
 from services.runtime.client import FleetClient
 from services.runtime.settings import Settings
+from services.runtime.skill_index import claims
 from services.runtime.state import StateFolder
 
 __all__ = ["Bench", "Done"]
@@ -53,7 +56,7 @@ class Done:
     result: Result
     folder: Path
     champion: str | None
-    """Digest of the version that the candidate was judged against; None: the base model."""
+    """Digest of the card that the candidate was judged against; None: the base model."""
 
 
 class Bench:
@@ -71,6 +74,7 @@ class Bench:
         self._folder = folder
         self._settings = settings
         self._state = state
+        self._store = CardStore(state.cards)
         self._versions = versions
         self._feedback = feedback
         self._child = tuple(child)
@@ -127,7 +131,7 @@ class Bench:
         return None if self.outdated(owed, done) else done
 
     def outdated(self, owed: Owed, done: Done) -> bool:
-        """Another version is in service now than the one that the candidate was judged against."""
+        """Another card is in service now than the one that the candidate was judged against."""
         present = self._versions.newest(owed.task.skill)
         return (None if present is None else present.card.digest) != done.champion
 
@@ -149,7 +153,9 @@ class Bench:
         champion = self._champion(task.skill)
         description = f"Learned from feedback on {task.domain}."
         vector = folder / "description.npy"
-        save(vector, (await embed(client, [description]))[0])
+        described = (await embed(client, [description]))[0]
+        save(vector, described)
+        neighbours = self._neighbours(task.skill)
         negatives = self._feedback.others(task.domain, _MAX_NEGATIVES, settings.seed)
         if negatives is not None:
             save(folder / "negatives.npy", negatives)
@@ -183,7 +189,8 @@ class Bench:
             memory_budget=settings.memory_bytes >> owed.shrunk,
             negatives=None if negatives is None else "negatives.npy",
             anchors=trusted,
-            neighbours=self._neighbours(task.skill),
+            neighbours=tuple(str(self._store.path(it.digest)) for it in neighbours),
+            claims=await self._claims(champion, neighbours, len(described)),
             settings=self._options(owed.phase),
             created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         )
@@ -196,21 +203,35 @@ class Bench:
             options["probe"] = True
         return options
 
-    def _neighbours(self, skill: str) -> tuple[str, ...]:
-        """Files of the cards that its queries may be taken for; the newest skills first."""
-        store = CardStore(self._state.cards)
+    def _neighbours(self, skill: str) -> list[SkillCard]:
+        """The cards that its queries may be taken for; this node's own before those of others, the
+        newest skills first."""
         others = (self._versions.newest(name) for name in self._versions.skills() if name != skill)
         routed = [it for it in others if it is not None and it.card.threshold is not None]
-        routed.sort(key=lambda it: (-it.since, it.card.digest))
-        paths = [store.path(it.card.digest) for it in routed[:MOST_NEIGHBOURS]]
-        return tuple(str(path) for path in paths if path.exists())
+        routed.sort(key=lambda it: (it.card.signer is not None, -it.since, it.card.digest))
+        cards = (it.card for it in routed[:MOST_NEIGHBOURS])
+        return [card for card in cards if self._store.path(card.digest).exists()]
+
+    async def _claims(
+        self, champion: ChampionRef | None, neighbours: Sequence[SkillCard], dim: int
+    ) -> dict[str, float]:
+        """What the router believes of other authors' cards in the job."""
+        foreign = {card.digest for card in neighbours if card.signer is not None}
+        if champion is not None and champion.foreign:
+            foreign.add(champion.digest)
+        if not foreign:
+            return {}
+        cards = [version.card for version in self._versions.in_service()]
+        floor = self._settings.router.description_threshold
+        found = await asyncio.to_thread(claims, cards, dim, floor)
+        return {digest: least for digest, least in found.items() if digest in foreign}
 
     def _champion(self, skill: str) -> ChampionRef | None:
         present = self._versions.newest(skill)
         if present is None:
             return None
         card = present.card
-        path = CardStore(self._state.cards).path(card.digest)
+        path = self._store.path(card.digest)
         if not path.exists():
             raise FactoryError(f"version {card.version} of {skill} is not in the card store")
         folds = self._versions.folds(card.digest)
@@ -219,6 +240,7 @@ class Bench:
             digest=card.digest,
             version=card.version,
             folds=str(folds) if folds.is_dir() else None,
+            foreign=card.signer is not None,
         )
 
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,7 @@ def _request(folder: Path, job: Job) -> CandidateRequest:
         base_model=BaseModel(job.base_model.id, job.base_model.sha256),
         data_digest=job.dataset_digest,
         champion=champion,
-        parents=job.parents,
+        parents=_parents(job, champion),
         description=job.description,
         description_vector=_vectors(_place(folder, vector), data.dim)[0] if vector else None,
         negatives=np.concatenate(negatives),
@@ -172,8 +173,28 @@ def _neighbours(folder: Path, job: Job) -> tuple[LoRACard, ...]:
     cards = []
     for path in job.neighbours:
         with contextlib.suppress(LoRAError, OSError):
-            cards.append(LoRAFormat.read(_place(folder, path)))
+            cards.append(_as_routed(job, LoRAFormat.read(_place(folder, path))))
     return tuple(cards)
+
+
+def _as_routed(job: Job, card: LoRACard) -> LoRACard:
+    """The card with the threshold that the router believes."""
+    least = job.claims.get(card.digest or "")
+    if least is None or card.threshold is None:
+        return card
+    return replace(card, threshold=max(card.threshold, least))
+
+
+def _parents(job: Job, champion: Champion | None) -> tuple[str, ...]:
+    """The version before; another author's card only where the candidate has its body.
+
+    A head does, if there is one. A body begins from nothing without the champion's fold models,
+    which no other node has.
+    """
+    if job.champion is not None and job.champion.foreign:
+        begins = job.phase == "head" and champion is not None and bool(champion.card.body)
+        return job.parents if begins else ()
+    return job.parents
 
 
 def _champion(folder: Path, job: Job) -> Champion | None:
@@ -191,7 +212,7 @@ def _champion(folder: Path, job: Job) -> Champion | None:
                 folds[fold] = LoRAFormat.read(path)
         if (kept / SEEN).exists():
             seen = _groups(kept / SEEN)
-    return Champion(card, folds, seen)
+    return Champion(_as_routed(job, card), folds, seen)
 
 
 def _code() -> str:

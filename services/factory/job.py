@@ -61,6 +61,8 @@ class ChampionRef(msgspec.Struct, frozen=True):
     version: int
     folds: str | None = None
     """Folder of its fold models, `0.lora.arrow` to `4.lora.arrow`; some may be missing."""
+    foreign: bool = False
+    """Another author's: served where this node has no version of its own."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +83,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Folder or hub id; null: the default model."""
     champion: ChampionRef | None = None
     parents: tuple[str, ...] = ()
+    """Digests that the card names, of those it is trained from; see `ChampionRef.foreign`."""
     description: str = ""
     description_vector: str | None = None
     """`.npy`, (dim,) base vector of the description."""
@@ -96,7 +99,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     anchors: str | None = None
     """A dataset of trusted pairs."""
     neighbours: tuple[str, ...] = ()
-    """Files of the newest installed cards of other skills."""
+    """Files of the cards that the names of other skills mean."""
+    claims: dict[str, float] = {}
+    """Of other authors' cards among champion and neighbours, by digest, the cosine from which on
+    queries are routed to them; what their files say is a claim."""
     settings: dict[str, Any] = {}
     created: str | None = None
     """RFC 3339 time that the cards bear; null: when they are made."""

@@ -79,11 +79,10 @@ class Publisher:
         self._versions.prune_folds(owed.task.skill, self._settings.keep_versions)
 
     def _stored(self, done: Done, number: int) -> LoRACard:
-        """The candidate in the card store, numbered now and naming the version before."""
+        """The candidate in the card store, numbered now."""
         card = LoRAFormat.read(done.folder / "candidate.lora.arrow")
-        parents = () if done.champion is None else (done.champion,)
-        if card.version != number or card.parents != parents:
-            card = replace(card, version=number, parents=parents)
+        if card.version != number:
+            card = replace(card, version=number)
         return self._cards.put(card)
 
     def outdated(self, owed: Owed) -> None:

@@ -127,6 +127,7 @@ class SkillFactory(Service):
             settings.seed,
             self.source,
             settings.shadow_min,
+            self.settings.router.description_threshold,
         )
         self._publisher = Publisher(
             self._file,
@@ -351,7 +352,7 @@ class SkillFactory(Service):
                 while (order := await self._shadow.look(skill)) is not None:
                     with transaction(self._file):
                         self._versions.forget(skill, order.data.digest)
-                        self._versions.look_anew(skill, order.data.version)
+                        self._versions.look_anew(skill, order.data.digest)
                         self._ledger.say(order)
                     self.counters["retired"] += 1
                     self._changed.set()

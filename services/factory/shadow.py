@@ -1,10 +1,16 @@
-"""The comparison in the shadow: a version and the one before it, on the same later feedback."""
+"""The comparison in the shadow: a version and the one before it, on the same later feedback.
+
+The one before is of the same author, else the base model. Of another author's skill that serves
+here, because this node has none of its own, the versions are watched like ours: what is worse than
+the one before, or than no card at all, is retired on this node.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import structlog
@@ -22,6 +28,7 @@ from services.factory.feedback import FeedbackStore, Piece
 from services.factory.versions import Version, VersionStore
 from services.runtime.cards import boundary_of, prototypes_of
 from services.runtime.client import FleetClient
+from services.runtime.skill_index import claims
 
 __all__ = ["FALSE_RATE", "Shadow", "compare", "confidence_of", "dataset_of"]
 
@@ -45,14 +52,17 @@ class Shadow:
         seed: int,
         source: str,
         least: int,
+        floor: float,
     ) -> None:
-        """`least`: pieces of later feedback needed for a first look."""
+        """`least`: pieces of later feedback needed for a first look; `floor`: the router's
+        `description_threshold`."""
         self._client = client
         self._versions = versions
         self._feedback = feedback
         self._seed = seed
         self._source = source
         self._least = least
+        self._floor = floor
         self._log = structlog.get_logger(service="factory")
 
     async def look(self, skill: str) -> Event[SkillRetire] | None:
@@ -77,11 +87,12 @@ class Shadow:
 
         None where it is not, or where it is not yet time to look. The next look is at twice the
         feedback, and stricter: who looks at every piece finds a bad day some day. A version that
-        somebody else made is looked at where it stands upon one of ours.
+        was brought to this node by hand is looked at where it stands upon one of ours; another
+        author's where queries can be routed to it: of what is asked for by name nobody is robbed.
         """
         card = version.card
-        before = self._versions.newest(card.name, below=card.version)
-        if not version.ours and (before is None or not before.ours):
+        before = self._versions.below(version)
+        if not self._watched(version, before):
             return None
         pieces = self._feedback.count_since(card.name, version.since)
         if pieces < max(version.next_look, self._least):
@@ -94,6 +105,7 @@ class Shadow:
                 None if before is None else before.card,
                 seed=self._seed,
                 confidence=confidence_of(version.looks),
+                as_routed=self._as_routed,
             )
         except Closed:
             raise
@@ -108,11 +120,11 @@ class Shadow:
         if not verdict.accepted:
             return None
         named = "the base model" if before is None else f"version {before.card.version}"
-        newest = self._versions.newest(card.name)
-        serves = before if newest is None or newest.card.digest == card.digest else newest
+        whose = "" if card.signer is None else " of another author"
+        serves = self._versions.newest(card.name, without=card.digest)
         reason = (
-            f"version {card.version} is worse than {named} on {verdict.groups} query groups of "
-            f"later feedback: MRR@10 {verdict.before:.3f} against {verdict.after:.3f}"
+            f"version {card.version}{whose} is worse than {named} on {verdict.groups} query groups "
+            f"of later feedback: MRR@10 {verdict.before:.3f} against {verdict.after:.3f}"
         )
         return Event(
             data=SkillRetire(
@@ -126,6 +138,20 @@ class Shadow:
             id=derived_id(self._source, card.digest, SkillRetire.type),
         )
 
+    def _watched(self, version: Version, before: Version | None) -> bool:
+        if version.card.signer is not None:
+            return version.card.threshold is not None
+        return version.ours or (before is not None and before.ours)
+
+    def _as_routed(self, card: SkillCard, dim: int) -> SkillCard:
+        """The card with the threshold that the router believes while its name means this card."""
+        if card.signer is None or card.threshold is None:
+            return card
+        cards = [it.card for it in self._versions.in_service()]
+        beside = (it for it in cards if it.name != card.name or it.digest == card.digest)
+        least = claims(beside, dim, self._floor).get(card.digest, 1.0)
+        return msgspec.structs.replace(card, threshold=max(card.threshold, least))
+
 
 async def compare(
     client: FleetClient,
@@ -135,12 +161,14 @@ async def compare(
     *,
     seed: int = 0,
     confidence: float = 1.0 - FALSE_RATE,
+    as_routed: Callable[[SkillCard, int], SkillCard] = lambda card, dim: card,
 ) -> Verdict:
     """The gate's verdict on the version before (None: the base model) as challenger of the present.
 
     Both count as routed, as in the gate: a query that a card's threshold would not give it stays
     with the base model. Accepted means that the present one is significantly worse. The candidates
-    are the passages of these pieces.
+    are the passages of these pieces. `as_routed(card, dim)`: the card with the threshold that is
+    believed.
     Raises `EncodeFailedError` (`unknown_skill` where a version is gone), `bus.RequestTimeout`,
     `lora.training.errors.TrainingError` where nothing can be compared.
     """
@@ -156,7 +184,8 @@ async def compare(
         if card is None:
             return base
         found = await client.encode(queries, role="query", route="named", skills=[card.digest])
-        return np.where(_routed(card, base)[:, None], found.vectors, base)
+        routed = _routed(as_routed(card, base.shape[1]), base)
+        return np.where(routed[:, None], found.vectors, base)
 
     now, then = await served(present), await served(before)
 

@@ -1,16 +1,22 @@
-"""The versions of each skill that the factory knows of, with their fold models."""
+"""The versions of each skill that the factory knows of, with their fold models.
+
+Several authors may have a skill of one name: each numbers their own versions, and only those of
+one author follow one another.
+"""
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from lora.authors import Edition, foremost
 from schemas import SkillCard
+from services.runtime.cards import edition_of
 from services.runtime.store import add_columns
 
 __all__ = ["SCHEMA", "Version", "VersionStore"]
@@ -21,6 +27,7 @@ CREATE TABLE IF NOT EXISTS versions (
     card BLOB NOT NULL, since REAL NOT NULL, gone INTEGER NOT NULL DEFAULT 0,
     ours INTEGER NOT NULL, next_look INTEGER NOT NULL DEFAULT 0,
     looks INTEGER NOT NULL DEFAULT 0,
+    signer TEXT,
     PRIMARY KEY (skill, digest)
 ) WITHOUT ROWID;
 """
@@ -40,15 +47,20 @@ class Version:
     looks: int
     """So often it was compared."""
 
+    @property
+    def edition(self) -> Edition:
+        """Whose it is, and what decides between it and others of its name."""
+        return edition_of(self.card)
+
 
 class VersionStore:
-    """Numbers count up for ever: a retired version's number is not used again."""
+    """Numbers count up for ever: that of a retired version of this node's own is not used again."""
 
     def __init__(self, store: sqlite3.Connection, folder: Path) -> None:
         self._store = store
         self._folder = folder
         self._model: str | None = None
-        add_columns(store, "versions", {"looks": "INTEGER NOT NULL DEFAULT 0"})
+        add_columns(store, "versions", {"looks": "INTEGER NOT NULL DEFAULT 0", "signer": "TEXT"})
 
     def serves(self, sha256: str) -> None:
         """Only versions made for the model with these weights are in service."""
@@ -57,10 +69,11 @@ class VersionStore:
     def learn(
         self, card: SkillCard, since: float, *, ours: bool = False, next_look: int = 0
     ) -> None:
-        """A version is in service; one that came back is so again."""
+        """A version is in service; one that came back is so again, as it is described now."""
         self._store.execute(
-            "INSERT INTO versions (skill, version, digest, card, since, ours, next_look)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (skill, digest) DO UPDATE SET gone = 0",
+            "INSERT INTO versions (skill, version, digest, card, since, ours, next_look, signer)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (skill, digest) DO UPDATE SET"
+            " gone = 0, card = excluded.card, signer = excluded.signer",
             (
                 card.name,
                 card.version,
@@ -69,6 +82,7 @@ class VersionStore:
                 since,
                 int(ours),
                 next_look,
+                card.signer,
             ),
         )
 
@@ -78,30 +92,59 @@ class VersionStore:
             "UPDATE versions SET gone = 1 WHERE skill = ? AND digest = ?", (name, digest)
         )
 
-    def newest(self, skill: str, below: int | None = None) -> Version | None:
-        """The version in service, or the newest one numbered below `below`."""
-        return next(self._newest_first(skill, below), None)
+    def newest(self, skill: str, *, without: str | None = None) -> Version | None:
+        """The version that the skill's name means, or would `without` the card of this digest.
+
+        This node's own newest, else the one of all authors' newest that was made last: what serves.
+        """
+        found = (it for it in self._of(skill) if it.card.digest != without)
+        return foremost(found, lambda it: it.edition)
 
     def chain(self, skill: str) -> list[Version]:
-        """The version in service and those that would come back after it, the oldest first."""
-        return list(self._newest_first(skill))[::-1]
+        """The version in service and those of its author that would come back after it, the oldest
+        first."""
+        versions = self._of(skill)
+        serves = foremost(versions, lambda it: it.edition)
+        return [
+            it for it in versions if serves is not None and it.card.signer == serves.card.signer
+        ]
 
-    def _newest_first(self, skill: str, below: int | None = None) -> Iterator[Version]:
+    def below(self, version: Version) -> Version | None:
+        """The newest version of the same author that has a smaller number."""
+        card = version.card
+        older = [
+            it
+            for it in self._of(card.name)
+            if it.card.signer == card.signer and it.card.version < card.version
+        ]
+        return older[-1] if older else None
+
+    def in_service(self) -> list[Version]:
+        """All versions of all skills that are, the one that was heard of first before others."""
+        rows = self._store.execute("SELECT * FROM versions WHERE NOT gone ORDER BY since, digest")
+        return self._fitting(rows.fetchall())
+
+    def _of(self, skill: str) -> list[Version]:
+        """A skill's versions in service, the smaller number first."""
         rows = self._store.execute(
-            "SELECT * FROM versions WHERE skill = ? AND NOT gone AND (? IS NULL OR version < ?)"
-            " ORDER BY version DESC, digest",
-            (skill, below, below),
-        ).fetchall()
+            "SELECT * FROM versions WHERE skill = ? AND NOT gone ORDER BY version, digest",
+            (skill,),
+        )
+        return self._fitting(rows.fetchall())
+
+    def _fitting(self, rows: Iterable[sqlite3.Row]) -> list[Version]:
+        found = []
         for row in rows:
             card = msgspec.json.decode(row["card"], type=SkillCard)
             if self._model in (None, card.base_model.sha256):
                 ours, looks = bool(row["ours"]), row["looks"]
-                yield Version(card, row["since"], ours, row["next_look"], looks)
+                found.append(Version(card, row["since"], ours, row["next_look"], looks))
+        return found
 
     def next_number(self, skill: str) -> int:
-        """One above every version that there ever was."""
+        """One above every version of this node's own that there ever was."""
         row = self._store.execute(
-            "SELECT MAX(version) AS top FROM versions WHERE skill = ?", (skill,)
+            "SELECT MAX(version) AS top FROM versions WHERE skill = ? AND signer IS NULL", (skill,)
         ).fetchone()
         return int(row["top"] or 0) + 1
 
@@ -117,11 +160,17 @@ class VersionStore:
             (pieces, int(looked), version.card.name, version.card.digest),
         )
 
-    def look_anew(self, skill: str, above: int) -> None:
-        """Those numbered above `above` stand upon another version now: look as soon as one may."""
-        self._store.execute(
-            "UPDATE versions SET next_look = 0 WHERE skill = ? AND version > ?", (skill, above)
-        )
+    def look_anew(self, skill: str, digest: str) -> None:
+        """What its author numbered above this card stands upon another version now: look as soon
+        as one may."""
+        row = self._store.execute(
+            "SELECT version, signer FROM versions WHERE skill = ? AND digest = ?", (skill, digest)
+        ).fetchone()
+        if row is not None:
+            self._store.execute(
+                "UPDATE versions SET next_look = 0 WHERE skill = ? AND signer IS ? AND version > ?",
+                (skill, row["signer"], row["version"]),
+            )
 
     # -- fold models
 
@@ -150,11 +199,12 @@ class VersionStore:
     def prune_folds(self, skill: str, keep: int) -> None:
         """Delete the fold models of all but the newest `keep` versions of a skill in service.
 
-        Retired ones do not count: the one before them is champion again.
+        Retired ones do not count: the one before them is champion again. Nor do other authors'.
         """
         rows = self._store.execute(
             "SELECT digest FROM versions WHERE skill = ? AND digest NOT IN (SELECT digest FROM"
-            " versions WHERE skill = ? AND NOT gone ORDER BY version DESC LIMIT ?)",
+            " versions WHERE skill = ? AND signer IS NULL AND NOT gone"
+            " ORDER BY version DESC LIMIT ?)",
             (skill, skill, keep),
         ).fetchall()
         for row in rows:

@@ -71,7 +71,9 @@ class Watched:
         self.on = on
         self.versions = VersionStore(store, folder / "folds")
         self.feedback = FeedbackStore(store)
-        self.shadow = Shadow(FleetClient(on.bus), self.versions, self.feedback, 0, "/factory/1", 50)
+        self.shadow = Shadow(
+            FleetClient(on.bus), self.versions, self.feedback, 0, "/factory/1", 50, 0.6
+        )
 
     def ship(self, number: int, bend: Bend, *, ours: bool = True) -> None:
         digest = f"sha256:{number:064d}"
