@@ -188,8 +188,9 @@ async def cut_in_transfer(ends: Ends, receiver: Child, seconds: float) -> Cut:
     before = _heard(receiver)
     task = asyncio.create_task(ends.fetch(receiver, digest, size))
     try:
-        while _heard(receiver) - before < size / 3 and not task.done():
-            await asyncio.sleep(0.02)  # noqa: ASYNC110  (only the kernel knows, and is asked)
+        third = before + size / 3
+        while _heard(receiver) < third and not task.done():  # noqa: ASYNC110  (the kernel counts)
+            await asyncio.sleep(0.02)
         ends.network.cut(0)
         await asyncio.sleep(seconds)
         ends.network.mend(0)
