@@ -36,8 +36,9 @@ EVERYWHERE: Final = "::"
 STOP_SECONDS: Final = 1.5
 """How long an orderly stop waits for peers that are reading."""
 
-STALL: Final = 15.0
-"""Seconds after which a peer that takes nothing loses its slot to one that asks."""
+STALL: Final = 60.0
+"""Seconds after which a peer that takes nothing loses its slot to one that asks; a frame over a
+slow line may take half of it."""
 
 _log = structlog.get_logger(service="federation")
 

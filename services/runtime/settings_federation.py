@@ -80,7 +80,10 @@ class FederationSettings(Section, frozen=True, kw_only=True):
     max_cards: Annotated[int, doc("Cards that are heeded of each peer.", ge=1, le=4096)] = 256
     fetches: Annotated[int, doc("Cards fetched at a time.", ge=1, le=64)] = 4
     serves: Annotated[int, doc("Cards served at a time.", ge=1, le=256)] = 16
-    serves_each: Annotated[int, doc("Cards served to one address at a time.", ge=1, le=256)] = 4
+    serves_each: Annotated[
+        int,
+        doc("Cards served to one peer at a time: one certificate, or one address.", ge=1, le=256),
+    ] = 4
     egress: Annotated[
         int, doc("What all peers together may draw; 0: no limit.", "bytes/s", ge=0)
     ] = 0

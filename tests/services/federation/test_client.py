@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import settings as examples
@@ -37,7 +39,7 @@ from services.federation.errors import (
     WrongModel,
 )
 from services.federation.identity import NodeKey
-from services.federation.limits import Slots
+from services.federation.limits import Bucket, Slots
 from services.federation.protocol import Endpoint
 from tests.services.federation.nodes import (
     MODEL,
@@ -367,15 +369,18 @@ def test_a_peer_that_is_forgotten_gives_no_more(stages: tuple[Stage, ...], tmp_p
 
 
 class Ready:
-    """A connection from which everything comes at once."""
+    """A connection from which frames come, on a clock of the test's own."""
+
+    def __init__(self, size: int = 100_000, seconds: float = 0.0) -> None:
+        self._size, self._seconds, self.now = size, seconds, 0.0
 
     def open(self, digest: str, offset: int, seconds: float) -> Any:
         return self
 
     def __iter__(self) -> Any:
-        import pyarrow as pa
-
-        return map(pa.py_buffer, pieces(DATA))
+        for part in pieces(DATA, self._size):
+            self.now += self._seconds
+            yield pa.py_buffer(part)
 
     def cancel(self) -> None:
         pass
@@ -393,6 +398,28 @@ def test_our_own_limit_is_not_the_peers_slowness(tmp_path: Path) -> None:
     download.attempt(Ready())  # type: ignore[arg-type]
     download.finish(tmp_path / "card")
     assert (tmp_path / "card").read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("size", "rate", "enough"),
+    [(1 << 19, 40_000, True), (100_000, 17_000, True), (100_000, 9_000, False), (4096, 400, False)],
+)
+def test_a_slow_line_is_slow_only_below_the_least_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, rate: int, enough: bool
+) -> None:
+    """Frames of half a megabyte come over it seconds apart, and are no silence."""
+    line = Ready(size, size / rate)
+    monkeypatch.setattr(downloads, "time", SimpleNamespace(monotonic=lambda: line.now))
+    monkeypatch.setattr(downloads, "AHEAD", 1)
+    pace = Pace(seconds=1e6, least_rate=16 << 10, stall=10.0)
+    download = downloads.Download(CARD, tmp_path / "part", pace=pace, ingress=Bucket(0))
+    if enough:
+        download.attempt(line)  # type: ignore[arg-type]
+        assert download.received == len(DATA)
+    else:
+        with pytest.raises(PeerMisbehaved, match="too slow"):
+            download.attempt(line)  # type: ignore[arg-type]
+    download.abandon()
 
 
 def test_what_was_under_way_when_a_process_died_is_cleared_away(tmp_path: Path) -> None:

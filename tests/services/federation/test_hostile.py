@@ -70,7 +70,7 @@ def client(
     good = stages[1]
     good.reset()
     good.offer(GOOD_CARD, GOOD)
-    client = client_of(tmp_path, pace=Pace(seconds=1.2, least_rate=100_000, stall=0.4))
+    client = client_of(tmp_path, pace=Pace(seconds=2.0, least_rate=10_000_000, stall=0.4))
     client.add_peer("good", good.endpoint)
     before = psutil.Process().memory_info().rss
     yield client
