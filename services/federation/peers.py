@@ -138,7 +138,9 @@ class Peers:
 
     def found(self, sighting: Sighting) -> None:
         """A node announces itself, or announces itself anew."""
-        endpoints = tuple(Endpoint(it, sighting.port, sighting.tls) for it in sighting.addresses)
+        # Flight cannot write an address with a scope: it is told of only where there is no other.
+        hosts = [it for it in sighting.addresses if "%" not in it] or sighting.addresses
+        endpoints = tuple(Endpoint(host, sighting.port, sighting.tls) for host in hosts)
         place = self._places.get(sighting.node)
         if place is None:
             self._put(sighting.node, _Place(endpoints, sighting.node, sighting.fingerprint))

@@ -212,6 +212,18 @@ async def test_who_is_not_who_was_announced_is_not_heeded(
     assert world.diary.told == []
 
 
+async def test_what_keeps_a_peer_away_is_told_of_an_address_that_can_be_tried(
+    world: World, stage: Stage
+) -> None:
+    with socket.socket() as taken, structlog.testing.capture_logs() as lines:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        port = taken.getsockname()[1]
+        world.peers.found(sighting(stage, port=port, addresses=("127.0.0.1", "fe80::1%lo")))
+        await until(lambda: bool(lines), "a complaint")
+
+    assert "no connection" in lines[0]["why"]
+
+
 async def test_a_node_that_is_renamed_leaves_and_joins(world: World, stage: Stage) -> None:
     world.peers.follow("somewhere", stage.endpoint)
     await world.heard("offers")
