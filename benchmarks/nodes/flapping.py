@@ -130,9 +130,12 @@ async def _flap(
             say(f"flapping: {left:.0f} s left, {now['joined']} joined, {now['left']} left")
             await asyncio.sleep(1.0)
 
-    async with asyncio.TaskGroup() as group:
-        for work in (link, process, look):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in (link, process, look):
+                group.create_task(work())
+    except ExceptionGroup as failed:  # the others were cancelled
+        raise failed.exceptions[0] from None
 
 
 async def _both_here(watched: Child, limit: float) -> bool:

@@ -34,6 +34,7 @@ __all__ = [
     "offered",
     "pupil",
     "recall",
+    "restarted",
 ]
 
 DOMAIN: Final = "banking"
@@ -185,8 +186,14 @@ async def first_questions(
     one.after, rows = await recall(node.client, test, one.stored)
     one.routed = made_by(rows, card.digest)
     one.named, _ = await recall(node.client, test, one.stored, f"{LEARNER}/{card.name}")
-    one.restarted = tuple(
-        name for name, pid in node.processes().items() if one.processes.get(name) != pid
+    one.restarted = restarted(node, one)
+
+
+def restarted(node: Node, one: Pupil) -> tuple[str, ...]:
+    """The processes of a node that are not those which it had at first."""
+    now = node.processes()
+    return tuple(
+        name for name in {**one.processes, **now} if one.processes.get(name) != now.get(name)
     )
 
 

@@ -16,10 +16,12 @@ from benchmarks.nodes.lesson import (
     first_questions,
     follow_offers,
     learn,
+    made_by,
     matching,
     offered,
     pupil,
     recall,
+    restarted,
 )
 from benchmarks.nodes.orphans import Orphan, killed
 from benchmarks.nodes.sites import Node, Site, lend_background, opened, prepare
@@ -60,7 +62,11 @@ class Federation:
     """Test queries for which the skill is the best answer."""
     learner: float = 0.0
     """Recall@1 of the learner itself, route auto, after it has learned."""
+    routed: float = 0.0
+    """Share of the test queries that the learner itself answers with it."""
     digest: str = ""
+    restarted: tuple[str, ...] = ()
+    """Processes of the learner's that are not those of before."""
     pupils: list[Pupil] = field(default_factory=list)
     orphans: list[Orphan] = field(default_factory=list)
 
@@ -94,6 +100,8 @@ async def federation(count: int, data: DataSet, plan: Plan, say: Say) -> Federat
                 at = await offered(seen, node, card)
                 one.offered_s = None if at is None else max(0.0, at - installed)
         found.learner, rows = await recall(learner.client, test, teacher.stored)
+        found.restarted = restarted(learner, teacher)
+        found.routed = made_by(rows, card.digest)
         texts = [test.texts[place] for place in matching(rows, card.digest)]
         found.matching = len(texts)
         if not texts:

@@ -25,6 +25,8 @@ __all__ = ["LEARNER", "SETTINGS", "Node", "Site", "lend_background", "names", "o
 LEARNER: Final = "learner"
 COMMANDS: Final = "services.federation.commands"
 BACKGROUND: Final = "background-*.npy"
+BORROWED: Final = 180.0
+"""Seconds for which the learner's factory is waited for; the others start meanwhile no sooner."""
 START: Final = 90.0
 """Seconds until what a process should say after its start has been said."""
 
@@ -145,7 +147,7 @@ async def lend_background(giver: Site, others: Sequence[Site]) -> None:
     """Give what the first factory embeds at its start to the others: it is the same everywhere."""
     folder = giver.state / "factory"
     with contextlib.suppress(TimeoutError):  # then each does it by itself
-        async with asyncio.timeout(START):
+        async with asyncio.timeout(BORROWED):
             while not (found := list(folder.glob(BACKGROUND))):  # noqa: ASYNC110  (a file's name)
                 await asyncio.sleep(0.2)
             for site in others:

@@ -20,7 +20,7 @@ __all__ = ["as_json", "missed", "show_federation", "show_flapping", "show_transf
 
 def missed(found: Federation) -> list[str]:
     """What a federation should have done and did not, a sentence each."""
-    told = []
+    told = [f"the learner restarted {', '.join(found.restarted)}"] if found.restarted else []
     for one in found.pupils:
         if one.offered_s is None:
             told.append(f"{one.name} never heard of the skill")
@@ -116,7 +116,8 @@ def _title(found: Federation) -> str:
     return (
         f"{found.nodes} nodes, ready after {found.ready_s:.0f} s; the learner made {found.card} "
         f"({found.card_bytes:,} bytes) in {found.learned_s:.0f} s and has recall@1 "
-        f"{found.learner:.3f}; {found.matching} test queries need it"
+        f"{found.learner:.3f}, {found.routed:.0%} of its queries answered with it; there are "
+        f"{found.matching} for which a claim is heeded"
     )
 
 

@@ -28,6 +28,9 @@ LONGEST: Final = 400.0
 RATE: Final = 400_000
 """Bytes a second of a transfer that is cut: there is time to cut it."""
 
+CUT_BYTES: Final = 2 << 20
+"""Of the card that is cut: some frames."""
+
 AGAIN: Final = 0.5
 """Part of a card that may travel once more where a transfer was resumed."""
 
@@ -162,14 +165,14 @@ async def transfers(
     say: Say,
 ) -> Transfers:
     """Each size so often over a network that loses and delays at both ends; then the cuts, in
-    seconds, of the largest on a network that does neither."""
+    seconds, on a network that does neither."""
     found = Transfers(loss=loss, delay_ms=delay_ms)
     with tempfile.TemporaryDirectory(prefix="consonance-") as folder, Network(2) as network:
-        ends = Ends(network, Path(folder), sizes)
+        ends = Ends(network, Path(folder), [*sizes, CUT_BYTES])
         for node in network.nodes:
             found.means = network.netem(node, loss=loss, delay_ms=delay_ms)
         async with ends.open() as receiver:
-            for digest, size in ends.cards:
+            for digest, size in ends.cards[:-1]:
                 for number in range(repeats):
                     say(f"{size:,} bytes over {loss:g} % loss, {delay_ms:g} ms: {number + 1}")
                     found.each.append(await ends.fetch(receiver, digest, size))
@@ -178,13 +181,14 @@ async def transfers(
         for seconds in cuts:
             say(f"the cable pulled for {seconds:g} s in mid-transfer")
             async with ends.open(RATE) as receiver:
-                found.cuts.append(await cut_in_transfer(ends, receiver, seconds))
+                found.cuts.append(await cut_in_transfer(ends, receiver, *ends.cards[-1], seconds))
     return found
 
 
-async def cut_in_transfer(ends: Ends, receiver: Child, seconds: float) -> Cut:
-    """Pull the sender's cable when about a third of the largest card is there."""
-    digest, size = max(ends.cards, key=lambda card: card[1])
+async def cut_in_transfer(
+    ends: Ends, receiver: Child, digest: str, size: int, seconds: float
+) -> Cut:
+    """Pull the sender's cable when about a third of the card is there."""
     before = _heard(receiver)
     task = asyncio.create_task(ends.fetch(receiver, digest, size))
     try:
@@ -210,8 +214,9 @@ def _transfer(found: dict[str, Any], size: int, wire: int) -> Transfer:
 
 def _card(name: str, size: int) -> LoRACard:
     """A card of about so many bytes, of random values."""
-    random, width = np.random.default_rng(len(name)), 384
+    width = 384
     rank = max(1, size // (2 * 4 * width))
+    random = np.random.default_rng(rank)
     a = random.normal(size=(width, rank)).astype(np.float32)
     adapter = Adapter(a=a, b=a.T.copy(), rank=rank, alpha=float(rank))
     model = BaseModel("made for a benchmark", "0" * 64)

@@ -54,7 +54,13 @@ def federation() -> Federation:
     refused = Refusal(0.01, "unknown_skill")
     orphan = Orphan("node1", [WITH] * 4, 3.0, [WITH] * 2, [WITH] * 2, [refused] * 2, 0.7, 0.9)
     return Federation(
-        2, 20.0, 8.0, "banking@2", 400_000, 90, 0.71, SKILL, pupils=[pupil], orphans=[orphan]
+        nodes=2,
+        card="banking@2",
+        card_bytes=400_000,
+        matching=90,
+        digest=SKILL,
+        pupils=[pupil],
+        orphans=[orphan],
     )
 
 

@@ -21,7 +21,7 @@ async def test_a_card_comes_whole_although_its_cable_is_pulled_meanwhile(tmp_pat
         ends = Ends(network, tmp_path, [64 << 10, MEBIBYTE])
         async with ends.open(rate=MEBIBYTE) as receiver:
             small = await ends.fetch(receiver, *ends.cards[0])
-            cut = await cut_in_transfer(ends, receiver, 0.5)
+            cut = await cut_in_transfer(ends, receiver, *ends.cards[1], 0.5)
             absent = await ends.fetch(receiver, "sha256:" + "0" * 64, 1)
 
     _holds(small, cut, absent)
