@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.kit.feedback import feedback_events, publish_all
 from benchmarks.kit.fleet import FleetFailed
-from benchmarks.kit.loop import Loop
+from benchmarks.kit.loop import Loop, Version
 from benchmarks.kit.measure import Floats, figures, ranks_of
 from benchmarks.learning.data import DataSet, Queries
 from benchmarks.nodes.sites import LEARNER, Node
@@ -99,10 +99,8 @@ async def recall(
     return figures(ranks_of(found.vectors, stored, np.array(test.own))).recall, found.rows
 
 
-async def learn(
-    node: Node, data: DataSet, given: Queries, stored: Floats, limit: float
-) -> SkillCard:
-    """Give the learner this feedback, and wait for its verdict; the card that passed the gate.
+async def learn(node: Node, data: DataSet, given: Queries, stored: Floats, limit: float) -> Version:
+    """Give the learner this feedback, and wait for its verdict; the version that passed the gate.
 
     Raises `FleetFailed` where none did, or none within `limit` seconds.
     """
@@ -126,7 +124,7 @@ async def learn(
     if not loop.versions:
         why = "; ".join(it.reason for it in loop.refusals) or "nothing was to be learned"
         raise FleetFailed(f"the learner learned nothing that passes the gate: {why}")
-    return loop.versions[-1].card
+    return loop.versions[-1]
 
 
 @contextlib.asynccontextmanager

@@ -91,14 +91,13 @@ async def federation(count: int, data: DataSet, plan: Plan, say: Say) -> Federat
         async with follow_offers(others) as seen:
             say(f"{count} nodes: learning from {plan.feedback} pieces")
             began = time.monotonic()
-            card = await learn(learner, data, given, teacher.stored, plan.limit)
-            installed = time.monotonic()
-            found.learned_s = installed - began
+            version = await learn(learner, data, given, teacher.stored, plan.limit)
+            card, found.learned_s = version.card, version.installed - began
             found.card, found.card_bytes = f"{card.name}@{card.version}", card.bytes
             found.digest = card.digest
             for node, one in zip(others, pupils, strict=True):
                 at = await offered(seen, node, card)
-                one.offered_s = None if at is None else max(0.0, at - installed)
+                one.offered_s = None if at is None else max(0.0, at - version.installed)
         found.learner, rows = await recall(learner.client, test, teacher.stored)
         found.restarted = restarted(learner, teacher)
         found.routed = made_by(rows, card.digest)
