@@ -153,7 +153,7 @@ class DissonanceMonitor(Service):
             self._embedder.passages(text for piece in pieces for text in piece.texts),
         )
         by_domain: dict[str, list[tuple[Piece, Served, float | None]]] = {}
-        places = self._skills.nearest(np.stack([one.base for one in served]))
+        places = await self._skills.nearest(np.stack([one.base for one in served]))
         for piece, one, nearest in zip(pieces, served, places, strict=True):
             domain = piece.domain or nearest.domain or GENERAL
             by_domain.setdefault(domain, []).append((piece, one, nearest.novelty))

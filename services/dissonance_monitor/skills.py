@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import NamedTuple
 
@@ -42,35 +43,40 @@ class Skills:
         self._floor = floor
         self._cards: dict[str, SkillCard] = {}  # by digest, in the order in which they came
         self._index: SkillIndex | None = None
+        self._waiting: dict[str, SkillCard] = {}
+        """Those that are not in the index yet."""
         self._named: Vector | None = None
         """(p, dim) prototypes of this node's own cards for named use only; None: to be found."""
 
     def learn(self, card: SkillCard) -> None:
         """A version was installed."""
-        self._cards[card.digest] = card
+        self._cards[card.digest] = self._waiting[card.digest] = card
         self._named = None
-        if self._index is not None:
-            _install(self._index, card)
 
     def forget(self, digest: str) -> None:
         """A version was retired; the one before it counts again."""
+        self._cards.pop(digest, None)
+        self._waiting.pop(digest, None)
         self._named = None
-        if self._cards.pop(digest, None) is not None and self._index is not None:
+        if self._index is not None:
             self._index.remove(digest)
 
-    def nearest(self, vectors: Vector) -> list[Nearest]:
+    async def nearest(self, vectors: Vector) -> list[Nearest]:
         """Where each base vector (n, dim) of a query lies."""
         dim = vectors.shape[1]
-        if self._index is None or self._index.dim != dim:
-            self._index, self._named = SkillIndex(dim, self._floor), None
-            for card in self._cards.values():
-                _install(self._index, card)
+        index = self._index
+        if index is None or index.dim != dim:
+            index = self._index = SkillIndex(dim, self._floor)
+            self._waiting, self._named = dict(self._cards), None
+        while self._waiting:
+            _install(index, self._waiting.pop(next(iter(self._waiting))))
+            await asyncio.sleep(0)  # one of another author's is compared with all that are there
         if self._named is None:
             self._named = self._for_named_use(dim)
-        best = self._index.scores("query", vectors)
+        best = index.scores("query", vectors)
         if len(self._named):
             best = np.maximum(best, (normalize(vectors) @ self._named.T).max(axis=1))
-        skills = self._index.nearest("query", vectors)
+        skills = index.nearest("query", vectors)
         return [
             Nearest(float(score) if score > -1 else None, None if skill is None else skill.name)
             for score, skill in zip(best, skills, strict=True)

@@ -8,7 +8,7 @@ the one before, or than no card at all, is retired on this node.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -143,13 +143,14 @@ class Shadow:
             return version.card.threshold is not None
         return version.ours or (before is not None and before.ours)
 
-    def _as_routed(self, card: SkillCard, dim: int) -> SkillCard:
+    async def _as_routed(self, card: SkillCard, dim: int) -> SkillCard:
         """The card with the threshold that the router believes while its name means this card."""
         if card.signer is None or card.threshold is None:
             return card
         cards = [it.card for it in self._versions.in_service()]
-        beside = (it for it in cards if it.name != card.name or it.digest == card.digest)
-        least = claims(beside, dim, self._floor).get(card.digest, 1.0)
+        beside = [it for it in cards if it.name != card.name or it.digest == card.digest]
+        found = await asyncio.to_thread(claims, beside, dim, self._floor)
+        least = found.get(card.digest, 1.0)
         return msgspec.structs.replace(card, threshold=max(card.threshold, least))
 
 
@@ -161,14 +162,14 @@ async def compare(
     *,
     seed: int = 0,
     confidence: float = 1.0 - FALSE_RATE,
-    as_routed: Callable[[SkillCard, int], SkillCard] = lambda card, dim: card,
+    as_routed: Callable[[SkillCard, int], Awaitable[SkillCard]] | None = None,
 ) -> Verdict:
     """The gate's verdict on the version before (None: the base model) as challenger of the present.
 
     Both count as routed, as in the gate: a query that a card's threshold would not give it stays
     with the base model. Accepted means that the present one is significantly worse. The candidates
     are the passages of these pieces. `as_routed(card, dim)`: the card with the threshold that is
-    believed.
+    believed; its own where None.
     Raises `EncodeFailedError` (`unknown_skill` where a version is gone), `bus.RequestTimeout`,
     `lora.training.errors.TrainingError` where nothing can be compared.
     """
@@ -184,8 +185,8 @@ async def compare(
         if card is None:
             return base
         found = await client.encode(queries, role="query", route="named", skills=[card.digest])
-        routed = _routed(as_routed(card, base.shape[1]), base)
-        return np.where(routed[:, None], found.vectors, base)
+        believed = card if as_routed is None else await as_routed(card, base.shape[1])
+        return np.where(_routed(believed, base)[:, None], found.vectors, base)
 
     now, then = await served(present), await served(before)
 

@@ -335,9 +335,12 @@ async def test_a_list_of_skills_in_several_parts_is_known_whole(tmp_path: Path) 
         on.fleet.listed = [described(card("bird songs")), described(SkillCard(**other))]
         async with on.service(DissonanceMonitor, NAME) as monitor:
 
-            def domain(text: str) -> str | None:
-                (found,) = monitor._skills.nearest(vector(text)[None])
+            async def domain(text: str) -> str | None:
+                (found,) = await monitor._skills.nearest(vector(text)[None])
                 return found.domain
 
-            await until(lambda: domain("owls hunt") == "owls")
-            assert domain("bird songs") == "birds"
+            async def known() -> bool:
+                return await domain("owls hunt") == "owls"
+
+            await until(known)
+            assert await domain("bird songs") == "birds"

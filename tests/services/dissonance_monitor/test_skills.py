@@ -33,42 +33,42 @@ def skills(*cards: SkillCard) -> Skills:
     return made
 
 
-def near(known: Skills, text: str) -> Nearest:
-    (found,) = known.nearest(vector(text)[None])
+async def near(known: Skills, text: str) -> Nearest:
+    (found,) = await known.nearest(vector(text)[None])
     return found
 
 
-def test_our_own_version_counts_whatever_number_another_author_has_reached() -> None:
+async def test_our_own_version_counts_whatever_number_another_author_has_reached() -> None:
     known = skills(card("bird nest"), card("tax form", "2", version=9, signer=ANNE))
-    assert near(known, "bird nest").domain == "birds"
-    assert near(known, "tax form").domain is None
+    assert (await near(known, "bird nest")).domain == "birds"
+    assert (await near(known, "tax form")).domain is None
     known.forget("sha256:" + "1" * 64)
-    assert near(known, "tax form").domain == "birds", "nothing of ours is left"
-    assert near(known, "bird nest").domain is None
+    assert (await near(known, "tax form")).domain == "birds", "nothing of ours is left"
+    assert (await near(known, "bird nest")).domain is None
 
 
-def test_of_several_others_the_one_made_last_counts() -> None:
+async def test_of_several_others_the_one_made_last_counts() -> None:
     early, late = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
     known = skills(
         card("tax form", "2", version=9, signer=ANNE, created=early),
         card("bird nest", "3", version=1, signer=BERT, created=late),
     )
-    assert near(known, "bird nest").domain == "birds"
-    assert near(known, "tax form").domain is None
+    assert (await near(known, "bird nest")).domain == "birds"
+    assert (await near(known, "tax form")).domain is None
 
 
 @pytest.mark.parametrize(("signer", "domain"), [(None, "birds"), (ANNE, None)])
-def test_a_threshold_of_another_author_is_not_believed_below_the_floor(
+async def test_a_threshold_of_another_author_is_not_believed_below_the_floor(
     signer: str | None, domain: str | None
 ) -> None:
     """Given a card that claims every query there is."""
     known = skills(card("bird nest", threshold=-1.0, signer=signer))
-    assert near(known, "tax form").domain == domain
-    assert near(known, "bird nest").domain == "birds"
+    assert (await near(known, "tax form")).domain == domain
+    assert (await near(known, "bird nest")).domain == "birds"
 
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])
-def test_what_would_steal_from_ours_is_given_nothing_and_makes_nothing_less_novel(
+async def test_what_would_steal_from_ours_is_given_nothing_and_makes_nothing_less_novel(
     first: str,
 ) -> None:
     """Given another author's card with a prototype of ours, and one far from all of ours."""
@@ -77,20 +77,20 @@ def test_what_would_steal_from_ours_is_given_nothing_and_makes_nothing_less_nove
     theirs = card("", "2", threshold=0.0, name="all", signer=ANNE)
     theirs = msgspec.structs.replace(theirs, prototypes=base64.b64encode(points.tobytes()).decode())
     known = skills(*((ours, theirs) if first == "ours" else (theirs, ours)))
-    assert near(known, "bird nest").domain == "birds"
-    told = near(known, "tax form")
+    assert (await near(known, "bird nest")).domain == "birds"
+    told = await near(known, "tax form")
     assert told.domain is None
     assert told.novelty is not None
     assert told.novelty < 0.6
     known.forget(ours.digest)
-    assert near(known, "tax form").domain == "all"
+    assert (await near(known, "tax form")).domain == "all"
 
 
-def test_only_our_own_cards_for_named_use_make_a_query_less_novel() -> None:
-    ours = near(skills(card("bird nest", threshold=None)), "bird nest")
+async def test_only_our_own_cards_for_named_use_make_a_query_less_novel() -> None:
+    ours = await near(skills(card("bird nest", threshold=None)), "bird nest")
     assert ours.domain is None
     assert ours.novelty == pytest.approx(1.0)
-    theirs = near(skills(card("bird nest", threshold=None, signer=ANNE)), "bird nest")
+    theirs = await near(skills(card("bird nest", threshold=None, signer=ANNE)), "bird nest")
     assert theirs == Nearest(None, None)
 
 
@@ -107,6 +107,10 @@ async def test_feedback_is_given_to_the_skill_that_the_router_would_choose(tmp_p
         judged = {data.query: data.domain for data in await on.until(2, FeedbackJudged)}
         retired = SkillRetired(name="birds", version=1, digest=theirs.digest, reason="worse")
         await on.bus.publish(Event(data=retired, source="/m/1"))
-        await until(lambda: near(monitor._skills, "bird nest") == Nearest(None, None))
+
+        async def gone() -> bool:
+            return await near(monitor._skills, "bird nest") == Nearest(None, None)
+
+        await until(gone)
 
     assert judged == {"bird nest": "birds", "tax return": "general"}
