@@ -11,8 +11,8 @@ from benchmarks.week.run import Week
 
 __all__ = ["draw"]
 
-WIDTH, HEIGHT = 980, 600
-LEFT, RIGHT = 70, 150
+WIDTH, HEIGHT = 1000, 600
+LEFT, RIGHT = 70, 170
 TOP, BOTTOM = 86, 390
 LANES = (432, 468, 504, 548)
 INK, SOFT, LINE, BASE, GAIN, BAD = "#1c2330", "#667085", "#e3e7ee", "#98a2b3", "#0b7a75", "#c2410c"
