@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -113,7 +114,8 @@ def _all_trials(
     for name in THREAD_VARIABLES:
         os.environ[name] = "1"
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(seeds)), mp_context=fresh) as pool:
+    count = min(jobs, len(seeds))
+    with ProcessPoolExecutor(count, mp_context=fresh, initializer=_die_with_parent) as pool:
         try:
             asked = [pool.submit(one_seed, folder, conditions, seed, feedback) for seed in seeds]
             for done in as_completed(asked):
@@ -121,6 +123,18 @@ def _all_trials(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _die_with_parent() -> None:
+    """In a worker: who is killed leaves nobody who computes on for nothing."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _line(some: Sequence[Trial]) -> str:
