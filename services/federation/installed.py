@@ -40,6 +40,10 @@ class Installed:
         """Whether it is not here, and not because it was retired or rejected: it would be again."""
         return not any(digest in known for known in (self._cards, self._retired, self._rejected))
 
+    def has(self, digest: str) -> bool:
+        """Whether it serves here."""
+        return digest in self._cards
+
     def rejection(self, digest: str) -> str | None:
         """Why the manager did not take it, the last time that it was fetched."""
         return self._rejected.get(digest)

@@ -47,6 +47,9 @@ PAUSE: Final = 300.0
 CALM: Final = 1.0
 """Seconds at least between two repetitions of all offers."""
 
+LISTED: Final = 10.0
+"""Seconds for which offers wait until the manager has told what is here already."""
+
 PATIENCE: Final = 30.0
 """Seconds for which a card is asked for again of peers that are busy."""
 
@@ -87,6 +90,7 @@ class FederationService(Service):
         """Bytes of the cards that were fetched and that the manager has not judged yet."""
         self._put_off: dict[str, float] = {}
         self._repeat_now = asyncio.Event()
+        self._told_what_is_here = asyncio.Event()
         self._leaving = False
         self._manager: int | None = None
 
@@ -174,6 +178,8 @@ class FederationService(Service):
         if self._installed is not None:
             self._installed.listed(event.data.cards)
             self._count()
+            if event.data.part + 1 >= event.data.parts:
+                self._told_what_is_here.set()
 
     async def _skill(self, event: Event[Any]) -> None:
         if self._installed is None:
@@ -211,16 +217,24 @@ class FederationService(Service):
         if self._offers is None:
             return
         verdict = await asyncio.to_thread(self._offers.judge, peer, cards)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LISTED):
+                await self._told_what_is_here.wait()
         await self._refuse(self._offers.heed(verdict))
         await self._offer(self._offers.by(peer))
 
     async def _refuse(self, refusals: tuple[Refusal, ...]) -> None:
         for peer, card, error in refusals:
-            await self._reject(card, peer, error)
+            if self._offers is None or not self._offers.of(card.digest):
+                await self._reject(card, peer, error)
+            else:  # another peer's is believed, and may be on its way
+                self.log.warning("offer refused", peer=peer, skill=card.name, why=str(error))
 
     async def _reject(self, card: SkillCard, peer: str, error: CardRefused) -> None:
         self.counters["refused"] += 1
         self.log.warning("card refused", peer=peer, skill=card.name, why=str(error))
+        if self._installed is not None and self._installed.has(card.digest):
+            return  # of a card that serves here nobody else's copy says anything
         reason = f"offered by {peer}: {error}"
         await self._tell(SkillRejected(name=card.name, digest=card.digest, reason=reason))
 

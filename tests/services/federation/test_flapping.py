@@ -39,6 +39,7 @@ async def test_a_peer_that_comes_and_goes_leaks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CALM", 0.01)
+    monkeypatch.setattr(module, "LISTED", 0.0)  # there is no manager
     monkeypatch.setattr(peers, "CALM", 0.01)
     monkeypatch.setattr(peers, "GONE", 1)
     monkeypatch.setattr(peers, "LONGEST", 0.02)

@@ -131,6 +131,7 @@ async def world(
     server: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[World]:
     monkeypatch.setattr(module, "CALM", 0.01)
+    monkeypatch.setattr(module, "LISTED", 0.0)  # there is no manager
     monkeypatch.setattr(peers, "CALM", 0.01)
     server.reset()
     world = World(tmp_path, server)
@@ -213,6 +214,27 @@ async def test_what_is_refused_is_rejected_once_with_its_reason(
     await until(lambda: len(world.fetched()) == 2, "and the next")
     assert len(world.ear.of(SkillRejected)) == 1
     assert bad.digest not in {digest for digest, _ in world.stage.asked}
+
+
+async def test_of_a_card_that_serves_here_a_forged_copy_says_nothing(world: World) -> None:
+    """`skill.rejected` has others forget the card of that digest."""
+    mine, theirs, wanted = (card_of(seed, f"card-{seed}") for seed in range(3))
+    await world.start()
+    await world.ear.first(PeerJoined)
+    for card in (mine, theirs):
+        await world.say(SkillInstalled(card=card, peer="stage"))
+    await until(lambda: world.service.counters["serving"] == 2, "they are served")
+    world.stage.offer(wanted, b"")
+    await world.discovered(wanted)
+    world.stage.cards.clear()
+    for card in (mine, theirs):
+        world.stage.offer(msgspec.structs.replace(card, signature=None), b"")
+    last = world.offer(9, "last", signer=None)
+    world.stage.offer(msgspec.structs.replace(last, signer=None), b"")
+    rejected = await world.ear.first(SkillRejected)
+    assert rejected.data.digest == last.digest
+    assert world.service.counters["refused"] == 3
+    assert len(world.ear.of(SkillRejected)) == 1
 
 
 async def test_an_edit_of_the_trust_list_counts_without_a_restart(world: World) -> None:
