@@ -30,7 +30,6 @@ from services.federation.protocol import FRAME, SKILLS, Endpoint
 from services.federation.server import LoRAFlightServer
 from tests.services.federation.nodes import (
     AUTHOR,
-    Stage,
     client_of,
     honest,
     noise,
@@ -301,7 +300,6 @@ def test_a_peer_without_the_right_certificate_is_not_believed(
         options["tls_certificates"] = [(made.certificate, made.key)]
     client = client_of(tmp_path, credentials=world.load("alice", "alice"))
     with staged(node="bob", **options) as stage:
-        assert isinstance(stage, Stage)
         stage.offer(CARD, DATA)
         with pytest.raises(PeerError) as refused:
             client.add_peer("bob", Endpoint("127.0.0.1", stage.port, True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.federation.errors import CardRefused, Untrusted
 from services.federation.limits import Ration
 from services.federation.offers import TOLD_EACH, Offers
-from tests.services.federation.nodes import AUTHOR, described, noise, signed
+from tests.services.federation.nodes import described, noise, signed
 
 GOOD, OTHER = signed(noise(10, 1)), signed(noise(10, 2), "other")
 BAD = described(noise(10, 3), "bad")
@@ -82,4 +82,3 @@ def test_of_very_many_refusals_some_are_told() -> None:
     assert offers.all() == ()
     now[0] = 3600.0
     assert flood("a", 2000) == TOLD_EACH
-    assert AUTHOR.public
