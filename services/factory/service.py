@@ -205,7 +205,9 @@ class SkillFactory(Service):
 
     async def _list(self, event: Event[SkillListed]) -> None:
         for card in event.data.cards:
-            self._versions.learn(card, time.time())
+            # What a peer sent in vain takes no number, whoever it says has made it.
+            if card.state != "rejected" or card.peer is None:
+                self._versions.learn(card, time.time())
             if card.state not in ("installed", "kept"):
                 self._versions.forget(card.name, card.digest)
 

@@ -15,13 +15,14 @@ from lora.card import BaseModel, LoRACard
 from lora.model import DEFAULT_ID, DEFAULT_SHA256
 from lora.store import CardStore
 from lora.training.champion import identity_head
-from schemas import Event, SkillCard, SkillInstalled, SkillPublished, SkillRetire
+from schemas import BaseModelRef, Event, SkillCard, SkillInstalled, SkillPublished, SkillRetire
 from services.factory import versions
 from services.factory.versions import VersionStore
 from services.runtime.cards import describe
 from services.runtime.skill_index import claims
 from services.runtime.store import open_store
 from tests.services.factory.fakes import DIM, Bend, Stage, stage, until, vector
+from tests.services.factory.fakes import described as described_as
 from tests.services.factory.plans import NAME, Plan, settings, task
 from tests.services.factory.test_service import later_feedback
 from tests.services.factory.test_shadow import Watched, same, worse
@@ -245,6 +246,16 @@ async def test_a_card_of_ours_must_beat_theirs_and_then_counts_by_itself(tmp_pat
     assert [entry["folds"] is None for entry in plan.log] == [True, True, False]
     assert (first.card.version, second.card.version) == (1, 2)
     assert second.card.parents == (first.card.digest,)
+
+
+async def test_what_a_peer_sent_in_vain_takes_no_number(tmp_path: Path) -> None:
+    """Given cards out of service that name no author: one from a peer, one of this node."""
+    refused = version(1_000_000, base_model=BaseModelRef(id=DEFAULT_ID, sha256=DEFAULT_SHA256))
+    sent = msgspec.structs.replace(described_as(refused, "rejected"), peer="london")
+    async with stage(tmp_path) as on:
+        on.fleet.listed = [sent, described_as(version(3), "retired")]
+        async with on.service(Plan(tmp_path).factory, NAME) as factory:
+            await until(lambda: factory._versions.next_number("birds") == 4)
 
 
 async def test_neighbours_are_those_that_names_mean_with_what_the_router_believes_of_them(
