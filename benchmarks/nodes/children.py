@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -37,10 +38,15 @@ class Child:
             node, [sys.executable, "-m", module, *(str(word) for word in words)]
         )
         self._process: asyncio.subprocess.Process | None = None
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `aclose`)
         self.told: dict[str, Any] = {}
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -53,7 +59,7 @@ class Child:
             cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=self._complaints,
             env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
             start_new_session=True,  # it does not hear the terminal's Ctrl-C
         )
@@ -85,6 +91,7 @@ class Child:
 
     async def aclose(self) -> None:
         """Let it end, and kill it where it does not."""
+        self._complaints.close()
         process, self._process = self._process, None
         if process is None:
             return
@@ -102,6 +109,12 @@ class Child:
             raise ChildFailed(f"{self._module} does not run")
         return self._process
 
+    def _last(self) -> str:
+        """The last line of its complaints."""
+        self._complaints.seek(0)
+        lines = self._complaints.read().decode("utf-8", "replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+
     async def _answer(self, seconds: float) -> dict[str, Any]:
         process = self._alive()
         assert process.stdout is not None  # noqa: S101  (a pipe was asked for)
@@ -111,7 +124,7 @@ class Child:
         except TimeoutError:
             raise ChildFailed(f"{self._module} did not answer within {seconds:.0f} s") from None
         if not line:
-            raise ChildFailed(f"{self._module} ended by itself")
+            raise ChildFailed(f"{self._module} ended by itself and said {self._last()}")
         found: dict[str, Any] = json.loads(line)
         return found
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from benchmarks.kit.namespaces import Network, unavailable
+from benchmarks.nodes.children import Child, ChildFailed
 from benchmarks.nodes.transfers import Cut, Ends, Transfer, Transfers, cut_in_transfer, faults
 
 MEBIBYTE = 1 << 20
@@ -35,3 +37,18 @@ def _holds(small: Transfer, cut: Cut, absent: Transfer) -> None:
     assert cut.resumed
     assert str(absent.error).startswith("NotOffered: ")
     assert faults(Transfers(each=[small, absent], cuts=[cut])) == []
+
+
+async def test_a_child_that_ends_says_why(tmp_path: Path) -> None:
+    child = Child(_Here(), 0, "benchmarks.nodes.sender", tmp_path, "sender", "192.0.2.1", "0", "0")
+
+    with pytest.raises(ChildFailed, match="without certificates only a loopback address is bound"):
+        async with child:
+            pass
+
+
+class _Here(Network):
+    """No network at all: what is run is run here."""
+
+    def command(self, node: int, words: Sequence[str]) -> tuple[str, ...]:
+        return tuple(words)
