@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+import msgspec
 import structlog
 
 from lora.card import LoRACard, LoRAFormat
@@ -34,7 +35,8 @@ T = TypeVar("T")
 class FederationNode:
     """Serves the cards of `folder/cards` to peers and fetches theirs. Blocking; close it.
 
-    Its key, its trust list and its certificates lie in `folder/keys`, as a fleet's do.
+    Its key, its trust list and its certificates lie in `folder/keys`, as a fleet's do. What it
+    fetched it passes on under its author's signature.
     """
 
     def __init__(
@@ -85,8 +87,9 @@ class FederationNode:
             log=self._log,
         )
         self.gateway, self._offers = gateway, Offers(gateway.client.refusal)
+        self._foreign.mkdir(mode=0o700, parents=True, exist_ok=True)
         for digest in self.store.digests():
-            self.share(self.store.open(digest))
+            self._serve_again(digest)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._turn, args=(self._loop,), name="federation")
         self._thread.daemon = True
@@ -123,6 +126,7 @@ class FederationNode:
                 if isinstance(error, CardError):
                     self.store.delete(card.digest)
                 continue
+            self._description(card.digest).write_bytes(msgspec.json.encode(card))
             gateway.catalogue.put(card, self.store.path(card.digest))
         return tuple(found)
 
@@ -152,6 +156,26 @@ class FederationNode:
         """It answers no more."""
         if self._offers is not None:
             self._offers.remove(peer)
+
+    def _serve_again(self, digest: str) -> None:
+        """A card that was here before the start: its author's, or else this node's own."""
+        try:
+            card = msgspec.json.decode(self._description(digest).read_bytes(), type=SkillCard)
+        except FileNotFoundError:
+            self.share(self.store.open(digest))
+            return
+        except msgspec.MsgspecError as error:
+            self._log.warning("card not served", digest=digest, why=str(error))
+            return
+        self._started().catalogue.put(card, self.store.path(digest))
+
+    @property
+    def _foreign(self) -> Path:
+        """Descriptions of fetched cards, with their authors' signatures."""
+        return self.folder / "federation" / "foreign"
+
+    def _description(self, digest: str) -> Path:
+        return self._foreign / f"{digest.removeprefix('sha256:')}.json"
 
     @staticmethod
     def _turn(loop: asyncio.AbstractEventLoop) -> None:

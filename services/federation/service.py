@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Final
 
 from bus import BusError
@@ -29,8 +27,8 @@ from schemas import (
     SkillUnavailable,
     SkillWanted,
 )
-from services.federation.client import Fetched
-from services.federation.errors import CardRefused, FederationError, NotOffered, PeerBusy
+from services.federation.errors import CardRefused, FederationError
+from services.federation.fetching import Fetching
 from services.federation.gateway import Gateway
 from services.federation.installed import Installed
 from services.federation.offers import Offers, Refusal
@@ -41,17 +39,11 @@ __all__ = ["FederationService"]
 RETRY: Final = 30.0
 """Seconds until a node tries again to federate whose keys, port or certificates forbade it."""
 
-PAUSE: Final = 300.0
-"""Seconds until a card is fetched again by policy alone that could not be had."""
-
 CALM: Final = 1.0
 """Seconds at least between two repetitions of all offers."""
 
 LISTED: Final = 10.0
 """Seconds for which offers wait until the manager has told what is here already."""
-
-PATIENCE: Final = 30.0
-"""Seconds for which a card is asked for again of peers that are busy."""
 
 
 class FederationService(Service):
@@ -82,22 +74,15 @@ class FederationService(Service):
         self._installed: Installed | None = None
         self._offers: Offers | None = None
         self._trusted: tuple[Any, ...] = ()
-        self._threads = ThreadPoolExecutor(own.fetches, thread_name_prefix="fetch")
-        self._fetching: dict[str, asyncio.Task[None]] = {}
-        self._ahead: set[str] = set()
-        """Of these, who were wanted by policy alone."""
-        self._unjudged: dict[str, int] = {}
-        """Bytes of the cards that were fetched and that the manager has not judged yet."""
-        self._put_off: dict[str, float] = {}
+        self._fetching: Fetching | None = None
         self._repeat_now = asyncio.Event()
         self._told_what_is_here = asyncio.Event()
-        self._leaving = False
         self._manager: int | None = None
 
     @property
     def queue(self) -> int:
         """Cards that are being fetched."""
-        return len(self._fetching)
+        return 0 if self._fetching is None else len(self._fetching)
 
     async def setup(self) -> None:
         """Learn which model the fleet serves, join the federation, then listen."""
@@ -122,19 +107,15 @@ class FederationService(Service):
 
     async def drain(self) -> None:
         """Finish the transfers under way."""
-        self._leaving = True
-        await asyncio.gather(*self._fetching.values(), return_exceptions=True)
+        if self._fetching is not None:
+            await self._fetching.drain()
 
     async def aclose(self) -> None:
         """Leave the federation: peers hear a goodbye."""
-        self._leaving = True
-        fetching = tuple(self._fetching.values())
-        for task in fetching:
-            task.cancel()
-        await asyncio.gather(*fetching, return_exceptions=True)
+        if self._fetching is not None:
+            await self._fetching.aclose()
         if self._gateway is not None:
             await self._gateway.aclose()
-        self._threads.shutdown(wait=False, cancel_futures=True)
         await super().aclose()
 
     async def _join(self) -> None:
@@ -156,6 +137,9 @@ class FederationService(Service):
         self._gateway = gateway
         self._installed = Installed(gateway.catalogue, self.store, gateway.key, self.log)
         self._offers = Offers(gateway.client.refusal)
+        self._fetching = Fetching(
+            gateway, self._installed, self._offers, self.settings.federation, self, self.log
+        )
         self.counters["federating"] = 1
         self.counters["port"] = gateway.server.port
         await gateway.open()
@@ -182,21 +166,21 @@ class FederationService(Service):
                 self._told_what_is_here.set()
 
     async def _skill(self, event: Event[Any]) -> None:
-        if self._installed is None:
+        if self._installed is None or self._fetching is None:
             return
         if isinstance(event.data, SkillInstalled):
             self._installed.install(event.data.card)
-            self._unjudged.pop(event.data.card.digest, None)
+            self._fetching.judged(event.data.card.digest)
         else:
             self._installed.retire(event.data.digest)
-            self._unjudged.pop(event.data.digest, None)
+            self._fetching.judged(event.data.digest)
         self._count()
 
     async def _rejected(self, event: Event[SkillRejected]) -> None:
-        if event.source == self.source or self._installed is None:
+        if event.source == self.source or self._installed is None or self._fetching is None:
             return
         self._installed.reject(event.data.digest, event.data.reason)
-        self._unjudged.pop(event.data.digest, None)
+        self._fetching.judged(event.data.digest)
 
     # What peers offer -----------------------------------------------------------------------------
 
@@ -226,11 +210,12 @@ class FederationService(Service):
     async def _refuse(self, refusals: tuple[Refusal, ...]) -> None:
         for peer, card, error in refusals:
             if self._offers is None or not self._offers.of(card.digest):
-                await self._reject(card, peer, error)
+                await self.refused(card, peer, error)
             else:  # another peer's is believed, and may be on its way
                 self.log.warning("offer refused", peer=peer, skill=card.name, why=str(error))
 
-    async def _reject(self, card: SkillCard, peer: str, error: CardRefused) -> None:
+    async def refused(self, card: SkillCard, peer: str, error: CardRefused) -> None:
+        """A card that is not believed, when it was offered or when it came."""
         self.counters["refused"] += 1
         self.log.warning("card refused", peer=peer, skill=card.name, why=str(error))
         if self._installed is not None and self._installed.has(card.digest):
@@ -241,27 +226,9 @@ class FederationService(Service):
     async def _offer(self, offers: tuple[tuple[str, SkillCard], ...]) -> None:
         for peer, card in offers:
             await self._tell(SkillDiscovered(card=card, peer=peer))
-        self._fetch_ahead()
+        if self._fetching is not None:
+            self._fetching.ahead()
         self._count()
-
-    def _fetch_ahead(self) -> None:
-        """Fetch what the policy wants: with half of the transfers, others are waited for."""
-        most = max(1, self.settings.federation.fetches // 2)
-        for peer, card in () if self._offers is None else self._offers.all():
-            if self._leaving or len(self._ahead) >= most:
-                return
-            if card.digest not in self._fetching and self._wants(card):
-                self._ahead.add(card.digest)
-                self._fetch(card, peer, None)
-
-    def _wants(self, card: SkillCard) -> bool:
-        """Whether the policy has it fetched before anybody asks."""
-        policy, installed = self.settings.federation.prefetch, self._installed
-        if policy == "none" or installed is None or not installed.lacks(card.digest):
-            return False
-        if time.monotonic() < self._put_off.get(card.digest, 0.0):
-            return False
-        return policy == "all" or installed.outdated_by(card)
 
     async def _repeat(self) -> None:
         """Tell all offers again and again, for whoever starts later."""
@@ -285,8 +252,6 @@ class FederationService(Service):
             for peer, cards in self._offers.claimed():
                 verdict = await asyncio.to_thread(self._offers.judge, peer, cards)
                 await self._refuse(self._offers.heed_again(verdict))
-        now = time.monotonic()
-        self._put_off = {digest: at for digest, at in self._put_off.items() if now < at}
         await self._offer(self._offers.all())
 
     async def _list_requested(self, event: Event[SkillListRequested]) -> None:
@@ -299,92 +264,25 @@ class FederationService(Service):
         data = event.data
         rejection = None if self._installed is None else self._installed.rejection(data.digest)
         if rejection is not None:
-            await self._unavailable(data, f"it was rejected here: {rejection}", event)
+            await self.unavailable(data, f"it was rejected here: {rejection}", event)
             return
         offers = () if self._offers is None else self._offers.of(data.digest)
-        if not offers:
-            await self._unavailable(data, "no peer offers it now", event)
+        if not offers or self._fetching is None:
+            await self.unavailable(data, "no peer offers it now", event)
             return
         named = [offer for offer in offers if offer[0] == data.peer]
         peer, card = (named or list(offers))[0]
-        self._fetch(card, peer, event)
+        self._fetching.bring(card, peer, event)
 
-    def _fetch(self, card: SkillCard, peer: str, cause: Event[SkillWanted] | None) -> None:
-        if card.digest not in self._fetching:
-            task = asyncio.create_task(self._bring(card, peer, cause), name=f"fetch {card.name}")
-            self._fetching[card.digest] = task
-            task.add_done_callback(lambda _: self._fetched(card.digest))
-
-    def _fetched(self, digest: str) -> None:
-        self._fetching.pop(digest, None)
-        if digest in self._ahead:
-            self._ahead.discard(digest)
-            self._fetch_ahead()
-
-    async def _bring(self, card: SkillCard, peer: str, cause: Event[SkillWanted] | None) -> None:
-        wanted = SkillWanted(digest=card.digest, name=card.name, peer=peer)
-        try:
-            await self._brought(card, peer, cause)
-        except CardRefused as error:
-            self._put_off[card.digest] = time.monotonic() + PAUSE
-            await self._reject(card, peer, error)
-        except FederationError as error:
-            self._put_off[card.digest] = time.monotonic() + PAUSE
-            await self._unavailable(wanted, str(error), cause)
-        except Exception:
-            self.log.exception("card not fetched", skill=card.name, peer=peer)
-            await self._unavailable(wanted, "the gateway failed; its log says how", cause)
-
-    async def _brought(self, card: SkillCard, peer: str, cause: Event[SkillWanted] | None) -> None:
-        gateway, installed = self._gateway, self._installed
-        if gateway is None or installed is None:
-            raise NotOffered("this node does not federate now")
-        budget = self.settings.federation.disk_budget
-        taken = installed.foreign_bytes() + sum(
-            size for digest, size in self._unjudged.items() if digest != card.digest
-        )
-        if card.signer != gateway.key.public and taken + card.bytes > budget:
-            raise FederationError(
-                f"cards of other authors take {taken} bytes, with its {card.bytes} that were "
-                f"more than the {budget} of federation.disk_budget"
-            )
-        self._unjudged[card.digest] = card.bytes
-        try:
-            fetched = await self._had(gateway, card)
-        except BaseException:
-            self._unjudged.pop(card.digest, None)
-            raise
-        self._put_off[card.digest] = time.monotonic() + PAUSE
+    async def fetched(self, card: SkillCard, peer: str, cause: Event[SkillWanted] | None) -> None:
+        """A card is in the store: the manager judges it."""
         self.counters["fetched"] += 1
-        self.log.info(
-            "skill fetched",
-            skill=card.name,
-            version=card.version,
-            peer=peer,
-            given_by=fetched.peer or "the store",
-            bytes=card.bytes,
-            seconds=round(fetched.seconds, 3),
-        )
-        # By the name of the peer that was asked it stays known, whoever was fastest to give it.
-        await self._tell(SkillFetched(card=fetched.card, peer=peer), cause)
+        await self._tell(SkillFetched(card=card, peer=peer), cause)
 
-    async def _had(self, gateway: Gateway, card: SkillCard) -> Fetched:
-        """In a thread, from the fastest that has it; who is busy is asked again for a while."""
-        ends, pause = time.monotonic() + PATIENCE, 0.1
-        while True:
-            try:
-                return await asyncio.get_running_loop().run_in_executor(
-                    self._threads, gateway.client.fetch_skill, card.digest
-                )
-            except PeerBusy:
-                if time.monotonic() + pause > ends:
-                    raise
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 2.0)
-
-    async def _unavailable(
+    async def unavailable(
         self, data: SkillWanted, reason: str, cause: Event[SkillWanted] | None
     ) -> None:
+        """A card could not be had."""
         self.counters["unavailable"] += 1
         self.log.warning("skill not to be had", skill=data.name, peer=data.peer, why=reason)
         gone = SkillUnavailable(digest=data.digest, name=data.name, peer=data.peer, reason=reason)

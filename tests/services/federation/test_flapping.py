@@ -80,7 +80,7 @@ async def test_a_peer_that_comes_and_goes_leaks_nothing(
         server = await asyncio.to_thread(appear, port)
         # It is to be brought again, and be there or not.
         processes.store.path(card_of(1).digest).unlink(missing_ok=True)
-        service._put_off.clear()
+        service._fetching.forgive()
     joined = len(ear.of(PeerJoined))
     assert joined > 5, "it was noticed often enough to be a test"
     assert joined - len(ear.of(PeerLeft)) in (0, 1)
