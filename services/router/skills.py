@@ -148,10 +148,13 @@ class Skills:
             for card in missing:
                 described[card.digest] = await self._described(card)
         index = SkillIndex(dim, self._threshold)
-        for card in self.directory.installed():
-            self._add(index, card, described.get(card.digest))
         # From here on what comes and goes finds its way into the index by itself.
         self._index, self._built = index, 0
+        for number, card in enumerate(self.directory.installed()):
+            if card.digest in self.directory:
+                self._add(index, card, described.get(card.digest))
+            if number % BREATH == 0:
+                await asyncio.sleep(0)
         for number, digest in enumerate({it.card.digest for it in self.directory.offered()}):
             self._describe_offer(index, digest)
             if number % BREATH == 0:
