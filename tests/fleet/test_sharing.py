@@ -28,6 +28,8 @@ def config(node: str) -> str:
     return f"""
 [fleet]
 workers = 1
+[encoder]
+threads = 1
 [router]
 peer_timeout = 10.0
 [federation]
