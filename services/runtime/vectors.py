@@ -18,7 +18,8 @@ def to_stream(vectors: NDArray[np.float32]) -> bytes:
     rows = np.ascontiguousarray(vectors, dtype=np.float32)
     if rows.ndim != 2:
         raise AttachmentError(f"vectors must be (rows, dim), not of shape {rows.shape}")
-    values = pa.array(rows.reshape(-1), type=pa.float32())
+    # Buffers, here and below: `pa.array` and `to_numpy` import pandas wherever that is installed.
+    values = pa.Array.from_buffers(pa.float32(), rows.size, [None, pa.py_buffer(rows)])
     column = pa.FixedSizeListArray.from_arrays(values, rows.shape[1])
     batch = pa.record_batch([column], names=[COLUMN])
     sink = pa.BufferOutputStream()
@@ -38,7 +39,15 @@ def from_stream(stream: bytes) -> NDArray[np.float32]:
         if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
             raise AttachmentError(f"column {COLUMN!r} is {kind}, not fixed_size_list<float32>")
         column = table.column(COLUMN).combine_chunks()
-        flat: NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False)
+        rows, dim = len(column), kind.list_size
+        values = column.values.slice(column.offset * dim, rows * dim)
     except (pa.ArrowException, KeyError) as e:
         raise AttachmentError(f"the attachment is no stream of embeddings: {e}") from e
-    return flat.reshape(table.num_rows, kind.list_size)
+    if column.null_count or values.null_count:
+        raise AttachmentError("the attachment has rows or values that are missing")
+    if not len(values):
+        return np.empty((rows, dim), np.float32)
+    offset = values.offset * np.dtype(np.float32).itemsize
+    flat = np.frombuffer(values.buffers()[1], np.float32, rows * dim, offset)
+    flat.flags.writeable = False  # it may be the memory of what was received
+    return flat.reshape(rows, dim)

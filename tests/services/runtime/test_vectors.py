@@ -1,5 +1,8 @@
 """Vectors on the wire: exactly what was sent, or a clear error."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -47,6 +50,29 @@ def test_another_column_is_refused():
         writer.write_batch(batch)
     with pytest.raises(AttachmentError, match="fixed_size_list"):
         from_stream(sink.getvalue().to_pybytes())
+
+
+@pytest.mark.parametrize("rows", [[[1.0, None]], [[1.0, 2.0], None]])
+def test_what_is_missing_is_refused(rows):
+    column = pa.array(rows, pa.list_(pa.float32(), 2))
+    batch = pa.record_batch([column], names=["embedding"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(AttachmentError, match="missing"):
+        from_stream(sink.getvalue().to_pybytes())
+
+
+def test_no_process_imports_pandas_for_its_first_vector():
+    code = """
+import sys
+import numpy as np
+from services.runtime.vectors import from_stream, to_stream
+from_stream(to_stream(np.ones((1, 3), np.float32)))
+print([name for name in ("pandas", "pyarrow.compute") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_only_a_matrix_is_written():
