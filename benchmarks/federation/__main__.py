@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -174,6 +175,7 @@ def measure(given: argparse.Namespace, console: Console) -> Found:
                     # Each goes first and last equally often.
                     shift = number % len(steps)
                     for step in steps[shift:] + steps[:shift]:
+                        os.sync()  # what the step before has left to the disk is not this one's
                         step()
             grown = {}
             for end, what in ((process, "sender"), (psutil.Process(), "receiver")):

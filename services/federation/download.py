@@ -1,15 +1,14 @@
 """One card on its way into a file: hashed as it comes, never parsed, resumed where it was cut.
 
-Two threads: one reads from the peer, the other hashes and writes, so that neither waits for long.
-What a peer sends is believed only when all of it has the digest that was asked for.
+One thread reads, hashes and writes, and another watches its pace: frames that go from hand to hand
+cost more than they gain. What a peer sends is believed only when all of it has the digest that was
+asked for.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import queue
 import threading
 import time
 from dataclasses import dataclass
@@ -27,13 +26,10 @@ from services.federation.errors import (
 from services.federation.limits import Bucket
 from services.federation.protocol import FRAME, MIN_FRAME
 
-__all__ = ["Download", "Pace"]
+__all__ = ["Download", "Pace", "Pacer"]
 
 FLUSH: Final = 4 << 20
 """Bytes after which the disk is told to begin."""
-
-AHEAD: Final = 3
-"""Frames that are read before they are written."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,31 @@ class Pace:
         return min(self.seconds, 2 * self.stall + amount / self.least_rate)
 
 
+class Pacer:
+    """Judges a transfer now and then; whole frames come over a slow line, with silence between."""
+
+    def __init__(self, pace: Pace, now: float, received: int) -> None:
+        self._pace = pace
+        self._ends = now + pace.seconds
+        self._since, self._before, self._paused = now, received, 0.0
+
+    def check(self, now: float, received: int, paused: float = 0.0) -> None:
+        """`paused` are the seconds that this node itself made it wait, since the beginning.
+
+        Raises `PeerUnreachable` where it takes too long in all, `PeerMisbehaved` where it is slow.
+        """
+        if now > self._ends:
+            raise PeerUnreachable(f"it was not done within {self._pace.seconds:g} s")
+        taken = now - self._since - (paused - self._paused)
+        if taken < self._pace.stall:
+            return
+        came, due = received - self._before, self._pace.least_rate * taken
+        if came + FRAME < due:  # a frame may be on its way
+            raise PeerMisbehaved(f"it sent {came} bytes in {taken:.0f} s: too slow")
+        if came >= due:
+            self._since, self._before, self._paused = now, received, paused
+
+
 class Download:
     """A file that grows by attempts, from one peer or another, until it is whole."""
 
@@ -68,13 +89,6 @@ class Download:
         self._ingress = ingress
         self._hash = hashlib.sha256()
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            # A disk without room refuses here, and room that is there is filled in half the time.
-            os.posix_fallocate(self._file, 0, card.bytes)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                self.abandon()
-                raise
 
     def restart(self) -> None:
         """Forget what came: it was not what it should have been."""
@@ -97,11 +111,11 @@ class Download:
         """
         if self.received < self.card.bytes:
             seconds = self._pace.longest(self.card.bytes - self.received)
-            reading = _Reading(connection, self.card.digest, self.received, seconds)
+            pouring = _Pouring(self, connection, seconds)
             try:
-                self._drain(reading)
+                self._watch(pouring)
             finally:
-                reading.cancel()
+                pouring.stop()
         found = "sha256:" + self._hash.hexdigest()
         if found != self.card.digest:
             raise Altered(f"its bytes are not those of its digest: they make {found[:19]}…")
@@ -118,46 +132,38 @@ class Download:
         finally:
             os.close(folder)
 
-    def _drain(self, reading: _Reading) -> None:
-        since, before = time.monotonic(), self.received
-        ends = since + self._pace.seconds
-        while True:
-            frame = reading.next(self._pace.stall / 10)
-            if frame is None and reading.ended:
-                break
-            if frame is not None:
-                since += self._write(frame)  # a pause of our own is not the peer's slowness
-            now = time.monotonic()
-            if now > ends:
-                raise PeerUnreachable(f"it was not done within {self._pace.seconds:g} s")
-            if now - since >= self._pace.stall:
-                came, due = self.received - before, self._pace.least_rate * (now - since)
-                if came + FRAME < due:  # over a slow line a whole frame may be on its way
-                    raise PeerMisbehaved(f"it sent {came} bytes in {now - since:.0f} s: too slow")
-                if came >= due:
-                    since, before = now, self.received
-        if self.received < self.card.bytes:
-            raise PeerUnreachable(
-                f"the transfer was cut after {self.received} of {self.card.bytes} bytes"
-            )
-
-    def _write(self, frame: Any) -> float:
-        """Hash and write; how long it paused for the sake of `ingress`, in seconds."""
+    def take(self, frame: Any) -> None:
+        """Hash and write the next frame. Raises `PeerMisbehaved` or, of the disk, OSError."""
         left = self.card.bytes - self.received
         if frame.size > left:
             raise PeerMisbehaved(f"it sends more than the {self.card.bytes} bytes it promised")
         if frame.size < min(MIN_FRAME, left):
             raise PeerMisbehaved(f"it sends frames of {frame.size} bytes")
-        pause = self._ingress.take(frame.size)
-        if pause:
-            time.sleep(pause)
         self._hash.update(frame)
         rest = memoryview(frame)
         while rest:
             rest = rest[os.write(self._file, rest) :]
         self.received += frame.size
         self._flush()
+
+    def pause(self, amount: int) -> float:
+        """Wait until `amount` bytes more may be drawn from all peers; how long that was."""
+        pause = self._ingress.take(amount)
+        if pause:
+            time.sleep(pause)
         return pause
+
+    def _watch(self, pouring: _Pouring) -> None:
+        """Wait for the end; raises what ended it, or that it was too slow."""
+        pacer = Pacer(self._pace, time.monotonic(), self.received)
+        while not pouring.ended.wait(self._pace.stall / 10):
+            pacer.check(time.monotonic(), self.received, pouring.paused)
+        if pouring.error is not None:
+            raise pouring.error
+        if self.received < self.card.bytes:
+            raise PeerUnreachable(
+                f"the transfer was cut after {self.received} of {self.card.bytes} bytes"
+            )
 
     def _flush(self) -> None:
         """Have the disk begin: then the flush at the end has next to nothing left to wait for."""
@@ -168,53 +174,44 @@ class Download:
             self._flushed = self.received
 
 
-class _Reading:
-    """The thread that reads; a peer that says nothing at all holds it, and nobody else."""
+class _Pouring:
+    """The thread that moves the bytes; a peer that says nothing at all holds it and nobody else."""
 
-    def __init__(self, connection: Connection, digest: str, offset: int, seconds: float) -> None:
-        self._ask = (connection, digest, offset, seconds)
-        self._frames: queue.Queue[Any] = queue.Queue(AHEAD)
+    def __init__(self, download: Download, connection: Connection, seconds: float) -> None:
+        self.ended = threading.Event()
+        self.error: Exception | None = None
+        self.paused = 0.0
+        """Seconds that it waited for the sake of all peers' common rate."""
+        self._download = download
+        self._ask = (connection, download.card.digest, download.received, seconds)
         self._stream: Stream | None = None
-        self._stop = threading.Event()
-        self.ended = False
-        threading.Thread(target=self._read, name="fetch", daemon=True).start()
+        self._stopped = False
+        self._writing = threading.Lock()
+        threading.Thread(target=self._run, name="fetch", daemon=True).start()
 
-    def next(self, seconds: float) -> Any:
-        """The next frame; None where none came in time, or, with `ended`, no more will."""
-        try:
-            frame = self._frames.get(timeout=seconds)
-        except queue.Empty:
-            return None
-        if isinstance(frame, FederationError):
-            raise frame
-        self.ended = frame is None
-        return frame
-
-    def cancel(self) -> None:
-        """Let the thread end, now or when gRPC lets go of it."""
-        self._stop.set()
+    def stop(self) -> None:
+        """On return nothing more is written; the thread ends now, or when gRPC lets go of it."""
+        with self._writing:
+            self._stopped = True
         if self._stream is not None:
             self._stream.cancel()
 
-    def _read(self) -> None:
-        connection, digest, offset, seconds = self._ask
-        end: FederationError | None = None
+    def _run(self) -> None:
         try:
-            self._stream = connection.open(digest, offset, seconds)
-            for frame in self._stream:
-                if not self._put(frame):
-                    self._stream.cancel()
-                    return
-        except FederationError as error:
-            end = error
-        self._put(end)
+            self._pour()
+        except (FederationError, OSError) as error:
+            self.error = error
+        finally:
+            self.ended.set()
 
-    def _put(self, item: Any) -> bool:
-        """Whether it was taken before the reading was cancelled."""
-        while not self._stop.is_set():
-            try:
-                self._frames.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-            return True
-        return False
+    def _pour(self) -> None:
+        connection, digest, offset, seconds = self._ask
+        self._stream = stream = connection.open(digest, offset, seconds)
+        for frame in stream:
+            self.paused += self._download.pause(frame.size)
+            with self._writing:
+                if self._stopped:
+                    break
+                self._download.take(frame)
+        if self._stopped:
+            stream.cancel()

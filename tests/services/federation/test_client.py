@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -39,7 +38,7 @@ from services.federation.errors import (
     WrongModel,
 )
 from services.federation.identity import NodeKey
-from services.federation.limits import Bucket, Slots
+from services.federation.limits import Slots
 from services.federation.protocol import Endpoint
 from tests.services.federation.nodes import (
     MODEL,
@@ -310,7 +309,7 @@ def test_who_is_busy_is_said_to_be(stages: tuple[Stage, ...], tmp_path: Path) ->
     client.close()
 
 
-@pytest.mark.parametrize("harm", ["full", "no room", "no folder", "no name"])
+@pytest.mark.parametrize("harm", ["full", "no folder", "no name"])
 def test_a_disk_that_takes_no_more_is_said_to(
     stages: tuple[Stage, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
 ) -> None:
@@ -322,8 +321,6 @@ def test_a_disk_that_takes_no_more_is_said_to(
 
     if harm == "full":
         monkeypatch.setattr(downloads.os, "write", full)
-    elif harm == "no room":
-        monkeypatch.setattr(downloads.os, "posix_fallocate", full)
     elif harm == "no folder":
         client.incoming.rmdir()
     else:  # a folder lies where the card should, and came there after the transfer began
@@ -404,22 +401,42 @@ def test_our_own_limit_is_not_the_peers_slowness(tmp_path: Path) -> None:
     ("size", "rate", "enough"),
     [(1 << 19, 40_000, True), (100_000, 17_000, True), (100_000, 9_000, False), (4096, 400, False)],
 )
-def test_a_slow_line_is_slow_only_below_the_least_rate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, rate: int, enough: bool
-) -> None:
+def test_a_slow_line_is_slow_only_below_the_least_rate(size: int, rate: int, enough: bool) -> None:
     """Frames of half a megabyte come over it seconds apart, and are no silence."""
-    line = Ready(size, size / rate)
-    monkeypatch.setattr(downloads, "time", SimpleNamespace(monotonic=lambda: line.now))
-    monkeypatch.setattr(downloads, "AHEAD", 1)
-    pace = Pace(seconds=1e6, least_rate=16 << 10, stall=10.0)
-    download = downloads.Download(CARD, tmp_path / "part", pace=pace, ingress=Bucket(0))
+    pacer = downloads.Pacer(Pace(seconds=1e6, least_rate=16 << 10, stall=10.0), 0.0, 0)
+
+    def go() -> None:
+        for second in range(600):
+            pacer.check(second, int(second * rate / size) * size)
+
     if enough:
-        download.attempt(line)  # type: ignore[arg-type]
-        assert download.received == len(DATA)
+        go()
     else:
         with pytest.raises(PeerMisbehaved, match="too slow"):
-            download.attempt(line)  # type: ignore[arg-type]
-    download.abandon()
+            go()
+
+
+@pytest.mark.parametrize("pausing", [True, False])
+def test_a_line_that_waits_for_this_node_is_not_slow(pausing: bool) -> None:
+    pacer = downloads.Pacer(Pace(seconds=1e6, least_rate=16 << 10, stall=10.0), 0.0, 0)
+
+    def go() -> None:
+        for second in range(600):
+            pacer.check(second, 0, 0.99 * second if pausing else 0.0)
+
+    if pausing:
+        go()
+    else:
+        with pytest.raises(PeerMisbehaved, match="too slow"):
+            go()
+
+
+def test_what_takes_too_long_in_all_is_given_up() -> None:
+    pacer = downloads.Pacer(Pace(seconds=20.0), 5.0, 0)
+
+    pacer.check(25.0, 1 << 30)
+    with pytest.raises(PeerUnreachable, match="within 20 s"):
+        pacer.check(25.1, 1 << 31)
 
 
 def test_what_was_under_way_when_a_process_died_is_cleared_away(tmp_path: Path) -> None:
