@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,7 +25,7 @@ from benchmarks.gate.conditions import CONDITIONS, Condition
 from benchmarks.gate.figures import as_json, show, summarised
 from benchmarks.gate.material import embed, split
 from benchmarks.gate.trial import ANCHORS, Trial, one_seed
-from benchmarks.kit.child import THREAD_VARIABLES
+from benchmarks.kit.child import THREAD_VARIABLES, die_with_parent
 from benchmarks.kit.command import (
     Benchmark,
     add_data,
@@ -115,7 +114,7 @@ def _all_trials(
         os.environ[name] = "1"
     fresh = multiprocessing.get_context("spawn")
     count = min(jobs, len(seeds))
-    with ProcessPoolExecutor(count, mp_context=fresh, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(count, mp_context=fresh, initializer=die_with_parent) as pool:
         try:
             asked = [pool.submit(one_seed, folder, conditions, seed, feedback) for seed in seeds]
             for done in as_completed(asked):
@@ -123,18 +122,6 @@ def _all_trials(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _die_with_parent() -> None:
-    """In a worker: who is killed leaves nobody who computes on for nothing."""
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _line(some: Sequence[Trial]) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
-__all__ = ["THREAD_VARIABLES", "run_child"]
+__all__ = ["THREAD_VARIABLES", "die_with_parent", "run_child"]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by the libraries of numerical work, once, at their import."""
@@ -26,3 +28,15 @@ def run_child(module: str, folder: Path, *, whose: str, threads: int, **variable
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["nothing"]
         raise RuntimeError(f"{whose} child ended with {done.returncode} and said {last[0]}")
+
+
+def die_with_parent() -> None:
+    """In a worker: who is killed leaves nobody who computes on for nothing."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
