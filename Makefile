@@ -1,10 +1,12 @@
 # Every target makes .venv itself when it is missing or out of date.
 #   make demo | test | check | bench | docs-check | clean
-# PYTHON=python3.12 chooses the interpreter of a new .venv; ARGS goes to pytest or to the demo.
+# PYTHON=python3.12 chooses the interpreter of a new .venv; ARGS goes to pytest or to the demo; JOBS says
+# how many processes run tests.
 
 PYTHON ?= python3
 DATA ?= shared/data/banking77
 ARGS ?=
+JOBS ?= 2
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -22,7 +24,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(PY) -m coverage erase
-	$(PY) -m coverage run -m pytest $(ARGS)
+	$(PY) -m coverage run -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
 	@$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 

@@ -23,6 +23,16 @@ settings.register_profile(
 settings.load_profile("consonance")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes test: what a file shares is made once; fleets, which compete for the
+    cores, and nodes, which would discover each other, come one after another."""
+    here = Path(__file__).parent
+    alone = (here / "fleet", here / "services" / "federation")
+    for item in items:
+        group = "alone" if item.path.parent in alone else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """An empty folder whose path leaves room for socket names (pytest's own may be too long)."""
