@@ -133,6 +133,7 @@ def pem_of(private: Ed25519PrivateKey | ec.EllipticCurvePrivateKey, password: by
         (pem_of(Ed25519PrivateKey.generate(), b"secret"), "is locked by a password"),
         (b"x" * (2 << 20), "more than 1048576"),
     ],
+    ids=range(6),  # a new key in a name would be another test in each process
 )
 def test_a_file_that_is_no_key_is_refused_and_kept(tmp_path: Path, data: bytes, why: str) -> None:
     path = tmp_path / "node.key"

@@ -100,6 +100,7 @@ def test_trust_is_asked_before_anything_is_computed() -> None:
 @pytest.mark.parametrize(
     "signer",
     [None, "", "x", "ed25519:" + "A" * 43, AUTHOR.public + "\n", "\x1b[2J" * 99, "ed25519:\ud800"],
+    ids=range(7),  # a new key in a name would be another test in each process
 )
 def test_without_a_signer_there_is_no_trust(signer: str | None) -> None:
     card = msgspec.structs.replace(sign(described(), AUTHOR), signer=signer)
@@ -108,7 +109,9 @@ def test_without_a_signer_there_is_no_trust(signer: str | None) -> None:
         check(card, everybody)
 
 
-@pytest.mark.parametrize("signature", ["", "x", "A" * 86, AUTHOR.sign(b"x") + "\n", "é" * 86])
+@pytest.mark.parametrize(
+    "signature", ["", "x", "A" * 86, AUTHOR.sign(b"x") + "\n", "é" * 86], ids=range(5)
+)
 def test_a_signature_that_is_none_is_bad(signature: str) -> None:
     card = msgspec.structs.replace(described(), signer=AUTHOR.public, signature=signature)
 
