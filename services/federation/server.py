@@ -124,7 +124,7 @@ class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarro
 
     @answering
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
-        """Every card on offer; `criteria` is empty, or a name in the forms of `find`."""
+        """Every card on offer; `criteria` is empty, a name or a digest."""
         wanted = criteria.decode("utf-8", "replace")
         offers = self._catalogue.offers()
         if wanted:
