@@ -69,6 +69,8 @@ class _Place:
     """Of the key that it announced."""
     lasting: bool = False
     """A person's word: looked at for as long as the process lives."""
+    claim: str | None = None
+    """The name that it alone may bear, from the moment it was found to bear it."""
     node: str | None = None
     """Who is there now."""
     key: str | None = None
@@ -121,15 +123,17 @@ class Peers:
         self._places: dict[str, _Place] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._crowded = False
-        self._here: dict[str, _Place] = {}
+        # Of several places that call themselves by one name, the first to say so has it; the
+        # threads that connect settle that among themselves, before the client hears of any.
+        self._claims: dict[str, _Place] = {}
 
     @property
     def here(self) -> dict[str, str]:
         """The peers that answer, and where."""
         return {
             node: place.endpoint.uri
-            for node, place in self._here.items()
-            if place.endpoint is not None
+            for node, place in self._claims.copy().items()
+            if place.node is not None and place.endpoint is not None
         }
 
     def follow(self, name: str, endpoint: Endpoint, node: str | None = None) -> None:
@@ -186,8 +190,8 @@ class Peers:
         if not idle:
             return False
         gone = self._places.pop(max(idle, key=lambda name: self._places[name].failures))
-        if gone.task is not None:
-            gone.task.cancel()
+        gone.endpoints = ()  # what it is being asked is waited for: nothing is left half done
+        gone.wake.set()
         return True
 
     async def _follow(self, name: str, place: _Place) -> None:
@@ -206,9 +210,9 @@ class Peers:
             except Exception:
                 place.failures += 1
                 self._log.exception("peer not heeded", peer=name)
-            if place.node is not None and (
-                place.failures >= GONE or (place.failures and not place.endpoints)
-            ):
+            if place.node is None:
+                self._release(place)
+            elif place.failures >= GONE or (place.failures and not place.endpoints):
                 await self._leave(place)
             if not place.endpoints and place.node is None:
                 break
@@ -233,8 +237,8 @@ class Peers:
         else:
             health = await self._call(self._threads, self._client.health, place.node)
         if place.node is None:
-            if health.node in self._here:
-                raise _elsewhere(health.node)
+            if self._places.get(name) is not place:
+                raise PeerUnreachable("its place was given to another")
             await self._enter(name, place, health)
         elif health.node != place.node:
             raise PeerMisbehaved(f"it was {place.node!r} and now calls itself {health.node!r}")
@@ -276,7 +280,7 @@ class Peers:
         node = place.node or place.expected
         if node is None:
             node = self._client.introduce(endpoint).node
-        if self._here.get(node, place) is not place:
+        if self._claims.get(node, place) is not place:
             raise _elsewhere(node)
 
         def check(health: Health) -> None:
@@ -290,14 +294,14 @@ class Peers:
                 _check_key(place, health)
             elif place.fingerprint not in (None, fingerprint_of(health.key)):
                 raise PeerMisbehaved("its key is not the one that it announces")
-            if self._here.get(node, place) is not place:
+            if self._claims.setdefault(node, place) is not place:
                 raise _elsewhere(node)
+            place.claim = node
 
         return self._client.add_peer(node, endpoint, check)
 
     async def _enter(self, name: str, place: _Place, health: Health) -> None:
         place.node, place.revision = health.node, ""
-        self._here[health.node] = place
         where = place.endpoint.uri if place.endpoint is not None else name
         self._log.info("peer joined", peer=health.node, endpoint=where, skills=health.cards)
         await self._heard.joined(health.node, where)
@@ -306,14 +310,20 @@ class Peers:
         node, place.node = place.node, None
         if node is None:
             return
-        del self._here[node]
-        self._client.remove_peer(node)
+        self._release(place)
         where = place.endpoint.uri if place.endpoint is not None else ""
         self._log.info("peer left", peer=node, endpoint=where)
         try:
             await self._heard.left(node, where)
         except Exception:
             self._log.exception("nobody could be told that a peer left", peer=node)
+
+    def _release(self, place: _Place) -> None:
+        """Let others have the name that a place claimed."""
+        if place.claim is not None:
+            self._client.remove_peer(place.claim)
+            del self._claims[place.claim]
+            place.claim = None
 
     async def _call(self, pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)

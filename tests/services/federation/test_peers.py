@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from services.federation.client import LoRAFlightClient
 from services.federation.discovery import Sighting
 from services.federation.identity import NodeKey, fingerprint_of
 from services.federation.peers import Peers
-from services.federation.protocol import Endpoint
+from services.federation.protocol import Endpoint, Health
 from tests.services.encoder.processes import until
 from tests.services.federation.nodes import (
     AUTHOR,
@@ -191,6 +192,43 @@ async def test_of_two_who_claim_one_name_the_first_has_it(world: World, stage: S
         await world.heard("left")
         await world.heard("joined", number=2)
         assert list(world.peers.here.values()) != [where]
+
+
+class Racing(LoRAFlightClient):
+    """Lets two who were found good go on together, and one of them come late."""
+
+    both = threading.Barrier(2)
+    entered = threading.Event()
+
+    def add_peer(self, peer: str, endpoint: Endpoint, check: Any = None) -> Health:
+        def slow(health: Health) -> None:
+            check(health)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                if self.both.wait(timeout=1.5):
+                    self.entered.wait(timeout=5.0)
+
+        return super().add_peer(peer, endpoint, slow)
+
+
+async def test_who_comes_second_by_a_hair_does_not_take_the_name_over(
+    tmp_path: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CALM", 0.01)
+    client = Racing(tmp_path, trusted=lambda _: True)
+    world = World(client)
+    with staged() as second:
+        for name, endpoint in (("one", stage.endpoint), ("two", second.endpoint)):
+            world.peers.follow(name, endpoint)
+        await world.heard("joined")
+        client.entered.set()
+        (where,) = world.peers.here.values()
+        first, other = (stage, second) if where == stage.endpoint.uri else (second, stage)
+        asked = other.questions
+        await until(lambda: other.questions > asked + 2, "the other tries again")
+        asked = first.questions
+        await until(lambda: first.questions > asked + 2, "the first is asked, not the other")
+        await world.peers.aclose()
+        await asyncio.to_thread(client.close)
 
 
 @pytest.mark.parametrize("lie", ["key", "node", "self"])
