@@ -49,7 +49,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Making $(VENV) with the pinned dependencies (about 2 minutes; PyTorch alone is some 200 MB or, with CUDA, some GB) ..."
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PIP) -c constraints.txt setuptools hatchling editables
-	@$(PIP) -c constraints.txt --no-build-isolation -e '.[test,dev]'
+	@$(PIP) -c constraints.txt --no-build-isolation -e '.[test,dev,docs]'
 	@touch $(STAMP)
 
 clean:
