@@ -1,0 +1,54 @@
+"""What every handler of the API works with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from starlette.requests import Request
+
+from bus import Bus
+from services.api.keys import KeyStore
+from services.api.operation import Operation
+from services.runtime.client import FleetClient
+from services.runtime.settings import Settings
+
+__all__ = ["Answered", "ApiContext", "context_of"]
+
+
+class Answered(NamedTuple):
+    """A request that has been answered, for those who count."""
+
+    operation: Operation | None
+    """None where no operation was found for it."""
+    status: int
+    seconds: float
+    """From its last header to the last byte of the answer."""
+    model: str | None
+    """What `/v1/embeddings` was asked for and knew."""
+
+
+@dataclass(frozen=True)
+class ApiContext:
+    """Where the handlers stand; one for each application, so that nothing is global."""
+
+    bus: Bus
+    client: FleetClient
+    settings: Settings
+    keys: KeyStore
+    view: Any = None
+    metrics: Any = None
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the process is to end: streams end, readiness is over."""
+    observers: list[Callable[[Answered], None]] = field(default_factory=list)
+    """Called for every request once it is answered; they must not fail or wait."""
+
+
+def context_of(request: Request) -> ApiContext:
+    """The context of the application that this request came to."""
+    found = request.app.state.context
+    if not isinstance(found, ApiContext):
+        raise TypeError("this application was not made by services.api.app.create_app")
+    return found
