@@ -16,12 +16,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from services.errors import SettingsError
+from services.runtime.settings_api import ApiSettings
 from services.runtime.settings_base import Section, doc
 from services.runtime.settings_federation import FederationSettings
 from services.runtime.settings_fields import fields_of
 from services.runtime.settings_learning import DistillerSettings, FactorySettings, TeacherSettings
 
 __all__ = [
+    "ApiSettings",
     "BusSettings",
     "DistillerSettings",
     "EncoderSettings",
@@ -249,6 +251,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     teacher: TeacherSettings = TeacherSettings()
     factory: FactorySettings = FactorySettings()
     federation: FederationSettings = FederationSettings()
+    api: ApiSettings = ApiSettings()
 
 
 def load_settings(
