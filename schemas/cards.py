@@ -56,6 +56,8 @@ class ListedCard(SkillCard, frozen=True, kw_only=True):
     """`installed`, `kept` (an older version), `pending`, `retired` or `rejected`."""
     peer: str | None = None
     """From which peer it was fetched; null where it was published here."""
+    pinned: bool = False
+    """Encoders are told to keep it in memory."""
 
 
 class SkillRef(Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ __all__ = [
     "SkillInstalled",
     "SkillListRequested",
     "SkillListed",
+    "SkillPin",
     "SkillPublished",
     "SkillRejected",
     "SkillRetire",
@@ -103,6 +104,18 @@ class SkillRetired(_Retirement, frozen=True, kw_only=True):
     type: ClassVar[str] = "skill.retired"
 
 
+class SkillPin(Payload, frozen=True, kw_only=True):
+    """Somebody asks that encoders keep a version in memory, or need not any more."""
+
+    type: ClassVar[str] = "skill.pin"
+    lane: ClassVar[Lane] = Lane.DURABLE
+
+    name: Name
+    version: Version
+    digest: Digest
+    pinned: bool
+
+
 class SkillListRequested(Payload, frozen=True, kw_only=True):
     """Somebody asks which cards there are."""
 
@@ -161,6 +174,7 @@ class AdapterLoad(Payload, frozen=True, kw_only=True):
 
     digest: Digest
     pin: bool | None = None
+    """True: and keep it; false: it need not be kept any more; absent: nothing is said of that."""
 
 
 class AdapterUnload(Payload, frozen=True, kw_only=True):

@@ -164,3 +164,10 @@ class DomainForgotten(Payload, frozen=True, kw_only=True):
     lane: ClassVar[Lane] = Lane.DURABLE
 
     domain: Name
+    service: str = ""
+    """Whose store it was: `dissonance_monitor`, then `distiller`, then `factory`, at last
+    `journal`."""
+    erased: int = 0
+    """What was erased: pieces of feedback, clashes, tasks and the like; of the journal events."""
+    kept: int = 0
+    """Events of the journal that stay: they name no domain, and share their query with others."""

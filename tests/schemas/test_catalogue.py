@@ -15,7 +15,7 @@ DURABLE = {
     "feedback.given", "feedback.judged", "generation.observed", "dissonance.detected",
     "learning.batch_queued", "learning.batch_rejected", "training.requested", "training.rejected",
     "skill.published", "skill.fetched", "skill.installed", "skill.rejected", "skill.retire",
-    "skill.retired", "domain.forget", "domain.forgotten",
+    "skill.retired", "skill.pin", "domain.forget", "domain.forgotten",
 }  # fmt: skip
 LIVE = {
     "encode.requested", "encode.assigned", "encode.completed", "encode.finished", "encode.failed",
