@@ -1,5 +1,5 @@
 # Every target makes .venv itself when it is missing or out of date.
-#   make demo | test | check | bench | docs-check | clean
+#   make demo | test | check | bench | docs | docs-check | clean
 # PYTHON=python3.12 chooses the interpreter of a new .venv; ARGS goes to pytest or to the demo; JOBS says
 # how many processes run tests.
 
@@ -17,7 +17,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check bench docs-check format clean
+.PHONY: demo test check bench docs docs-check format clean
 
 demo: $(STAMP)
 	$(PY) -m demo $(ARGS)
@@ -36,6 +36,9 @@ check: $(STAMP)
 bench: $(STAMP)
 	@test -d "$(DATA)" || { echo "make bench: the folder $(DATA) does not exist; name that of the data set with DATA=FOLDER." >&2; exit 2; }
 	$(PY) -m benchmarks.learning --data "$(DATA)" --feedback 64,256,1024 --seeds 5 $(ARGS)
+
+docs: $(STAMP)
+	$(PY) -m mkdocs build --strict
 
 docs-check: $(STAMP)
 	$(PY) -m pytest -q -m docs $(ARGS)

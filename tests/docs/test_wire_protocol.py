@@ -33,7 +33,7 @@ class Block:
 
 
 def blocks() -> list[Block]:
-    found = re.findall(r"^```json (\S.*?)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    found = re.findall(r'^```json title="(.*?)"\n(.*?)^```', TEXT, re.MULTILINE | re.DOTALL)
     return [Block(label, json.loads(body)) for label, body in found]
 
 
