@@ -46,6 +46,9 @@ PATIENCE = 2.0
 LOOK = 60.0
 """Seconds after which the clock is looked at again: it may have been set, or the machine slept."""
 
+DOMAINS = 32
+"""Domains whose figures the heartbeat tells, those of which a piece was judged last."""
+
 GENERAL = "general"
 """The domain of what is given none and lies near no skill."""
 
@@ -75,7 +78,7 @@ class DissonanceMonitor(Service):
         self._store = MonitorStore(self._file, self.source, self._rules)
         self._memory = Memory(self._file, self._rules.passage_memory)
         self._embedder = Embedder(self._client, self._memory)
-        self.counters["waiting"] = self._store.waiting()
+        self._count_open()
         await self.listen((SkillInstalled, SkillRetired), self._learn)
         await self.listen(SkillListed, self._list, to=self.address)
         self.spawn(self._ask_skills(), "ask skills")
@@ -140,8 +143,20 @@ class DissonanceMonitor(Service):
         self.counters["clashes"] += len(clashes)
         self.counters["failures"] += sum(clash.reason == "contradiction" for clash in clashes)
         self.counters["batches"] += batches
-        self.counters["waiting"] = self._store.waiting()
+        self._count_open()
         self._changed.set()
+
+    def _count_open(self) -> None:
+        """What the heartbeat says of open batches: of all, and `open:NAME` and so on of each."""
+        self.counters = {name: count for name, count in self.counters.items() if ":" not in name}
+        self.counters["waiting"] = self._store.waiting()
+        for domain in self._store.domains(DOMAINS):
+            self.counters |= {
+                f"open:{domain.name}": domain.open,
+                f"judged:{domain.name}": domain.judged,
+                f"clashes:{domain.name}": domain.clashes,
+                f"last:{domain.name}": round(domain.last, 3),
+            }
 
     async def _judged(self, pieces: Sequence[Piece]) -> list[Judgement]:
         if not pieces:
@@ -210,7 +225,7 @@ class DissonanceMonitor(Service):
             return PATIENCE
         self._store.settle((), [batch.id for batch in batches])
         self.counters["batches"] += len(batches)
-        self.counters["waiting"] = self._store.waiting()
+        self._count_open()
         return None
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from schemas import Event, LearningBatchQueued, LearningEvent, decode, derived_id, encode
 from services.runtime.settings import MonitorSettings
 from services.runtime.store import transaction
 
-__all__ = ["MAX_BATCH_BYTES", "SCHEMA", "Judgement", "MonitorStore", "cause_of"]
+__all__ = ["MAX_BATCH_BYTES", "SCHEMA", "Domain", "Judgement", "MonitorStore", "cause_of"]
 
 MAX_BATCH_BYTES = 900_000
 """The events of one batch together; what the bus carries in one event is 1 MiB."""
@@ -32,6 +32,9 @@ CREATE INDEX IF NOT EXISTS clashes_by_domain ON clashes (domain, number);
 CREATE TABLE IF NOT EXISTS outbox (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, event BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS tally (
+    domain TEXT PRIMARY KEY, judged INTEGER NOT NULL, clashes INTEGER NOT NULL, last REAL NOT NULL
+) WITHOUT ROWID;
 """
 
 
@@ -48,6 +51,18 @@ class Judgement:
     events: tuple[Event[Any], ...]
     """What is to be said, the clash included."""
     clash: Event[LearningEvent] | None = None
+
+
+class Domain(NamedTuple):
+    """What has been judged of one domain."""
+
+    name: str
+    judged: int
+    clashes: int
+    open: int
+    """Clashes in its open batch."""
+    last: float
+    """When a piece of it was last judged; seconds since the epoch."""
 
 
 class MonitorStore:
@@ -94,6 +109,12 @@ class MonitorStore:
                         " VALUES (?, ?, ?, ?)",
                         (judgement.cause, clash.data.domain, now, encode(clash)),
                     )
+                self._store.execute(
+                    "INSERT INTO tally VALUES (?, 1, ?, ?) ON CONFLICT (domain) DO UPDATE SET"
+                    " judged = judged + 1, clashes = clashes + excluded.clashes,"
+                    " last = excluded.last",
+                    (judgement.events[0].data.domain, int(clash is not None), now),
+                )
             self._form(now)
 
     def form(self, now: float) -> None:
@@ -114,6 +135,18 @@ class MonitorStore:
     def waiting(self) -> int:
         """Clashes in open batches."""
         return int(self._store.execute("SELECT COUNT(*) FROM clashes").fetchone()[0])
+
+    def domains(self, most: int) -> list[Domain]:
+        """The domains of which a piece was judged last, at most so many."""
+        rows = self._store.execute(
+            "SELECT domain, judged, clashes, last, (SELECT COUNT(*) FROM clashes AS c"
+            " WHERE c.domain = tally.domain) AS open FROM tally ORDER BY last DESC LIMIT ?",
+            (most,),
+        )
+        return [
+            Domain(row["domain"], row["judged"], row["clashes"], row["open"], row["last"])
+            for row in rows
+        ]
 
     def outbox(self) -> tuple[Event[LearningBatchQueued], ...]:
         """Batches queued and not yet known to be published, oldest first."""

@@ -32,6 +32,7 @@ from services.encoder.cache import RecentAnswers, VectorCache
 from services.encoder.errors import EncoderError, SkillFileError
 from services.encoder.passes import Outcome, compute
 from services.encoder.shelf import Placed, Shelf
+from services.encoder.tally import Tally
 from services.runtime.service import Context, Service
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ ANSWER_SECONDS: Final = 30.0
 """How long an answer is kept for a client that asks again."""
 
 ANSWER_BYTES: Final = 16 << 20
+
+COUNTED: Final = ("batches", "mixed_batches", "tokens", "texts", "cache_hits", "cards", "dim")
+"""What is counted here; the rest of the counters is the tally's."""
 
 Key = tuple[str, str, bytes]
 """Who is to be answered, the id of the request, and what it asks: two clients may use the same id,
@@ -77,9 +81,8 @@ class EncoderService(Service):
         # Torch runs in one thread only; files are opened and verified in others.
         self._torch = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._files = ThreadPoolExecutor(2, thread_name_prefix="cards")
-        self.counters = dict.fromkeys(
-            ("batches", "mixed_batches", "tokens", "texts", "cache_hits", "cards"), 0
-        )
+        self.counters = dict.fromkeys(COUNTED, 0)
+        self.tally = Tally()
 
     @property
     def queue(self) -> int:
@@ -92,6 +95,7 @@ class EncoderService(Service):
             self.engine = await self._in(self._torch, self._load)
         except LoRAError as error:
             raise EncoderError(f"the model cannot be used: {error}") from error
+        self.counters["dim"] = self.engine.dim
         self.shelf = Shelf(
             CardStore(self.state.cards),
             self.engine,
@@ -214,6 +218,7 @@ class EncoderService(Service):
         self.counters["batches"] += 1
         self.counters["mixed_batches"] += batch.mixed
         self.counters["cache_hits"] = self.cache.hits
+        self.tally.batch(len(batch.rows))
         return [job for job in batch.jobs if job.left == 0 and job not in broken]
 
     async def _pass(self, rows: tuple[Row, ...]) -> None:
@@ -248,7 +253,9 @@ class EncoderService(Service):
                 dim=self.engine.dim,
             )
             self.recent.keep(_key(job.data), events, time.monotonic())
+            self.tally.answered(job)
             await self._send(job.event, events)
+        self._count()
 
     async def _fail(self, event: Event[EncodeAssigned], code: str, message: str) -> None:
         await self._send(
@@ -301,13 +308,16 @@ class EncoderService(Service):
     async def _unload_card(self, event: Event[AdapterUnload]) -> None:
         started = time.monotonic()
         card = await self.shelf.put_back(event.data.digest)
-        self.counters["cards"] = len(self.shelf)
+        self.tally.gone([event.data.digest])
+        self._count()
         if card is not None:
             await self._let_go(card, (time.monotonic() - started) * 1000)
 
     async def _placed(self, placed: Placed) -> None:
         """A card came onto the shelf, by a hint or because a request needed it."""
-        self.counters["cards"] = len(self.shelf)
+        self.tally.placed(placed.card.key, placed.card.bytes or 0)
+        self.tally.gone(card.key for card in placed.left)
+        self._count()
         self.log.info("card mapped", skill=placed.card.name, version=placed.card.version)
         loaded = AdapterLoaded(
             worker=self.address,
@@ -329,6 +339,11 @@ class EncoderService(Service):
         )
         with contextlib.suppress(BusError):
             await self.say(unloaded)
+
+    def _count(self) -> None:
+        self.counters["cards"] = len(self.shelf)
+        counted = {name: self.counters[name] for name in COUNTED}
+        self.counters = counted | self.tally.counters()
 
     # Threads and tasks ------------------------------------------------------------------------
 

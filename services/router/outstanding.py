@@ -39,6 +39,8 @@ class Entry:
     deadline: datetime
     texts: int
     """How many of the bounded texts it takes; 0 for the router's own."""
+    came: float = 0.0
+    """When it came in; seconds, monotonic."""
     request: Event[EncodeRequested] | None = None
     """What the client asked; None where the router itself did."""
     assigned: Event[EncodeAssigned] | None = None

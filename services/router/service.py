@@ -42,6 +42,7 @@ from services.errors import AttachmentError
 from services.router.base_vectors import BaseVectors
 from services.router.dispatch import Dispatcher
 from services.router.errors import Refused
+from services.router.meter import Meter
 from services.router.offers import Offers
 from services.router.outstanding import Answer, Entry
 from services.router.peers import Peers
@@ -105,6 +106,7 @@ class RouterService(Service):
         self.counters = dict.fromkeys(
             ("requests", "texts", "finished", "refused", "reassigned", "skills", "workers"), 0
         )
+        self.meter = Meter()
         self._listed = asyncio.Event()
         self._parts: dict[str, set[int]] = {}
         self._retired: set[str] = set()
@@ -170,7 +172,8 @@ class RouterService(Service):
             return
         self.counters["requests"] += 1
         self.counters["texts"] += texts
-        entry = Entry(key=key, deadline=deadline, texts=texts, request=event)
+        came = time.monotonic()
+        entry = Entry(key=key, deadline=deadline, texts=texts, came=came, request=event)
         books.open(entry)
         self._aside(self._serve(event, entry))
 
@@ -216,6 +219,7 @@ class RouterService(Service):
 
     async def _refuse(self, event: Event[EncodeRequested], refusal: Refused) -> None:
         self.counters["refused"] += 1
+        self.meter.failed(time.monotonic())
         if not event.data.reply_to:
             return
         failed = EncodeFailed(
@@ -229,11 +233,17 @@ class RouterService(Service):
 
     async def _finished(self, event: Event[EncodeFinished]) -> None:
         entry = self.dispatcher.finished(event)
-        if entry is None or entry.request is None or event.data.failed != "deadline":
+        if entry is None or entry.request is None:
             return
-        # Only here, or where the tick closes the entry: a client is told once.
-        why = "the deadline passed in the queue of its worker"
-        await self._refuse(entry.request, Refused("deadline", why))
+        moment = time.monotonic()
+        if event.data.failed is None:
+            self.meter.answered(entry.texts, moment - entry.came, moment)
+        elif event.data.failed != "deadline":
+            self.meter.failed(moment)  # its worker has told the client
+        else:
+            # Only here, or where the tick closes the entry: a client is told once.
+            why = "the deadline passed in the queue of its worker"
+            await self._refuse(entry.request, Refused("deadline", why))
 
     async def _own_answer(self, event: Event[Any]) -> None:
         """Base vectors that the router asked for."""
@@ -267,6 +277,7 @@ class RouterService(Service):
             self._count()
             ticks += 1
             if ticks % 4 == 0:
+                self.counters |= self.meter.counters(time.monotonic())
                 self.skills.expire()
             if ticks % 8 == 0:
                 done = self.dispatcher.finished_texts
