@@ -1,0 +1,1 @@
+"""How well a fleet retrieves from a BEIR-style folder, with its skills and without."""
