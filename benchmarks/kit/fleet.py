@@ -54,9 +54,12 @@ def fresh_state() -> Iterator[Path]:
 
 
 def settings_file(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Write settings as TOML (numbers, texts, booleans) into `folder`; returns the file."""
+    """Write settings as TOML (numbers, texts, booleans) into `folder`; returns the file.
+
+    The API is off unless they mention it: one process more would take its share of the cores.
+    """
     lines: list[str] = []
-    for name, values in sections.items():
+    for name, values in {"api": {"enabled": False}, **sections}.items():
         lines.append(f"[{name}]")
         lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
         lines.append("")

@@ -1,55 +1,88 @@
-"""The application: routes made from the operations, errors in one shape."""
+"""The application: routes made from the operations, errors in one shape, the page beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
-import structlog
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.api import embeddings, files, health, learning, models, skills
 from services.api.answers import refusal
 from services.api.context import ApiContext
-from services.api.errors import ApiError, InternalFailure, MethodNotAllowed, NotFound
-from services.api.operation import Operation
+from services.api.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
+from services.api.front import Front
+from services.api.guard import Gate, Guarded
+from services.api.openapi import document
+from services.api.operation import JSON, Operation
 
 __all__ = ["OPERATIONS", "create_app"]
 
-OPERATIONS: tuple[Operation, ...] = ()
+
+async def openapi_json(_request: Request) -> Response:
+    """The document of everything here."""
+    return Response(_document(), media_type=JSON)
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    *embeddings.OPERATIONS,
+    *models.OPERATIONS,
+    *skills.OPERATIONS,
+    *learning.OPERATIONS,
+    *health.OPERATIONS,
+    Operation(
+        "GET",
+        "/openapi.json",
+        openapi_json,
+        None,
+        "This document",
+        tag="health",
+        costly=False,
+    ),
+)
 """Everything that the API offers, in the order of its document."""
 
 
 def create_app(context: ApiContext, operations: Sequence[Operation] = OPERATIONS) -> Starlette:
     """The application that serves these operations; nothing of it is global."""
+    gate = Gate(context)
     app = Starlette(
         routes=[
-            Route(one.path, one.handler, methods=[one.method], name=one.name) for one in operations
+            *(
+                Route(one.path, Guarded(one, gate), methods=[one.method], name=one.name)
+                for one in operations
+            ),
+            *files.routes(),
         ],
-        exception_handlers={
-            ApiError: _refused,
-            HTTPException: _unrouted,
-            Exception: _failed,
-        },
+        middleware=[Middleware(Front, context=context)],
+        exception_handlers={HTTPException: _unrouted},
     )
     app.state.context = context
     return app
 
 
-async def _refused(_request: Request, error: Exception) -> Response:
-    return refusal(error if isinstance(error, ApiError) else InternalFailure("internal error"))
+@cache
+def _document() -> bytes:
+    return msgspec.json.encode(document(OPERATIONS))
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:
-    if isinstance(error, HTTPException) and error.status_code == 405:
-        return refusal(MethodNotAllowed(f"{request.url.path} does not take {request.method}"))
-    return refusal(NotFound(f"there is nothing at {request.url.path}"))
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    structlog.get_logger().error(
-        "request failed", path=request.url.path, exc_info=error, method=request.method
-    )
-    return refusal(InternalFailure("this request failed by a fault of ours; the log tells more"))
+    """A path or a method that leads nowhere, as Starlette found it."""
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    found: ApiError
+    if status == 405:
+        found = MethodNotAllowed(f"{request.url.path} does not take {request.method}")
+    elif status == 404:
+        found = NotFound(f"there is nothing at {request.url.path}")
+    else:
+        found = InvalidRequest(f"{request.method} {request.url.path} cannot be answered")
+    response = refusal(found)
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 from starlette.requests import Request
 
 from bus import Bus
+from services.api.dimensions import Dimensions
 from services.api.keys import KeyStore
 from services.api.operation import Operation
+from services.api.presence import Presence
 from services.runtime.client import FleetClient
 from services.runtime.settings import Settings
 
@@ -22,12 +24,13 @@ class Answered(NamedTuple):
     """A request that has been answered, for those who count."""
 
     operation: Operation | None
-    """None where no operation was found for it."""
+    """None where none was found for it, or it asked for a file of the page."""
     status: int
+    """499 where the caller went away before there was an answer."""
     seconds: float
     """From its last header to the last byte of the answer."""
     model: str | None
-    """What `/v1/embeddings` was asked for and knew."""
+    """What an embeddings request asked for and got."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,14 @@ class ApiContext:
     client: FleetClient
     settings: Settings
     keys: KeyStore
+    presence: Presence = field(default_factory=Presence)
+    dimensions: Dimensions = field(default_factory=Dimensions)
     view: Any = None
     metrics: Any = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is to end: streams end, readiness is over."""
     observers: list[Callable[[Answered], None]] = field(default_factory=list)
-    """Called for every request once it is answered; they must not fail or wait."""
+    """Called for every request once it is answered; they must neither fail nor wait."""
 
 
 def context_of(request: Request) -> ApiContext:

@@ -7,6 +7,7 @@ ServiceError
     ├── Forbidden            403  the key does not reach so far, or the page is a foreign one
     ├── NotFound             404  no such path, skill or version
     ├── MethodNotAllowed     405  the path is there, the method is not
+    ├── TooSlow              408  the body did not come within a reasonable time
     ├── BodyTooLarge         413  more bytes, or a larger event, than is taken
     ├── WrongMediaType       415  a body that is not JSON
     ├── Overloaded           429  too much at a time; `retry_after` says when to come again
@@ -35,6 +36,7 @@ __all__ = [
     "MethodNotAllowed",
     "NotFound",
     "Overloaded",
+    "TooSlow",
     "Unauthenticated",
     "WrongMediaType",
 ]
@@ -121,6 +123,14 @@ class MethodNotAllowed(ApiError):
     status = 405
     kind = "invalid_request_error"
     code = "method_not_allowed"
+
+
+class TooSlow(ApiError):
+    """The body did not come within a reasonable time."""
+
+    status = 408
+    kind = "invalid_request_error"
+    code = "request_timeout"
 
 
 class BodyTooLarge(ApiError):

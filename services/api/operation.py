@@ -60,6 +60,8 @@ class Operation:
     """The group that it stands in, in the document."""
     costly: bool = True
     """False: answered however many requests are at work, as a health check must be."""
+    finishes: bool = False
+    """True: carried through even where the caller goes away meanwhile, as what is journaled."""
     lasting: bool = False
     """True for a stream: it is no request at work, and its handler bounds how many there are."""
 

@@ -24,8 +24,9 @@ from services.errors import (
 from services.fleet.beats import Listen
 from services.fleet.output import Output, in_words
 from services.fleet.plan import Part, plan
-from services.fleet.preflight import bus_url, check_free, check_model, claimed, expanded
+from services.fleet.preflight import api_port, bus_url, check_free, check_model, claimed, expanded
 from services.fleet.supervisor import Supervisor
+from services.runtime.api_address import url_of
 from services.runtime.settings import Settings, load_settings
 from services.runtime.settings_text import to_toml
 
@@ -50,7 +51,7 @@ Examples:
         for clients on other machines, each with a key of its own (CURVE)
 
     python run_all.py --json 2> fleet.log
-        for programs: when ready, one line with "bus", "state", "pid", "services"
+        for programs: when ready, one line with "bus", "state", "pid", "api", "services"
 
 Ctrl-C stops the fleet in order, a second one kills it. Exit codes:
 0 stopped as asked, 1 failed, 2 refused to start, 130 killed.
@@ -153,7 +154,9 @@ def _in_force(settings: Settings, root: Path, url: str) -> Settings:
         model=model,
         workers=settings.fleet.worker_count,
     )
-    return msgspec.structs.replace(settings, fleet=fleet)
+    # Chosen once: an API that is restarted must be found where it was.
+    api = msgspec.structs.replace(settings.api, port=api_port(settings.api) or settings.api.port)
+    return msgspec.structs.replace(settings, fleet=fleet, api=api)
 
 
 def _write(settings: Settings, root: Path) -> Path:
@@ -168,6 +171,7 @@ async def _supervise(
     parts: Sequence[Part], settings: Settings, listen: Listen, output: Output, *, json: bool
 ) -> int:
     root, url = Path(settings.fleet.state), settings.fleet.bus or ""
+    api = _api(settings)
     fleet = Supervisor(parts, settings.fleet, listen=listen, reporter=output)
     signals = 0
 
@@ -181,9 +185,9 @@ async def _supervise(
             fleet.kill()
 
     def on_ready() -> None:
-        output.status(fleet.keepers, url, root)
+        output.status(fleet.keepers, url, root, api)
         if json:
-            _announce(fleet, url, root)
+            _announce(fleet, url, root, api)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -195,7 +199,13 @@ async def _supervise(
     return KILLED if signals > 1 else STOPPED
 
 
-def _announce(fleet: Supervisor, url: str, root: Path) -> None:
+def _api(settings: Settings) -> str | None:
+    """Where the API is reached on this machine, None where it is off."""
+    own = settings.api
+    return url_of(own.host, own.port) if own.enabled and own.port is not None else None
+
+
+def _announce(fleet: Supervisor, url: str, root: Path, api: str | None) -> None:
     services = [
         {
             "service": keeper.part.service,
@@ -204,7 +214,7 @@ def _announce(fleet: Supervisor, url: str, root: Path) -> None:
         }
         for keeper in fleet.keepers
     ]
-    line = {"bus": url, "state": str(root), "pid": os.getpid(), "services": services}
+    line = {"bus": url, "state": str(root), "pid": os.getpid(), "api": api, "services": services}
     with suppress(OSError):  # whoever started us may have gone; the fleet serves all the same
         print(msgspec.json.encode(line).decode(), flush=True)
 

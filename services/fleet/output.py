@@ -88,10 +88,13 @@ class Output:
         else:
             self._prefixed(_FLEET, level, text)
 
-    def status(self, keepers: Sequence[Keeper], bus: str, state: Path) -> None:
-        """The table that stands at the end of a start."""
+    def status(
+        self, keepers: Sequence[Keeper], bus: str, state: Path, api: str | None = None
+    ) -> None:
+        """The table that stands at the end of a start; `api`: where the page is, if anywhere."""
+        page = "" if api is None else f" Its page is at {api}/"
         if self._form == "json":
-            self.say(f"The fleet is ready on {bus}.")
+            self.say(f"The fleet is ready on {bus}.{page}")
             return
         table = Table(title=f"Consonance is ready on {bus}", caption=f"state in {state}")
         for heading in ("process", "number", "pid", "state"):
@@ -100,6 +103,8 @@ class Output:
             pid = str(keeper.child.pid) if keeper.child else ""
             table.add_row(keeper.part.service, keeper.part.instance, pid, keeper.state)
         self._print(table)
+        if page:
+            self.say(page.strip())
 
     def close(self) -> None:
         """Close the files."""

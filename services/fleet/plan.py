@@ -32,6 +32,7 @@ SERVICES: tuple[Role, ...] = (
     Role("distiller"),
     Role("factory"),
     Role("federation", lambda settings: int(settings.federation.enabled)),
+    Role("api", lambda settings: int(settings.api.enabled)),
 )
 """All but the broker, which stands under them; stopped in reverse order, the broker last."""
 

@@ -16,9 +16,20 @@ from pathlib import Path
 
 from lora.errors import ModelNotFoundError
 from lora.sources import fetch, hub_name, weight_files
-from services.errors import FleetRunningError, PreflightError
+from services.errors import FleetRunningError, PreflightError, SettingsError
+from services.runtime.api_address import bound
+from services.runtime.settings_api import ApiSettings
 
-__all__ = ["bus_url", "check_free", "check_model", "claimed", "expanded", "locked", "state_folder"]
+__all__ = [
+    "api_port",
+    "bus_url",
+    "check_free",
+    "check_model",
+    "claimed",
+    "expanded",
+    "locked",
+    "state_folder",
+]
 
 LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 """Bytes that the system allows in the path of a socket, its closing zero not counted."""
@@ -134,6 +145,18 @@ def check_model(model: str | None) -> None:
                 "set."
             ) from error
         raise PreflightError(f"The model cannot be used: {error}.") from error
+
+
+def api_port(settings: ApiSettings) -> int | None:
+    """The port that the API will bind, None where it is off; raises `PreflightError`."""
+    if not settings.enabled:
+        return None
+    try:
+        with bound(settings) as listener:
+            port: int = listener.getsockname()[1]
+            return port
+    except SettingsError as error:
+        raise PreflightError(str(error)) from error
 
 
 def expanded(path: str) -> Path:

@@ -32,6 +32,8 @@ class Fleet:
     url: str
     state: Path
     process: subprocess.Popen[str]
+    api: str | None = None
+    """Where the API answers, in a fleet whose settings have a section `[api]`."""
 
     @asynccontextmanager
     async def bus(self, source: str = "/test/1", **options: Any) -> AsyncIterator[Bus]:
@@ -53,10 +55,9 @@ def running(folder: Path, *arguments: str, config: str = "") -> Iterator[Fleet]:
     """Start a fleet below `folder`; stopped in an orderly way at the end, or the test fails."""
     state = folder / "state"
     settings = folder / "settings.toml"
-    if "[federation]" not in config:
-        config += (
-            "\n[federation]\nenabled = false\n"  # a gateway more to start, for one test's sake
-        )
+    for section in ("federation", "api"):  # a process more to start, for one test's sake
+        if f"[{section}]" not in config:
+            config += f"\n[{section}]\nenabled = false\n"
     settings.write_text(config, "utf-8")
     _lend_background(state)
     command = [sys.executable, str(ROOT / "run_all.py"), "--json", "--state", str(state)]
@@ -69,7 +70,8 @@ def running(folder: Path, *arguments: str, config: str = "") -> Iterator[Fleet]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, f"the fleet did not start:\n{(folder / 'fleet.log').read_text()[-4000:]}"
-        yield Fleet(url=json.loads(line)["bus"], state=state, process=process)
+        said = json.loads(line)
+        yield Fleet(url=said["bus"], state=state, process=process, api=said["api"])
     finally:
         process.send_signal(signal.SIGTERM)
         try:

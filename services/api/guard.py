@@ -1,0 +1,165 @@
+"""What stands before every operation: keys, foreign pages, body and concurrency limits."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from bus import BusError, RequestTimeout, TooLarge
+from schemas import SchemaError
+from services.api import origins
+from services.api.answers import refusal
+from services.api.body import read_body
+from services.api.context import ApiContext
+from services.api.errors import (
+    ApiError,
+    BodyTooLarge,
+    FleetAway,
+    Forbidden,
+    InternalFailure,
+    InvalidRequest,
+    Overloaded,
+    Unauthenticated,
+)
+from services.api.operation import Operation
+from services.runtime.api_address import is_loopback
+
+__all__ = ["OPERATION", "Gate", "Guarded"]
+
+OPERATION: Final = "consonance.operation"
+"""Where a request's scope names the operation that answers it."""
+
+
+class Gate:
+    """Who may come in, and how many at a time; one for each application."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self.context = context
+        self.at_work = 0
+        self._loopback = is_loopback(context.settings.api.host)
+
+    def admit(self, request: Request, operation: Operation) -> None:
+        """Raise `Unauthenticated`, `Forbidden` or `KeysError` where the request may not come in."""
+        if operation.scope is None:
+            return
+        keys = self.context.keys
+        if self._loopback and not keys.list():
+            # Whoever is on this machine may do everything; but a page in a browser on this machine
+            # may come from anywhere.
+            origins.check(request)
+            return
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise Unauthenticated("a key is needed: Authorization: Bearer csn_…")
+        key = keys.find(token.strip())
+        if key is None:
+            raise Unauthenticated("this key is not known here, or was revoked")
+        if not key.allows(operation.scope):
+            raise Forbidden(
+                f"the key {key.name!r} has the scope {' and '.join(key.scopes)}, "
+                f"this needs {operation.scope}"
+            )
+
+    def enter(self) -> None:
+        """Take a place among the requests at work; raises `Overloaded`."""
+        most = self.context.settings.api.max_concurrent
+        if self.at_work >= most:
+            raise Overloaded(f"{most} requests are at work, which is all that is allowed")
+        self.at_work += 1
+
+    def leave(self) -> None:
+        """Give it back."""
+        self.at_work -= 1
+
+
+class Guarded:
+    """One operation as an ASGI application: everything that goes wrong in it becomes an answer."""
+
+    def __init__(self, operation: Operation, gate: Gate) -> None:
+        self.operation = operation
+        self._gate = gate
+        self._log = structlog.get_logger(service="api")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[OPERATION] = self.operation
+        request = Request(scope, receive)
+        try:
+            self._gate.admit(request, self.operation)
+            if self.operation.costly and not self.operation.lasting:
+                self._gate.enter()
+                try:
+                    response = await self._answer(request, scope, receive)
+                finally:
+                    self._gate.leave()
+            else:
+                response = await self._answer(request, scope, receive)
+        except _Gone:
+            return
+        except Exception as error:
+            found = self._translated(error, request)
+            response = refusal(found)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request, scope: Scope, receive: Receive) -> Response:
+        operation = self.operation
+        if operation.takes is not None:
+            body = await read_body(request, self._gate.context.settings.api.max_body_bytes)
+            request = Request(scope, _again(body, receive))
+        if operation.finishes or operation.lasting:
+            return await operation.handler(request)
+        return await _unless_gone(request, operation, receive)
+
+    def _translated(self, error: Exception, request: Request) -> ApiError:
+        """What the caller is told."""
+        if isinstance(error, ApiError):
+            return error
+        if isinstance(error, TooLarge):
+            return BodyTooLarge(str(error))
+        if isinstance(error, SchemaError):
+            return InvalidRequest(str(error))
+        if isinstance(error, RequestTimeout):
+            return FleetAway(str(error))
+        if isinstance(error, BusError):
+            self._log.warning("not answered", path=request.url.path, why=str(error))
+            return FleetAway(f"the bus does not take or answer this now: {error}")
+        self._log.error("request failed", path=request.url.path, exc_info=error)
+        return InternalFailure("this request failed by a fault of ours; the log tells more")
+
+
+class _Gone(Exception):
+    """The caller went away."""
+
+
+async def _unless_gone(request: Request, operation: Operation, receive: Receive) -> Response:
+    """The handler's response; its work ends where the caller goes away before."""
+
+    async def until_gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    work = asyncio.ensure_future(operation.handler(request))
+    gone = asyncio.ensure_future(until_gone())
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise _Gone
+        return work.result()
+    finally:
+        for task in (work, gone):
+            task.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A body that was read, for the handler to read; then what comes after it."""
+    parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_part() -> Message:
+        return parts.pop() if parts else await receive()
+
+    return next_part

@@ -1,0 +1,122 @@
+"""The API's process: an HTTP server beside the bus."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Generator
+from typing import ClassVar
+
+import uvicorn
+
+from bus import Bus
+from schemas import Event, FleetHeartbeat
+from services.api.app import create_app
+from services.api.context import Answered, ApiContext
+from services.api.dimensions import Dimensions, trained_sizes
+from services.api.keys import KeyStore
+from services.errors import SettingsError
+from services.runtime.api_address import bound, is_loopback, url_of
+from services.runtime.client import FleetClient
+from services.runtime.service import Context, Service
+
+__all__ = ["ApiService"]
+
+IN_FLIGHT = 4
+"""Parts of one request that are encoded at a time."""
+
+
+class ApiService(Service):
+    """Serves HTTP until it is told to stop; what is being answered then is answered."""
+
+    name: ClassVar[str] = "api"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.counters = {"requests": 0, "refused": 0, "failed": 0, "port": 0}
+        self.url = ""
+        """Where it is reached on this machine, once it is set up."""
+        self._api: ApiContext | None = None
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def setup(self) -> None:
+        """Bind, hear the fleet, serve."""
+        own = self.settings.api
+        keys = KeyStore.of(self.state.root)
+        if not keys.list() and not is_loopback(own.host):
+            raise SettingsError(
+                f"the API is not bound to {own.host} without a key, as others could reach it: make "
+                "one (consonance keys create NAME --scopes admin), or set api.host to 127.0.0.1"
+            )
+        listener = bound(own)
+        port = listener.getsockname()[1]
+        self.url, self.counters["port"] = url_of(own.host, port), port
+        sizes = {*own.dimensions, *trained_sizes(self.settings.fleet.model)}
+        self._api = api = ApiContext(
+            bus=self.bus,
+            client=_client(self.bus),
+            settings=self.settings,
+            keys=keys,
+            dimensions=Dimensions(sizes),
+            observers=[self._count],
+        )
+        await self.listen(FleetHeartbeat, self._hear)
+        self._server = _Server(
+            uvicorn.Config(
+                create_app(api),
+                access_log=False,
+                date_header=False,
+                lifespan="off",
+                log_config=None,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=30,
+                ws="none",
+            )
+        )
+        self._serving = self.spawn(self._server.serve([listener]), "serve")
+        await self._server.up.wait()
+        self.log.info("serving", url=self.url, keys=len(keys.list()))
+
+    async def drain(self) -> None:
+        """Take no new connection; answer what was asked, end the streams."""
+        if self._server is None or self._serving is None or self._api is None:
+            return
+        self._api.draining.set()
+        self._server.should_exit = True
+        await asyncio.wait({self._serving})
+
+    async def _hear(self, event: Event[FleetHeartbeat]) -> None:
+        if self._api is not None:
+            self._api.presence.hear(event.data)
+
+    def _count(self, answered: Answered) -> None:
+        self.counters["requests"] += 1
+        if answered.status >= 500:
+            self.counters["failed"] += 1
+        elif answered.status >= 400:
+            self.counters["refused"] += 1
+
+
+class _Server(uvicorn.Server):
+    """Says when it is up; signals are the service's business."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave them as they are."""
+        yield
+
+
+def _client(bus: Bus) -> FleetClient:
+    return FleetClient(bus, in_flight=IN_FLIGHT)
