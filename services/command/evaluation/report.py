@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 __all__ = ["DEFINITIONS", "Change", "Estimate", "Report", "Routing", "Run"]
 
@@ -91,4 +91,4 @@ class Report(Struct, frozen=True, kw_only=True):
     seconds: float
     """What all of it took."""
     notes: tuple[str, ...] = ()
-    definitions: dict[str, str] = DEFINITIONS
+    definitions: dict[str, str] = field(default_factory=lambda: dict(DEFINITIONS))
