@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 
 from bus import BusError, Closed, Delivery
 from schemas import (
+    DomainForget,
+    DomainForgotten,
     Event,
     FeedbackGiven,
     GenerationObserved,
@@ -19,14 +22,16 @@ from schemas import (
     SkillListed,
     SkillRetired,
 )
-from services.dissonance_monitor import memory, store
+from services.dissonance_monitor import erasure, memory, store
 from services.dissonance_monitor.embedding import Embedder, Served, together
 from services.dissonance_monitor.judge import Piece, judge, scores_of, settled
 from services.dissonance_monitor.memory import Asked, Memory, Neighbours, Vector
 from services.dissonance_monitor.skills import Skills
 from services.dissonance_monitor.store import Judgement, MonitorStore, cause_of
+from services.runtime import forgetting
 from services.runtime.client import FleetClient
 from services.runtime.disk import waiting_for_room
+from services.runtime.forgetting import Forgetting, Mark
 from services.runtime.handful import Handfuls
 from services.runtime.service import Context, Service
 from services.runtime.store import open_store
@@ -49,6 +54,9 @@ LOOK = 60.0
 DOMAINS = 32
 """Domains whose figures the heartbeat tells, those of which a piece was judged last."""
 
+LAST = "factory"
+"""The last service that says that it has forgotten a domain."""
+
 GENERAL = "general"
 """The domain of what is given none and lies near no skill."""
 
@@ -60,10 +68,13 @@ class DissonanceMonitor(Service):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.counters = {"judged": 0, "clashes": 0, "failures": 0, "batches": 0, "waiting": 0}
         self._rules = self.settings.monitor
+        self.counters = {"judged": 0, "clashes": 0, "failures": 0, "batches": 0, "waiting": 0}
+        self.counters["batch_size"] = self._rules.batch_size
         self._skills = Skills(self.settings.router.description_threshold)
         self._changed = asyncio.Event()
+        self._saying = asyncio.Lock()
+        """Held while batches of the outbox are on their way to the bus."""
         self._client = FleetClient(self.bus, deadline_ms=ENCODE_DEADLINE_MS)
 
     @property
@@ -74,16 +85,20 @@ class DissonanceMonitor(Service):
     async def setup(self) -> None:
         """Open the store, say what was left unsaid, learn the skills, take feedback."""
         path = self.state.of(self.name) / "monitor.sqlite"
-        self._file = open_store(path, memory.SCHEMA + store.SCHEMA)
+        self._file = open_store(path, memory.SCHEMA + store.SCHEMA + forgetting.SCHEMA)
         self._store = MonitorStore(self._file, self.source, self._rules)
         self._memory = Memory(self._file, self._rules.passage_memory)
         self._embedder = Embedder(self._client, self._memory)
+        self._forgetting = Forgetting(
+            self, self._file, after=None, erase=self._erase, quiet=self._quiet
+        )
+        await self._forgetting.catch_up()
         self._count_open()
         await self.listen((SkillInstalled, SkillRetired), self._learn)
         await self.listen(SkillListed, self._list, to=self.address)
         self.spawn(self._ask_skills(), "ask skills")
         self.spawn(self._tend(), "tend batches")
-        kinds = (FeedbackGiven, GenerationObserved)
+        kinds = (FeedbackGiven, GenerationObserved, DomainForget, DomainForgotten)
         handler = waiting_for_room(self._judge, self.log)
         await Handfuls(self, kinds, handler, most=HANDFUL, bytes_of=_bytes).start()
 
@@ -119,11 +134,14 @@ class DissonanceMonitor(Service):
     # -- judging
 
     async def _judge(self, deliveries: Sequence[Delivery]) -> None:
-        causes = [cause_of(delivery.event) for delivery in deliveries]
+        left = await self._forgetting.heed(deliveries)
+        for delivery in deliveries:
+            await self._clear_journal(delivery.event)
+        causes = [cause_of(delivery.event) for delivery in left]
         said = {cause: self._store.known(cause) for cause in causes}
         fresh = [
             Piece.of(delivery.event)
-            for delivery, cause in zip(deliveries, causes, strict=True)
+            for delivery, cause in zip(left, causes, strict=True)
             if said[cause] is None
         ]
         judged = await self._judged(fresh)
@@ -168,10 +186,18 @@ class DissonanceMonitor(Service):
             self._embedder.passages(text for piece in pieces for text in piece.texts),
         )
         by_domain: dict[str, list[tuple[Piece, Served, float | None]]] = {}
+        late: dict[str, list[Event[Any]]] = {}
         places = await self._skills.nearest(np.stack([one.base for one in served]))
         for piece, one, nearest in zip(pieces, served, places, strict=True):
             domain = piece.domain or nearest.domain or GENERAL
+            if self._forgetting.covers(domain, piece.event):
+                late.setdefault(domain, []).append(piece.event)
+                continue
             by_domain.setdefault(domain, []).append((piece, one, nearest.novelty))
+        for domain, events in late.items():
+            await erasure.erase_given(
+                self.bus, domain, self._mark(domain).upto, {event.id for event in events}
+            )
         judgements: list[Judgement] = []
         for domain, asked in by_domain.items():
             self._memory.remember(
@@ -202,6 +228,38 @@ class DissonanceMonitor(Service):
             judgements.append(judge(told, served, scores, domain, self.source, self._rules))
         return judgements
 
+    # -- a domain that is to be forgotten
+
+    @asynccontextmanager
+    async def _quiet(self, domain: str) -> AsyncIterator[None]:
+        async with self._saying:
+            yield
+        self._count_open()
+
+    def _erase(self, domain: str) -> int:
+        return self._store.forget(domain) + self._memory.forget(domain)
+
+    def _mark(self, domain: str) -> Mark:
+        return self._forgetting.mark(domain) or Mark(0, 0, 0)
+
+    async def _clear_journal(self, event: Event[Any]) -> None:
+        """Erase a domain from the journal once the last store has: nobody needs it any more."""
+        data = event.data
+        if not isinstance(data, DomainForgotten) or data.service != LAST:
+            return
+        async with self._saying:
+            done = await erasure.erase(self.bus, data.domain, self._mark(data.domain))
+        word = DomainForgotten(
+            domain=data.domain, service="journal", erased=done.events, kept=done.kept
+        )
+        await self.bus.publish(event.derive(word, source=self.source))
+        self.log.info(
+            "domain erased from the journal",
+            domain=data.domain,
+            events=done.events,
+            kept=done.kept,
+        )
+
     # -- batches that come of age
 
     async def _tend(self) -> None:
@@ -218,12 +276,13 @@ class DissonanceMonitor(Service):
 
     async def _say_batches(self) -> float | None:
         """Publish the outbox; seconds until it should be tried again where that failed."""
-        batches = self._store.outbox()
-        if not batches:
-            return None
-        if not await self.publish_outbox(batches):
-            return PATIENCE
-        self._store.settle((), [batch.id for batch in batches])
+        async with self._saying:
+            batches = self._store.outbox()
+            if not batches:
+                return None
+            if not await self.publish_outbox(batches):
+                return PATIENCE
+            self._store.settle((), [batch.id for batch in batches])
         self.counters["batches"] += len(batches)
         self._count_open()
         return None
@@ -233,4 +292,6 @@ def _bytes(delivery: Delivery) -> int:
     data = delivery.event.data
     if isinstance(data, FeedbackGiven):
         return sum(map(len, data.relevant + data.irrelevant))
-    return len(data.output) + len(data.reference)
+    if isinstance(data, GenerationObserved):
+        return len(data.output) + len(data.reference)
+    return 0

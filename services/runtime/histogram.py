@@ -9,24 +9,7 @@ from typing import Final, NamedTuple
 
 __all__ = ["MILLISECONDS", "ROWS", "Buckets", "Histogram"]
 
-MILLISECONDS: Final = (
-    2,
-    5,
-    10,
-    20,
-    35,
-    50,
-    75,
-    100,
-    150,
-    250,
-    400,
-    700,
-    1000,
-    2500,
-    10_000,
-    30_000,
-)
+MILLISECONDS: Final = (2, 5, 10, 20, 50, 75, 100, 150, 250, 400, 700, 1000, 2500, 10_000, 30_000)
 """Upper bounds for durations, in milliseconds."""
 
 ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -68,8 +51,9 @@ class Buckets(NamedTuple):
     bounds: tuple[float, ...]
     below: tuple[float, ...]
     """How many values were no larger than each bound."""
-    count: float
-    sum: float
+    total: float
+    """How many there were."""
+    summed: float
 
     @classmethod
     def of(cls, counters: Mapping[str, int | float], name: str) -> Buckets | None:
@@ -99,16 +83,16 @@ class Buckets(NamedTuple):
         return Buckets(
             self.bounds,
             tuple(a + share * b for a, b in zip(self.below, other.below, strict=True)),
-            self.count + share * other.count,
-            self.sum + share * other.sum,
+            self.total + share * other.total,
+            self.summed + share * other.summed,
         )
 
     def quantile(self, share: float) -> float | None:
         """The value that this share of all is no larger than, between bounds as if evenly spread;
         the last bound where it lies beyond, None where nothing was counted."""
-        if self.count <= 0:
+        if self.total <= 0:
             return None
-        wanted, low, before = share * self.count, 0.0, 0.0
+        wanted, low, before = share * self.total, 0.0, 0.0
         for bound, below in zip(self.bounds, self.below, strict=True):
             if below >= wanted and below > before:
                 return low + (bound - low) * (wanted - before) / (below - before)
