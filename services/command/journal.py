@@ -1,0 +1,203 @@
+"""`consonance journal`: what was said durably, and what nobody could handle."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from services.command.dead import app as dead
+from services.command.errors import DONE, InputRefused
+from services.command.kit import (
+    FLAG,
+    MANY,
+    UNSAID,
+    confirmed,
+    group,
+    note,
+    print_json,
+    run,
+    say,
+    show,
+    table,
+)
+from services.command.place import HERE, Place, connected
+
+__all__ = ["app"]
+
+_EXAMPLES = """
+Examples:
+
+    consonance journal tail -n 50
+    consonance journal tail --follow --types "skill.*"
+    consonance journal replay --after 1200 --json > events.jsonl
+    consonance journal heads
+
+    consonance journal dead list
+    consonance journal dead retry 17 18
+        deliver again what a service could not handle, once it can
+
+    consonance journal erase --where domain=banking --types feedback.given
+        for a whole domain, in every store: consonance skills forget
+"""
+
+app = group("journal", "Read the journal, and tend its dead letters.", _EXAMPLES)
+app.command(dead)
+
+
+@app.command(help_epilogue=_EXAMPLES)
+def tail(
+    *,
+    number: Annotated[int, Parameter(name=("--number", "-n"))] = 20,
+    types: Annotated[tuple[str, ...], MANY] = (),
+    follow: Annotated[bool, FLAG] = False,
+    at: Place = HERE,
+    json: Annotated[bool, FLAG] = False,
+) -> int:
+    """Show the last events of the journal.
+
+    Parameters
+    ----------
+    number
+        How many
+    types
+        Event types, or patterns such as "skill.*". Default: all durable ones
+    follow
+        Go on with what comes
+    json
+        Write each event as one line of JSON
+    """
+    if number < 1:
+        raise InputRefused(f"--number is at least 1, not {number}")
+
+    async def work() -> int:
+        from services.command.kinds import kinds_of
+        from services.command.past import last
+        from services.command.told import say_event
+
+        kinds = kinds_of(types, durable=True)
+        async with connected(at) as bus:
+            events = await last(bus, kinds, number)
+            for event in events:
+                say_event(event, json=json)
+            if follow:
+                heads = await bus.heads() if not events else {}
+                after = (events[-1].sequence or 0) if events else max(heads.values(), default=0)
+                async with bus.watch(kinds, after=after) as coming:
+                    async for event in coming:
+                        say_event(event, json=json)
+        return DONE
+
+    return run(work())
+
+
+@app.command(help_epilogue=_EXAMPLES)
+def replay(
+    *,
+    after: int = 0,
+    until: Annotated[int | None, UNSAID] = None,
+    types: Annotated[tuple[str, ...], MANY] = (),
+    at: Place = HERE,
+    json: Annotated[bool, FLAG] = False,
+) -> int:
+    """Write what the journal has from a place on, and end; nothing is delivered anew.
+
+    Parameters
+    ----------
+    after
+        The sequence before the first
+    until
+        The last sequence. Default: the last there is
+    types
+        Event types, or patterns such as "skill.*". Default: all durable ones
+    json
+        Write each event as one line of JSON
+    """
+    if after < 0:
+        raise InputRefused(f"--after is a sequence, from 0 on, not {after}")
+
+    async def work() -> int:
+        from services.command.kinds import kinds_of
+        from services.command.past import from_place
+        from services.command.told import say_event
+
+        kinds = kinds_of(types, durable=True)
+        async with connected(at) as bus:
+            if (await bus.read(kinds, after=after, limit=1)).truncated:
+                note(f"the journal has forgotten some of what followed {after}")
+            async for event in from_place(bus, kinds, after, until):
+                say_event(event, json=json)
+        return DONE
+
+    return run(work())
+
+
+@app.command(help_epilogue=_EXAMPLES)
+def heads(*, at: Place = HERE, json: Annotated[bool, FLAG] = False) -> int:
+    """Show the last sequence of every type.
+
+    Parameters
+    ----------
+    json
+        Write JSON
+    """
+
+    async def work() -> dict[str, int]:
+        async with connected(at) as bus:
+            return dict(await bus.heads())
+
+    found = run(work())
+    if json:
+        print_json({"heads": found})
+    elif found:
+        show(table("type", ">last", rows=sorted(found.items())))
+    else:
+        note("the journal is empty")
+    return DONE
+
+
+@app.command(help_epilogue=_EXAMPLES)
+def erase(
+    *,
+    types: Annotated[tuple[str, ...], MANY],
+    where: Annotated[tuple[str, ...], MANY],
+    yes: Annotated[bool, FLAG] = False,
+    at: Place = HERE,
+    json: Annotated[bool, FLAG] = False,
+) -> int:
+    """Erase events whose data has all the values given, from the journal alone.
+
+    Parameters
+    ----------
+    types
+        Event types, or patterns such as "feedback.*"
+    where
+        FIELD=VALUE of the data, such as domain=banking
+    yes
+        Do not ask
+    json
+        Write JSON
+    """
+    from services.command.kinds import kinds_of
+
+    wanted: dict[str, str] = {}
+    for pair in where:
+        field, sign, value = pair.partition("=")
+        if not sign or not field:
+            raise InputRefused(f"--where is FIELD=VALUE, not {pair!r}")
+        wanted[field] = value
+    kinds = kinds_of(types, durable=True)
+    if not types or not wanted:
+        raise InputRefused("--types and --where say which events; without them it would be all")
+    told = ", ".join(kind.type for kind in kinds)
+    question = f"Erase every {told} with {' and '.join(where)}? It cannot be undone."
+    if not confirmed(question, yes=yes):
+        raise InputRefused("nothing was erased")
+
+    async def work() -> int:
+        async with connected(at) as bus:
+            return await bus.erase(kinds, wanted)
+
+    count = run(work())
+    print_json({"erased": count}) if json else say(f"{count} erased")
+    return DONE

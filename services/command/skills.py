@@ -1,0 +1,164 @@
+"""`consonance skills`: which there are, what became of them, and what shall become of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from services.command import wishes
+from services.command.errors import DONE
+from services.command.kit import FLAG, group, json_line, note, print_json, run, say, show, table
+from services.command.place import HERE, Place
+
+if TYPE_CHECKING:
+    from schemas import ListedCard
+
+__all__ = ["app"]
+
+_EXAMPLES = """
+Examples:
+
+    consonance skills list
+    consonance skills show banking
+    consonance skills history banking --json
+    consonance skills pin banking@3
+        every encoder keeps it in memory
+    consonance skills retire banking@3 --reason "wrong answers about fees"
+        the version before it serves again
+    consonance skills forget banking
+        erase its feedback, passages and training data everywhere
+
+A skill is named as in requests: NAME, NAME@3, a digest, 12 of its digits or
+PEER/NAME.
+"""
+
+app = group("skills", "List, show, retire, pin and forget skills.", _EXAMPLES)
+
+
+@app.command(name="list", help_epilogue=_EXAMPLES)
+def list_(
+    *, every: Annotated[bool, FLAG] = False, at: Place = HERE, json: Annotated[bool, FLAG] = False
+) -> int:
+    """List the skills that serve, newest versions first.
+
+    Parameters
+    ----------
+    every
+        Those that are retired, rejected or pending, too
+    json
+        Write JSON
+    """
+
+    async def work() -> list[ListedCard]:
+        from services.command.cards import SERVING, client_at, listed
+
+        async with client_at(at) as client:
+            cards = await listed(client)
+        return [card for card in cards if every or card.state in SERVING]
+
+    cards = run(work())
+    if json:
+        from services.command.cards import facts_of
+
+        print_json({"skills": [facts_of(card) for card in cards]})
+    elif cards:
+        show(_listing(cards))
+    else:
+        note("no skill is installed" if not every else "no skill is known")
+    return DONE
+
+
+@app.command(name="show", help_epilogue=_EXAMPLES)
+def show_(name: str, /, *, at: Place = HERE, json: Annotated[bool, FLAG] = False) -> int:
+    """Show one skill: its figures, its lineage, whose it is.
+
+    Parameters
+    ----------
+    name
+        The skill
+    json
+        Write JSON
+    """
+    from services.command.cards import client_at, facts_of, found
+
+    async def work() -> ListedCard:
+        async with client_at(at) as client:
+            return await found(client, name)
+
+    card = run(work())
+    facts = facts_of(card)
+    if json:
+        print_json(facts)
+        return DONE
+    say(f"{card.name}@{card.version}")
+    metrics = facts.pop("metrics", {}) | {"": None}
+    for key, value in {**facts, **metrics}.items():
+        if key not in ("", "name", "version") and value not in (None, "", [], ()):
+            say(
+                f"  {key:<15} {value if isinstance(value, str | int | float) else json_line(value)}"
+            )
+    return DONE
+
+
+@app.command(help_epilogue=_EXAMPLES)
+def history(name: str, /, *, at: Place = HERE, json: Annotated[bool, FLAG] = False) -> int:
+    """Tell what the journal knows of a skill: trainings, verdicts, versions, retirements.
+
+    Parameters
+    ----------
+    name
+        The skill, without a version
+    json
+        Write each event as one line of JSON
+    """
+
+    async def work() -> int:
+        from services.command.cards import client_at, found
+        from services.command.past import happenings
+        from services.command.told import say_event
+
+        async with client_at(at) as client:
+            count = 0
+            async for event in happenings(client.bus, name):
+                say_event(event, json=json)
+                count += 1
+            if not count:
+                await found(client, name)  # refuses a name that nobody has
+                note(f"the journal has forgotten what became of {name}")
+        return DONE
+
+    return run(work())
+
+
+for _wish in (wishes.retire, wishes.pin, wishes.unpin, wishes.forget):
+    app.command(_wish, help_epilogue=_EXAMPLES)
+
+
+def _listing(cards: Sequence[ListedCard]) -> Any:
+    return table(
+        *("skill", ">version", "state", "", ">rank", ">gain", "95 % interval", "digest", "by"),
+        rows=[
+            (
+                card.name,
+                card.version,
+                card.state,
+                "pinned" if card.pinned else "",
+                card.rank,
+                _signed(card.metrics.get("gain")),
+                _interval(card.metrics.get("low"), card.metrics.get("high")),
+                card.digest[7:19],
+                card.peer or (card.signer or "")[:16] or "this node",
+            )
+            for card in cards
+        ],
+    )
+
+
+def _signed(value: float | int | None) -> str:
+    return "" if value is None else f"{value:+.3f}"
+
+
+def _interval(low: float | int | None, high: float | int | None) -> str:
+    return (
+        "" if low is None and high is None else f"{_signed(low) or '?'} to {_signed(high) or '?'}"
+    )
