@@ -42,7 +42,7 @@ _ALL = Annotated[bool, Parameter(name="--all", negative="", show_default=False)]
 _GROUP = Annotated[str | None, Parameter(name="--group", show_default=False)]
 
 
-@app.command(name="list", help_epilogue=_EXAMPLES)
+@app.command(name="list", help_epilogue=app.help_epilogue)
 def list_(
     *,
     service: _GROUP = None,
@@ -68,7 +68,7 @@ def list_(
     return DONE
 
 
-@app.command(help_epilogue=_EXAMPLES)
+@app.command(help_epilogue=app.help_epilogue)
 def retry(
     *numbers: Annotated[int, UNSAID],
     every: _ALL = False,
@@ -93,7 +93,7 @@ def retry(
     return _done(run(_dead("retry", at, service, ids)), ids, "to be delivered again", json=json)
 
 
-@app.command(help_epilogue=_EXAMPLES)
+@app.command(help_epilogue=app.help_epilogue)
 def drop(
     *numbers: Annotated[int, UNSAID],
     every: _ALL = False,

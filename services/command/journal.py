@@ -45,7 +45,7 @@ app = group("journal", "Read the journal, and tend its dead letters.", _EXAMPLES
 app.command(dead)
 
 
-@app.command(help_epilogue=_EXAMPLES)
+@app.command(help_epilogue=app.help_epilogue)
 def tail(
     *,
     number: Annotated[int, Parameter(name=("--number", "-n"))] = 20,
@@ -72,18 +72,16 @@ def tail(
 
     async def work() -> int:
         from services.command.kinds import kinds_of
-        from services.command.past import last
         from services.command.told import say_event
+        from services.runtime.fleet_view_tail import tail as tail_of
 
         kinds = kinds_of(types, durable=True)
         async with connected(at) as bus:
-            events = await last(bus, kinds, number)
-            for event in events:
+            head = max((await bus.heads()).values(), default=0)
+            for event in await tail_of(bus, kinds, number, head=head):
                 say_event(event, json=json)
             if follow:
-                heads = await bus.heads() if not events else {}
-                after = (events[-1].sequence or 0) if events else max(heads.values(), default=0)
-                async with bus.watch(kinds, after=after) as coming:
+                async with bus.watch(kinds, after=head) as coming:
                     async for event in coming:
                         say_event(event, json=json)
         return DONE
@@ -91,7 +89,7 @@ def tail(
     return run(work())
 
 
-@app.command(help_epilogue=_EXAMPLES)
+@app.command(help_epilogue=app.help_epilogue)
 def replay(
     *,
     after: int = 0,
@@ -132,7 +130,7 @@ def replay(
     return run(work())
 
 
-@app.command(help_epilogue=_EXAMPLES)
+@app.command(help_epilogue=app.help_epilogue)
 def heads(*, at: Place = HERE, json: Annotated[bool, FLAG] = False) -> int:
     """Show the last sequence of every type.
 
@@ -156,7 +154,7 @@ def heads(*, at: Place = HERE, json: Annotated[bool, FLAG] = False) -> int:
     return DONE
 
 
-@app.command(help_epilogue=_EXAMPLES)
+@app.command(help_epilogue=app.help_epilogue)
 def erase(
     *,
     types: Annotated[tuple[str, ...], MANY],

@@ -1,4 +1,4 @@
-"""Stretches of the journal: from a place on, the last so many, all of one skill."""
+"""Stretches of the journal: from a place on, or all of one skill."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from schemas import (
     TrainingRequested,
 )
 
-__all__ = ["HAPPENINGS", "from_place", "happenings", "last"]
+__all__ = ["HAPPENINGS", "from_place", "happenings"]
 
 PAGE: Final = 500
 
@@ -57,22 +57,6 @@ async def from_place(
                 return
             yield event
         after = page.events[-1].sequence or 0
-
-
-async def last(bus: Bus, kinds: Sequence[type[Payload]], count: int) -> list[Event[Any]]:
-    """The last `count` events of `kinds`, the oldest first; the journal is read no further back
-    than needed. Raises `BusError`."""
-    heads = await bus.heads()
-    end = max((heads.get(kind.type, 0) for kind in kinds), default=0)
-    span = max(64, 2 * count)
-    while True:
-        after = max(0, end - span)
-        found: list[Event[Any]] = []
-        async for event in from_place(bus, kinds, after, end):
-            found = [*found[-count + 1 :], event] if count > 1 else [event]
-        if len(found) >= count or after == 0:
-            return found
-        span *= 4
 
 
 async def happenings(bus: Bus, name: str) -> AsyncGenerator[Event[Any]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Parameter
+
 from services.command import wishes
 from services.command.errors import DONE
 from services.command.kit import FLAG, group, json_line, note, print_json, run, say, show, table
@@ -34,11 +36,11 @@ PEER/NAME.
 
 app = group("skills", "List, show, retire, pin and forget skills.", _EXAMPLES)
 
+_ALL = Annotated[bool, Parameter(name="--all", negative="", show_default=False)]
 
-@app.command(name="list", help_epilogue=_EXAMPLES)
-def list_(
-    *, every: Annotated[bool, FLAG] = False, at: Place = HERE, json: Annotated[bool, FLAG] = False
-) -> int:
+
+@app.command(name="list", help_epilogue=app.help_epilogue)
+def list_(*, every: _ALL = False, at: Place = HERE, json: Annotated[bool, FLAG] = False) -> int:
     """List the skills that serve, newest versions first.
 
     Parameters
@@ -68,7 +70,7 @@ def list_(
     return DONE
 
 
-@app.command(name="show", help_epilogue=_EXAMPLES)
+@app.command(name="show", help_epilogue=app.help_epilogue)
 def show_(name: str, /, *, at: Place = HERE, json: Annotated[bool, FLAG] = False) -> int:
     """Show one skill: its figures, its lineage, whose it is.
 
@@ -91,16 +93,15 @@ def show_(name: str, /, *, at: Place = HERE, json: Annotated[bool, FLAG] = False
         print_json(facts)
         return DONE
     say(f"{card.name}@{card.version}")
-    metrics = facts.pop("metrics", {}) | {"": None}
+    metrics = facts.pop("metrics", {})
     for key, value in {**facts, **metrics}.items():
-        if key not in ("", "name", "version") and value not in (None, "", [], ()):
-            say(
-                f"  {key:<15} {value if isinstance(value, str | int | float) else json_line(value)}"
-            )
+        if key not in ("name", "version") and value not in (None, "", [], {}):
+            plain = isinstance(value, str | int | float)
+            say(f"  {key:<15} {value if plain else json_line(value)}")
     return DONE
 
 
-@app.command(help_epilogue=_EXAMPLES)
+@app.command(help_epilogue=app.help_epilogue)
 def history(name: str, /, *, at: Place = HERE, json: Annotated[bool, FLAG] = False) -> int:
     """Tell what the journal knows of a skill: trainings, verdicts, versions, retirements.
 
@@ -131,7 +132,7 @@ def history(name: str, /, *, at: Place = HERE, json: Annotated[bool, FLAG] = Fal
 
 
 for _wish in (wishes.retire, wishes.pin, wishes.unpin, wishes.forget):
-    app.command(_wish, help_epilogue=_EXAMPLES)
+    app.command(_wish, help_epilogue=app.help_epilogue)
 
 
 def _listing(cards: Sequence[ListedCard]) -> Any:
@@ -159,6 +160,4 @@ def _signed(value: float | int | None) -> str:
 
 
 def _interval(low: float | int | None, high: float | int | None) -> str:
-    return (
-        "" if low is None and high is None else f"{_signed(low) or '?'} to {_signed(high) or '?'}"
-    )
+    return "" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"

@@ -1,8 +1,9 @@
-"""What people want of skills: retired, pinned, a domain forgotten; said on the bus, then awaited."""
+"""What people want of skills: retired, pinned, forgotten; said on the bus, then awaited."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -201,11 +202,13 @@ def _pin(name: str, at: Place, *, pinned: bool, json: bool) -> int:
 async def _until(settled: Callable[[], Awaitable[ListedCard | None]], wish: str) -> ListedCard:
     try:
         async with asyncio.timeout(PATIENCE):
-            while (found := await settled()) is None:
+            for _ in itertools.count():
+                if (found := await settled()) is not None:
+                    return found
                 await asyncio.sleep(0.1)
-            return found
     except TimeoutError:
-        raise Failed(_not_yet(wish)) from None
+        pass
+    raise Failed(_not_yet(wish))
 
 
 def _not_yet(wish: str) -> str:
