@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from schemas import catalogue
 
-__all__ = ["DOCUMENT", "table", "with_table"]
+__all__ = ["DOCUMENT", "shape", "table", "with_table"]
 
 DOCUMENT = Path(__file__).with_name("wire-protocol.md")
 BEGIN, END = "<!-- catalogue: begin -->", "<!-- catalogue: end -->"
@@ -46,13 +46,14 @@ def _data(kind: type[msgspec.Struct]) -> str:
     fields = []
     for field in inspect.type_info(kind).fields:  # type: ignore[attr-defined]
         mark = "" if field.required else "?"
-        shape = _shape(field.type)
-        shape = shape if field.required else shape.removesuffix("|null")
-        fields.append(f"`{field.encode_name}{mark}: {shape}`")
+        form = shape(field.type)
+        form = form if field.required else form.removesuffix("|null")
+        fields.append(f"`{field.encode_name}{mark}: {form}`")
     return ", ".join(fields).replace("|", "\\|") or "nothing"
 
 
-def _shape(kind: Any) -> str:
+def shape(kind: Any) -> str:
+    """A type in a few characters: `[str]`, `{str: float}`; a Struct by its name."""
     match kind:
         case inspect.StrType():
             return "str"
@@ -69,17 +70,17 @@ def _shape(kind: Any) -> str:
         case inspect.LiteralType():
             return "|".join(f'"{value}"' for value in kind.values)
         case inspect.VarTupleType() | inspect.ListType():
-            return f"[{_shape(kind.item_type)}]"
+            return f"[{shape(kind.item_type)}]"
         case inspect.TupleType():
-            return f"[{', '.join(_shape(item) for item in kind.item_types)}]"
+            return f"[{', '.join(shape(item) for item in kind.item_types)}]"
         case inspect.DictType():
-            return f"{{{_shape(kind.key_type)}: {_shape(kind.value_type)}}}"
+            return f"{{{shape(kind.key_type)}: {shape(kind.value_type)}}}"
         case inspect.StructType():
             return str(kind.cls.__name__)
         case inspect.UnionType():
-            return "|".join(_shape(item) for item in kind.types)
+            return "|".join(shape(item) for item in kind.types)
         case inspect.Metadata():
-            return _shape(kind.type)
+            return shape(kind.type)
     raise TypeError(f"{kind} has no short form yet: add one to docs/catalogue.py")
 
 
