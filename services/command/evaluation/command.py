@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from services.command.errors import DONE, InputRefused
 from services.command.kit import FLAG, MANY, UNSAID, group, note, print_json, run, show
-from services.command.place import HERE, Place, connected
+from services.command.place import HERE, Place
 
 if TYPE_CHECKING:
     from services.command.evaluation.folder import Collection
-    from services.command.evaluation.run import Evaluation, Progress
+    from services.command.evaluation.run import Evaluation
 
 __all__ = ["app"]
 
@@ -32,6 +30,10 @@ Examples:
     consonance evaluate ./support --split dev --limit 200 --json > before.json
     consonance evaluate ./support --out run.trec
         run.base.trec and run.auto.trec, as trec_eval reads them
+
+    consonance evaluate ./support --split train --feedback given.jsonl
+    consonance feedback given.jsonl
+        lets the fleet learn from the judgements of another split
 
 A folder holds corpus.jsonl (_id, text and perhaps title), queries.jsonl
 (_id, text) and qrels/SPLIT.tsv (query-id, corpus-id, score), or qrels.tsv.
@@ -59,6 +61,8 @@ def evaluate(
     k: int = 10,
     json: Annotated[bool, FLAG] = False,
     out: Annotated[Path | None, UNSAID] = None,
+    feedback: Annotated[Path | None, UNSAID] = None,
+    domain: Annotated[str | None, UNSAID] = None,
     limit: Annotated[int | None, UNSAID] = None,
     cache: Annotated[Path | None, UNSAID] = None,
     at: Place = HERE,
@@ -79,11 +83,18 @@ def evaluate(
         Write the report as JSON
     out
         Also write the rankings for trec_eval, to FILE.MODEL.trec for FILE.trec
+    feedback
+        Also write the judgements as feedback that `consonance feedback` takes: relevant is what was
+        judged so, irrelevant what base ranks among its first ten all the same
+    domain
+        Of that feedback. Default: the folder's name
     limit
-        Only the first so many queries
+        Only the first so many queries, as queries.jsonl has them
     cache
         Where the documents' vectors are kept. Default: evaluation in the state folder
     """
+    from services.command.evaluation.asking import evaluated
+    from services.command.evaluation.feedback import write_feedback
     from services.command.evaluation.folder import read_folder
     from services.command.evaluation.run import models_of
     from services.command.evaluation.words import told
@@ -95,49 +106,42 @@ def evaluate(
         raise InputRefused(f"--limit is at least 1, not {limit}")
     collection = read_folder(folder.expanduser(), split, limit)
     _check_out(out, collection)
-    found = run(_evaluated(collection, models, k, cache or at.folder / "evaluation", at))
+    domain = _checked_domain(feedback, domain, folder)
+    found = run(evaluated(collection, models, at, k=k, cache=cache))
     _write_runs(out, collection, found)
+    if feedback is not None:
+        count = write_feedback(feedback, collection, found.ranked["base"], domain)
+        note(f"{feedback} holds {count:,} pieces of feedback of the domain {domain}")
     print_json(found.report) if json else show(told(found.report))
     return DONE
-
-
-async def _evaluated(
-    collection: Collection, models: tuple[str, ...], k: int, cache: Path, at: Place
-) -> Evaluation:
-    from services.command.evaluation.run import evaluate as measured
-    from services.runtime.client import FleetClient
-
-    async with connected(at) as bus:
-        client = FleetClient(bus, deadline_ms=120_000)
-        with _bars() as progress:
-            return await measured(
-                client, collection, models, cache, k=k, weights=_weights(at), progress=progress
-            )
-
-
-def _weights(at: Place) -> str | None:
-    """SHA-256 of the fleet's model, where the fleet's settings lie on this machine."""
-    if at.bus is not None or not (at.folder / "fleet" / "settings.toml").is_file():
-        return None
-    from lora.errors import LoRAError
-    from lora.model import find_model
-
-    try:
-        return find_model(at.settings.fleet.model).base_model.sha256
-    except LoRAError:  # the fleet found it, or it would not run: it runs elsewhere
-        return None
 
 
 def _check_out(out: Path | None, collection: Collection) -> None:
     """What the rankings need is found wanting before anything is asked."""
     if out is None:
         return
-    if not out.parent.is_dir():
-        raise InputRefused(f"the folder {out.parent} does not exist")
+    _check_folder(out)
     ids = (*(query.id for query in collection.queries), *collection.ids)
     spaced = next((id for id in ids if len(id.split()) != 1), None)
     if spaced is not None:
         raise InputRefused(f"--out cannot be met: the id {spaced!r} has a space in it")
+
+
+def _checked_domain(feedback: Path | None, domain: str | None, folder: Path) -> str:
+    from services.command.evaluation.feedback import DOMAIN, domain_of
+
+    if feedback is None and domain is not None:
+        raise InputRefused("--domain goes with --feedback")
+    if feedback is not None:
+        _check_folder(feedback)
+    if domain is not None and not DOMAIN.fullmatch(domain):
+        raise InputRefused(f"a domain is named [a-z0-9][a-z0-9._-]*, up to 64 long, not {domain!r}")
+    return domain or domain_of(folder)
+
+
+def _check_folder(file: Path) -> None:
+    if not file.parent.is_dir():
+        raise InputRefused(f"the folder {file.parent} does not exist")
 
 
 def _write_runs(out: Path | None, collection: Collection, found: Evaluation) -> None:
@@ -149,46 +153,3 @@ def _write_runs(out: Path | None, collection: Collection, found: Evaluation) -> 
         path = trec_file(out, model, len(found.ranked))
         write_trec(path, model, collection, ranked)
         note(f"{path} holds the ranking by {model}")
-
-
-@contextmanager
-def _bars() -> Iterator[Progress]:
-    """A bar for each step, with rate and time left, where somebody looks at standard error."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.0f}/s")
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def tell(what: str, done: int, total: int, found: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            # What was found took no time, and would promise a rate that is none.
-            bars.update(tasks[what], total=total - found, completed=done - found)
-
-        yield tell
