@@ -23,15 +23,15 @@ export function headers(more = {}) {
   return held ? { ...more, Authorization: `Bearer ${held}` } : more;
 }
 
-/** The JSON that a request is answered with. Raises ApiError. */
-export async function call(method, path, body) {
+/** The JSON that a request is answered with; `within` is in milliseconds. Raises ApiError. */
+export async function call(method, path, { body, within = 60_000 } = {}) {
   let answer;
   try {
     answer = await fetch(path, {
       method,
       headers: headers(body === undefined ? {} : { "Content-Type": "application/json" }),
       body: body === undefined ? undefined : JSON.stringify(body),
-      signal: AbortSignal.timeout(30_000),
+      signal: AbortSignal.timeout(within),
       cache: "no-store",
     });
   } catch {

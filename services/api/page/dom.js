@@ -26,6 +26,14 @@ function dressed(element, attributes, children) {
 /** Text for screen readers alone. */
 export const aside = (text) => h("span", { class: "aside" }, text);
 
+/** The first of many, and the rest behind a line that can be opened. */
+export function folded(items, shown, summary, tag = "div") {
+  const rest = items.slice(shown);
+  if (!rest.length) return items;
+  const inside = h("details", { "data-key": "rest" }, h("summary", {}, summary(rest.length)), h(tag, { class: "rest" }, ...rest));
+  return [...items.slice(0, shown), inside];
+}
+
 /**
  * Make the children of `place` equal to `fresh` by changing as little as possible, so that focus, selections,
  * opened details and transitions outlive a refresh. Children with a `data-key` are followed when they move.

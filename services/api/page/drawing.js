@@ -1,6 +1,7 @@
 /** The drawings: a bar of notches, an interval on an axis, a run of figures, two tones that meet. */
 
 import { s } from "./dom.js";
+import { signed } from "./format.js";
 
 /** An open batch: as many notches as it takes, those filled stand taller; in fours, as a bar of sixteenths. */
 export function notches(filled, size, label) {
@@ -32,6 +33,28 @@ export function extent(verdicts) {
   const [low, high] = [Math.min(0, ...values), Math.max(0, ...values)];
   const air = Math.max((high - low) * 0.08, 0.005);
   return [low - air, high + air];
+}
+
+/** Round values on such an axis, zero among them; three or four. */
+function ticks([low, high]) {
+  const rough = (high - low) / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((times) => times * power).find((width) => width >= rough);
+  const first = Math.ceil(low / step);
+  const found = Array.from({ length: Math.floor(high / step) - first + 1 }, (_, n) => (first + n) * step);
+  return { values: found, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
+}
+
+/** The axis itself, with its figures. */
+export function scale([low, high]) {
+  const { values, digits } = ticks([low, high]);
+  const at = (value) => `${(100 * (value - low)) / (high - low)}%`;
+  const text = (value) => (Math.abs(value) < 1e-9 ? "0" : signed(value, digits));
+  return s(
+    "svg",
+    { class: "scale", height: 18, "aria-hidden": "true" },
+    ...values.map((value) => s("text", { x: at(value), y: 12, "text-anchor": "middle" }, text(value))),
+  );
 }
 
 /** A gain with its interval, and zero; in per cent of the width, so that nothing is distorted. */
@@ -83,9 +106,9 @@ export function spark(lines, label) {
   );
 }
 
-/** Two tones, apart on the left by `discord` (0 to 1), in unison on the right. A picture of the idea only. */
-export function tones(discord) {
-  const [width, height, turns] = [1200, 96, 11];
+/** Two tones, apart on the left by `discord` (0 to 1), in unison on the right; `width` in pixels. */
+export function tones(discord, width) {
+  const [height, turns] = [96, Math.max(4, Math.round(width / 105))];
   const path = (shift) => {
     const points = [];
     for (let x = 0; x <= width; x += 6) {

@@ -35,7 +35,7 @@ export function peers({ peers: all }) {
           "li",
           { "data-key": peer.peer },
           h("span", { class: "strong" }, peer.peer),
-          h("span", { class: "soft" }, peer.endpoint),
+          h("span", { class: "soft" }, peer.endpoint ?? ""),
           h(
             "span",
             {},

@@ -1,10 +1,11 @@
 /** The centre piece: per domain the dissonance, the open batch, the training, the gate's verdicts. */
 
-import { extent, interval, notches } from "./drawing.js";
-import { h } from "./dom.js";
+import { extent, interval, notches, scale } from "./drawing.js";
+import { folded, h } from "./dom.js";
 import { ago, clock, count, counted, score, share, signed } from "./format.js";
 
-const SHOWN = 3;
+const VERDICTS = 3;
+const DOMAINS = 6;
 
 /** One line that says what is seen below. */
 export function gloss({ loop }) {
@@ -26,7 +27,8 @@ export function domains({ loop, time }) {
       ),
     ];
   }
-  return loop.domains.map((domain) => row(domain, loop.batch_size, time));
+  const rows = loop.domains.map((domain) => row(domain, loop.batch_size, time));
+  return folded(rows, DOMAINS, (rest) => counted(rest, "other domain"));
 }
 
 function row(domain, size, now) {
@@ -71,7 +73,8 @@ function batch({ open, training: learning }, size) {
 function training({ training: learning, open }, size) {
   if (!learning) {
     const missing = size - open;
-    const waits = missing > 0 ? `waits for ${counted(missing, "clash", "clashes")} more` : "the batch is full";
+    const more = open > 0 ? " more" : "";
+    const waits = missing > 0 ? `waits for ${counted(missing, "clash", "clashes")}${more}` : "the batch is full";
     return stage("training", false, "Training", h("p", { class: "mood soft" }, waits));
   }
   const { phase, depth, step, steps, loss } = learning;
@@ -92,16 +95,14 @@ function gate({ verdicts }) {
   }
   const axis = extent(verdicts);
   const rows = verdicts.map((one) => verdict(one, axis));
-  const older = rows.slice(SHOWN);
   return stage(
     "gate",
     false,
     "Gate",
-    h("p", { class: "scale soft", "aria-hidden": "true" }, "gain in MRR@10, with its interval"),
-    h("ol", { class: "verdicts" }, ...rows.slice(0, SHOWN)),
-    older.length
-      ? h("details", {}, h("summary", {}, `${counted(older.length, "verdict")} before`), h("ol", { class: "verdicts" }, ...older))
-      : null,
+    h("p", { class: "unit soft" }, "gain in MRR@10"),
+    scale(axis),
+    h("ol", { class: "verdicts" }, ...rows.slice(0, VERDICTS)),
+    ...folded(rows.slice(VERDICTS), 0, (rest) => `${counted(rest, "verdict")} before`, "ol"),
   );
 }
 

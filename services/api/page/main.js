@@ -24,25 +24,29 @@ const stream = new Stream({ types: TYPES, heard, refused });
 let stood = null; // when the last answer was given, by the server's clock
 let timer = null;
 let looked = 0;
+let looking = false;
+let again = false;
 let link = "connecting";
 
 async function look() {
+  if (looking || link === "locked") return;
   clearTimeout(timer);
-  if (link === "locked") return;
-  looked = performance.now();
+  [looking, again, looked] = [true, false, performance.now()];
   try {
-    show(await call("GET", "v1/status"));
+    show(await call("GET", "v1/status", { within: 4 * PERIOD }));
   } catch (error) {
     if (!refused(error)) away(error);
   }
-  clearTimeout(timer);
-  if (link !== "locked") timer = setTimeout(look, document.hidden ? 5 * PERIOD : PERIOD);
+  looking = false;
+  if (again) soon();
+  else timer = setTimeout(look, document.hidden ? 5 * PERIOD : PERIOD);
 }
 
 function soon() {
-  const wait = Math.max(0, SOONEST - (performance.now() - looked));
+  again = true;
+  if (looking) return; // then after this look
   clearTimeout(timer);
-  timer = setTimeout(look, wait);
+  timer = setTimeout(look, Math.max(0, SOONEST - (performance.now() - looked)));
 }
 
 function show(status) {
@@ -52,7 +56,7 @@ function show(status) {
   write("sentence", text);
   write("aside", beside);
   at("live").hidden = false;
-  patch(at("tones"), [tones(discord(status))]);
+  patch(at("tones"), [tones(discord(status), at("tones").clientWidth)]);
   patch(at("figures"), figures(status));
   write("gloss", gloss(status));
   patch(at("domains"), domains(status));
@@ -62,7 +66,7 @@ function show(status) {
   patch(at("news"), news.items());
   write("ground", ground(status));
   trial.offer(status);
-  if (!stream.running) stream.start(Math.max(0, status.journal.sequence - BACKLOG));
+  if (!stream.running && !document.hidden) stream.start(Math.max(0, status.journal.sequence - BACKLOG));
 }
 
 function heard(event) {
@@ -74,13 +78,13 @@ function heard(event) {
 
 /** True where the reader has to give a key, or another one: the page asks for it. */
 function refused(error) {
-  if (error.status !== 401) return false;
+  if (error.status !== 401 && error.status !== 403) return false;
   const wrong = key.get() !== null;
   key.drop();
   stream.stop();
   set("locked", "locked");
-  write("sentence", wrong ? "That key does not open this fleet." : "This fleet is locked.");
-  write("aside", wrong ? error.message : "");
+  write("sentence", wrong ? "That key does not open this page." : "This fleet is locked.");
+  write("aside", wrong || error.status === 403 ? error.message : "");
   at("live").hidden = true;
   at("lock").hidden = false;
   at("key").focus();
@@ -123,6 +127,9 @@ at("forget-key").addEventListener("click", () => {
   key.drop();
   location.reload();
 });
-document.addEventListener("visibilitychange", () => document.hidden || look());
-patch(at("tones"), [tones(0)]);
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) stream.stop(); // a browser has few connections to one server; the next look starts it again
+  else look();
+});
+patch(at("tones"), [tones(0, at("tones").clientWidth)]);
 look();

@@ -57,7 +57,7 @@ export class News {
 
   /** As list items. */
   items() {
-    if (!this.#lines.length) return [h("li", { class: "soft" }, "Nothing since this page was opened.")];
+    if (!this.#lines.length) return [h("li", { class: "none" }, "Nothing yet.")];
     return this.#lines.slice(0, SHOWN).map((line) =>
       h(
         "li",

@@ -2,17 +2,18 @@
 
 import { spark } from "./drawing.js";
 import { h } from "./dom.js";
-import { count, counted, duration, signed, span } from "./format.js";
+import { count, counted, duration, signed } from "./format.js";
 
 /** What the fleet is doing, in one sentence, and what should be known beside it. */
 export function sentence(status) {
   const { processes, skills, loop } = status;
   const serving = skills.filter((skill) => skill.state === "installed");
-  const missing = processes.filter(({ state }) => !["ready", "starting"].includes(state));
-  const aside = missing.map((one) => `${one.service}/${one.instance} is ${one.state}`);
-  aside.push(`Up for ${span((Date.parse(status.time) - Date.parse(status.since)) / 1000)}.`);
+  const others = processes.filter(({ state }) => state !== "ready");
   const at = (service) => processes.some((one) => one.service === service && one.state === "ready");
-  const beside = aside.length > 1 ? `${aside.slice(0, -1).join(", ")}. ${aside.at(-1)}` : aside[0];
+  const beside = others.length
+    ? `${processes.length - others.length} of ${processes.length} processes are ready: ` +
+      `${others.map((one) => `${one.service}/${one.instance} is ${one.state}`).join(", ")}.`
+    : `All ${processes.length} processes are ready.`;
   return { text: clause(loop, serving, at), beside };
 }
 
@@ -22,7 +23,7 @@ function clause(loop, serving, at) {
   if (learning) {
     const { phase, step, steps } = learning.training;
     const part = steps > 0 ? `, ${Math.round((100 * step) / steps)} % done` : "";
-    return `${learning.domain} is being learned: ${phase}${part}.`;
+    return `Learning ${learning.domain}: ${phase}${part}.`;
   }
   const open = [...loop.domains].sort((a, b) => b.open - a.open)[0];
   if (open?.open > 0) {
@@ -47,7 +48,7 @@ export function figures({ requests }) {
   const most = Math.max(0, ...numbers);
   const median = duration(minute.p50_ms).join(" ");
   return [
-    group("traffic", spark([{ values: numbers, kind: "area" }], `Requests of the last five minutes: at most ${most} in 5 seconds`), [
+    group("traffic", spark([{ values: numbers, kind: "area" }, { values: numbers, kind: "line gained" }], `Requests of the last five minutes: at most ${most} in 5 seconds`), [
       figure(count(minute.requests), "", "requests a minute"),
       figure(count(minute.texts), "", "texts a minute"),
       figure(count(minute.failed), "", "failed", minute.failed > 0 ? "bad" : ""),

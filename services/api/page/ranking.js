@@ -113,16 +113,16 @@ export function connect(place) {
   const frame = between.getBoundingClientRect();
   const middle = (row) => {
     const box = row.getBoundingClientRect();
-    return box.top + Math.min(box.height, 44) / 2 - frame.top;
+    return box.top + Math.min(box.height, 53) / 2 - frame.top;
   };
   const rows = (name) => [...place.querySelectorAll(`.side.${name} li`)];
   const left = new Map(rows("base").map((row, at) => [row.dataset.index, { y: middle(row), at }]));
   const lines = rows("bent").map((row, at) => {
     const from = left.get(row.dataset.index);
-    const [y, end] = [middle(row), frame.width];
+    const [y, start, end] = [middle(row), 6, frame.width - 8];
     const kind = at < from.at ? "up" : at > from.at ? "down" : "same";
-    const bend = end * 0.45;
-    return s("path", { class: kind, d: `M0 ${from.y}C${bend} ${from.y} ${end - bend} ${y} ${end} ${y}` });
+    const half = (start + end) / 2;
+    return s("path", { class: kind, d: `M${start} ${from.y}C${half} ${from.y} ${half} ${y} ${end} ${y}` });
   });
   between.replaceChildren(s("svg", { width: frame.width, height: frame.height }, ...lines));
 }

@@ -1,8 +1,10 @@
 /** The skills: what each brought, what it came from, who made it, who holds it. */
 
 import { extent, interval } from "./drawing.js";
-import { h } from "./dom.js";
+import { folded, h } from "./dom.js";
 import { ago, bytes, count, counted, score, short, signed } from "./format.js";
+
+const SHOWN = 8;
 
 /** One article a name: its serving version in full, the others folded away. */
 export function skills(status) {
@@ -15,7 +17,8 @@ export function skills(status) {
     names.set(name, [...(names.get(name) ?? []), skill]);
   }
   const axis = extent(status.skills);
-  return [...names].map(([name, versions]) => article(name, versions, status, axis));
+  const articles = [...names].map(([name, versions]) => article(name, versions, status, axis));
+  return folded(articles, SHOWN, (rest) => counted(rest, "other skill"));
 }
 
 function article(name, versions, status, axis) {
@@ -65,15 +68,30 @@ function gain(skill, axis) {
 function facts(skill, { skills: all, time }) {
   const maker = skill.peer ? `the peer ${skill.peer}` : "this node";
   const signer = skill.signer ? `, signed ${skill.signer.slice(0, 20)}…` : "";
-  const known = new Map(all.map((other) => [other.digest, `${other.name}@${other.version}`]));
-  const parents = skill.parents.map((digest) => known.get(digest) ?? short(digest));
   return [
-    fact("From", parents.length ? parents.join(", ") : "the base model"),
+    fact("Lineage", lineage(skill, all)),
     fact("Made by", `${maker}${signer}, ${ago(skill.created, time)}`),
     fact("Bends", [...skill.applies_to].join(" and ") || "–"),
     fact("Held by", skill.workers.length ? skill.workers.join(", ") : "no worker now"),
     fact("Card", `${bytes(skill.bytes)}, rank ${count(skill.rank)}, ${short(skill.digest)}`),
   ];
+}
+
+/** From the base model to this version, by way of its parents; cards that are gone by their digest. */
+function lineage(skill, all) {
+  const known = new Map(all.map((other) => [other.digest, other]));
+  const line = [`@${skill.version}`];
+  const seen = new Set();
+  for (let at = skill; at?.parents.length && !seen.has(at.digest); at = known.get(at.parents[0])) {
+    seen.add(at.digest);
+    const names = at.parents.map((digest) => {
+      const parent = known.get(digest);
+      if (!parent) return short(digest);
+      return parent.name === skill.name ? `@${parent.version}` : `${parent.name}@${parent.version}`;
+    });
+    line.unshift(names.join(" + "));
+  }
+  return ["base model", ...line].join(" → ");
 }
 
 const fact = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));

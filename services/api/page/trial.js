@@ -24,9 +24,10 @@ export class Trial {
   #asked = null; // what the ranking on the page was made from
   #marks = new Map();
   #waiting = null; // the id of the feedback whose judgement is awaited
+  #lately = []; // judgements of the last moments
   #report;
 
-  /** `report(error)` hears of every refusal first; it returns true where it has dealt with it. */
+  /** `report(error)` hears where a key is asked for. */
   constructor(report) {
     this.#report = report;
     this.#at("ask").addEventListener("submit", (event) => this.#guard(event, "ask", () => this.#rank()));
@@ -50,13 +51,19 @@ export class Trial {
   }
 
   /** An event that may be about the feedback given here. */
-  heard({ type, data }) {
+  heard(event) {
+    if (!event.data?.feedback_id) return;
+    this.#lately = [...this.#lately, event].slice(-32);
+    this.#judged(event);
+  }
+
+  #judged({ type, data }) {
     if (!this.#waiting || data.feedback_id !== this.#waiting) return;
     if (type === "dissonance.detected") {
       this.#waiting = null;
       this.#tell("give", `A clash in ${data.domain} (${data.reason}): it joins the open batch.`);
     } else if (type === "feedback.judged") {
-      this.#tell("give", `Judged, in ${data.domain}. What was served agrees with it, unless a clash follows.`);
+      this.#tell("give", `Judged, in ${data.domain}: no clash, unless one is told in a moment.`);
     }
   }
 
@@ -68,7 +75,7 @@ export class Trial {
     try {
       await work();
     } catch (error) {
-      if (!this.#report(error)) this.#tell(form, error.message, true);
+      if (error.status !== 401 || !this.#report(error)) this.#tell(form, error.message, true);
     } finally {
       button.removeAttribute("aria-disabled");
     }
@@ -119,17 +126,13 @@ export class Trial {
   async #give() {
     const { query, texts, served } = this.#asked;
     const marked = (kind) => [...this.#marks].filter(([, one]) => one === kind).map(([index]) => texts[index]);
-    if (!marked("relevant").length) return this.#tell("give", "Mark at least one passage as right first.", true);
+    if (!this.#marks.size) return this.#tell("give", "Mark a passage as right or wrong first.", true);
     const domain = this.#at("domain").value.trim();
-    const { id } = await call("POST", "v1/feedback", {
-      query,
-      relevant: marked("relevant"),
-      irrelevant: marked("irrelevant"),
-      served,
-      ...(domain ? { domain } : {}),
-    });
+    const said = { query, relevant: marked("relevant"), irrelevant: marked("irrelevant"), served };
+    const { id } = await call("POST", "v1/feedback", { body: domain ? { ...said, domain } : said });
     this.#waiting = id;
     this.#tell("give", `Kept, as ${short(id)}. It is being judged.`);
+    this.#lately.forEach((event) => this.#judged(event)); // it may have been quicker than the answer
   }
 
   #example() {
@@ -147,6 +150,6 @@ export class Trial {
 
 /** One item of `data` a text, in the order of the texts. */
 async function embed(model, texts, role) {
-  const { data } = await call("POST", "v1/embeddings", { model, input: texts, role });
+  const { data } = await call("POST", "v1/embeddings", { body: { model, input: texts, role } });
   return [...data].sort((a, b) => a.index - b.index);
 }
