@@ -13,7 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.api import embeddings, files, health, learning, models, skills
+from services.api import (
+    embeddings,
+    events,
+    files,
+    health,
+    learning,
+    metrics,
+    models,
+    skills,
+    status,
+)
 from services.api.answers import refusal
 from services.api.context import ApiContext
 from services.api.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
@@ -35,6 +45,9 @@ OPERATIONS: tuple[Operation, ...] = (
     *models.OPERATIONS,
     *skills.OPERATIONS,
     *learning.OPERATIONS,
+    *status.OPERATIONS,
+    *events.OPERATIONS,
+    *metrics.OPERATIONS,
     *health.OPERATIONS,
     Operation(
         "GET",

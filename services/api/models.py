@@ -60,7 +60,7 @@ async def show_model(request: Request) -> Response:
         if model.id == name:
             return answer(model)
     cards = await Catalogue.of(context_of(request).client)
-    card = cards.resolve(name)
+    card = cards.resolve(name, param="model")
     if card.state not in SERVING:
         raise NotFound(f"the skill {name!r} is {card.state}", param="model", code="model_not_found")
     return answer(_model(card, name))

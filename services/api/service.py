@@ -10,15 +10,18 @@ from typing import ClassVar
 
 import uvicorn
 
-from bus import Bus
-from schemas import Event, FleetHeartbeat
+from lora.errors import ModelError
+from lora.model import ModelFolder, find_model
+from schemas import BaseModelRef
 from services.api.app import create_app
 from services.api.context import Answered, ApiContext
 from services.api.dimensions import Dimensions, trained_sizes
 from services.api.keys import KeyStore
+from services.api.metrics import ApiMetrics
 from services.errors import SettingsError
 from services.runtime.api_address import bound, is_loopback, url_of
 from services.runtime.client import FleetClient
+from services.runtime.fleet_view import FleetView
 from services.runtime.service import Context, Service
 
 __all__ = ["ApiService"]
@@ -38,6 +41,7 @@ class ApiService(Service):
         self.url = ""
         """Where it is reached on this machine, once it is set up."""
         self._api: ApiContext | None = None
+        self._view: FleetView | None = None
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -53,16 +57,21 @@ class ApiService(Service):
         listener = bound(own)
         port = listener.getsockname()[1]
         self.url, self.counters["port"] = url_of(own.host, port), port
-        sizes = {*own.dimensions, *trained_sizes(self.settings.fleet.model)}
+        model = await asyncio.to_thread(self._model)
+        sizes = trained_sizes(model.folder) if model is not None else ()
+        self._view = FleetView(self.bus, model=_reference(model))
+        await self._view.start()
+        metrics = ApiMetrics(self._view)
         self._api = api = ApiContext(
             bus=self.bus,
-            client=_client(self.bus),
+            client=FleetClient(self.bus, in_flight=IN_FLIGHT),
             settings=self.settings,
             keys=keys,
-            dimensions=Dimensions(sizes),
-            observers=[self._count],
+            view=self._view,
+            metrics=metrics,
+            dimensions=Dimensions((*own.dimensions, *sizes)),
+            observers=[self._count, metrics.observe],
         )
-        await self.listen(FleetHeartbeat, self._hear)
         self._server = _Server(
             uvicorn.Config(
                 create_app(api),
@@ -88,9 +97,19 @@ class ApiService(Service):
         self._server.should_exit = True
         await asyncio.wait({self._serving})
 
-    async def _hear(self, event: Event[FleetHeartbeat]) -> None:
-        if self._api is not None:
-            self._api.presence.hear(event.data)
+    async def aclose(self) -> None:
+        """Close what looks at the fleet."""
+        if self._view is not None:
+            await self._view.aclose()
+        await super().aclose()
+
+    def _model(self) -> ModelFolder | None:
+        """The model that the fleet serves, where its files are at hand here."""
+        try:
+            return find_model(self.settings.fleet.model)
+        except ModelError as error:
+            self.log.warning("the model is not at hand", why=str(error))
+            return None
 
     def _count(self, answered: Answered) -> None:
         self.counters["requests"] += 1
@@ -118,5 +137,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _client(bus: Bus) -> FleetClient:
-    return FleetClient(bus, in_flight=IN_FLIGHT)
+def _reference(model: ModelFolder | None) -> BaseModelRef | None:
+    if model is None:
+        return None
+    return BaseModelRef(id=model.base_model.id, sha256=model.base_model.sha256)
