@@ -182,13 +182,17 @@ class FleetView:
             skills=self._skills.snapshot(),
             peers=self._peers.snapshot(at),
             journal=JournalStatus(
-                sequence=max(self._heads.values(), default=0), heads=dict(self._heads)
+                sequence=max(self._heads.values(), default=0), heads=self.heads()
             ),
         )
 
     def beats(self) -> list[FleetHeartbeat]:
         """The last heartbeat of every process that is alive, as it was said."""
         return self._processes.alive(self._clock())
+
+    def heads(self) -> dict[str, int]:
+        """The last sequence of every durable type, as far as it is known here."""
+        return dict(self._heads)
 
     # What is heard -----------------------------------------------------------------------------
 
