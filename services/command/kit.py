@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -29,6 +29,7 @@ __all__ = [
     "print_json",
     "run",
     "say",
+    "say_facts",
     "show",
     "table",
 ]
@@ -97,6 +98,15 @@ def json_line(data: Any) -> str:
 def print_json(data: Any) -> None:
     """Anything that msgspec encodes, for people and programs."""
     say(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
+
+
+def say_facts(title: str, facts: Mapping[str, Any]) -> None:
+    """A line for every fact that says something; what its title says is left out."""
+    say(title)
+    for key, value in facts.items():
+        if key not in ("name", "version") and value not in (None, "", [], {}, ()):
+            plain = isinstance(value, str | int | float)
+            say(f"  {key:<14} {value if plain else json_line(value)}")
 
 
 def table(*headings: str, rows: Iterable[Sequence[Any]], title: str | None = None) -> Table:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from services.command import wishes
 from services.command.errors import DONE
-from services.command.kit import FLAG, group, json_line, note, print_json, run, say, show, table
+from services.command.kit import FLAG, group, note, print_json, run, say_facts, show, table
 from services.command.place import HERE, Place
 
 if TYPE_CHECKING:
@@ -92,12 +92,7 @@ def show_(name: str, /, *, at: Place = HERE, json: Annotated[bool, FLAG] = False
     if json:
         print_json(facts)
         return DONE
-    say(f"{card.name}@{card.version}")
-    metrics = facts.pop("metrics", {})
-    for key, value in {**facts, **metrics}.items():
-        if key not in ("name", "version") and value not in (None, "", [], {}):
-            plain = isinstance(value, str | int | float)
-            say(f"  {key:<15} {value if plain else json_line(value)}")
+    say_facts(f"{card.name}@{card.version}", facts)
     return DONE
 
 
