@@ -66,12 +66,7 @@ def inspect(card: str, /, *, at: Place = HERE, json: Annotated[bool, FLAG] = Fal
         print_json(facts)
         return DONE
     modules = facts.pop("modules")
-    say(f"{read.name}@{read.version}")
-    for key, value in facts.items():
-        if key not in ("name", "version") and value not in (None, "", [], {}, ()):
-            say(
-                f"  {key:<12} {value if isinstance(value, str | int | float) else json_line(value)}"
-            )
+    say_facts(f"{read.name}@{read.version}", facts)
     rows = [
         (one["module"], f"{one['inputs']} → {one['outputs']}", one["rank"], f"{one['alpha']:g}")
         for one in modules
