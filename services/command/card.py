@@ -16,6 +16,7 @@ from services.command.kit import (
     print_json,
     run,
     say,
+    say_facts,
     show,
     table,
 )
