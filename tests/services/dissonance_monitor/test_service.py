@@ -344,3 +344,33 @@ async def test_a_list_of_skills_in_several_parts_is_known_whole(tmp_path: Path) 
 
             await until(known)
             assert await domain("bird songs") == "birds"
+
+
+async def test_the_heartbeat_tells_of_each_domain_across_restarts(tmp_path: Path) -> None:
+    async with stage(tmp_path) as on:
+        async with on.service(DissonanceMonitor, NAME) as monitor:
+            await on.bus.publish(*(wrong(number) for number in range(16)), right(1))
+            await until(lambda: monitor.counters.get("judged:birds") == 17)
+            assert monitor.counters["clashes:birds"] == 16
+            assert monitor.counters["open:birds"] == 0  # they became a batch
+        async with on.service(DissonanceMonitor, NAME) as monitor:
+            assert monitor.counters["judged:birds"] == 17
+            await on.bus.publish(wrong(16), wrong(17, domain="fish"))
+            await until(lambda: monitor.counters.get("judged:fish") == 1)
+            await until(lambda: monitor.counters["judged:birds"] == 18)
+            told = monitor.counters
+            assert (told["open:birds"], told["open:fish"], told["waiting"]) == (1, 1, 2)
+            assert time.time() - 60 < told["last:birds"] <= time.time()
+            assert told["batch_size"] == 16
+
+
+async def test_the_heartbeat_tells_of_a_bounded_number_of_domains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.dissonance_monitor.service.DOMAINS", 2)
+    async with stage(tmp_path) as on, on.service(DissonanceMonitor, NAME) as monitor:
+        for number in range(4):
+            await on.bus.publish(wrong(number, domain=f"kind-{number}"))
+            await until(lambda n=number: monitor.counters.get(f"judged:kind-{n}") == 1)
+        named = {key for key in monitor.counters if key.startswith("open:")}
+    assert named == {"open:kind-2", "open:kind-3"}

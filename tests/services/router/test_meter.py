@@ -1,0 +1,89 @@
+"""The router's counters: how requests end, how long they take, of all clients together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bus import Bus
+from schemas import EncodeAssigned, EncodeFailed, EncodeFinished, Event, FleetHeartbeat
+from services.router.meter import MOST, Meter
+from services.router.service import RouterService
+from services.runtime.histogram import Buckets
+from tests.services.encoder.processes import Processes, until
+from tests.services.router.fleet import ask
+
+
+def test_the_last_minute_is_told_and_what_is_older_is_not() -> None:
+    meter = Meter()
+    meter.answered(5, 0.9, now=100.0)
+    for milliseconds in range(1, 101):
+        meter.answered(2, milliseconds / 1000, now=150.0)
+    meter.failed(now=159.5)
+
+    told = meter.counters(now=160.5)
+    assert (told["answered"], told["failed"]) == (101, 1)
+    assert (told["minute_requests"], told["minute_texts"], told["minute_failed"]) == (101, 200, 1)
+    assert (told["p50_ms"], told["p95_ms"]) == (50.0, 95.0)
+
+    later = meter.counters(now=300.0)
+    assert (later["answered"], later["minute_requests"], later["p50_ms"]) == (101, 0, 0.0)
+    buckets = Buckets.of(later, "latency_ms")
+    assert buckets is not None
+    assert buckets.total == 101
+
+
+def test_what_is_remembered_is_bounded_and_what_is_counted_is_not() -> None:
+    meter = Meter()
+    for number in range(3 * MOST):
+        meter.answered(1, 0.001 * (number >= MOST), now=number * 30.0 / (3 * MOST))
+    told = meter.counters(now=31.0)
+    assert told["minute_requests"] == 3 * MOST
+    assert told["p50_ms"] == 1.0
+
+
+@asynccontextmanager
+async def routed(folder: Path) -> AsyncIterator[tuple[RouterService, Bus, Bus, Any]]:
+    """A router with one worker that is played, its bus and a client's."""
+    processes = Processes(folder)
+    try:
+        router = await processes.start(RouterService)
+        worker = await processes.bus("/encoder/1")
+        client = await processes.bus("/client/1")
+        failed = await processes.ear(EncodeFailed, to=client.address)
+        beat = FleetHeartbeat(
+            service="encoder", instance="1", pid=7, state="ready", queue=0, rss_bytes=1, counters={}
+        )
+        async with worker.watch(EncodeAssigned) as assigned:
+            await worker.publish(Event(data=beat, source=worker.source))
+            await until(lambda: len(router.dispatcher.workers) == 1, "the worker")
+            yield router, worker, client, (assigned, failed)
+    finally:
+        await processes.aclose()
+
+
+async def test_requests_count_when_they_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There is no manager here to list skills.
+    monkeypatch.setattr("services.router.service.LIST_PATIENCE", 0.0)
+    monkeypatch.setattr("services.router.service.SETUP_PATIENCE", 0.0)
+    async with routed(tmp_path) as (router, worker, client, (assigned, failed)):
+        await ask(client, "a", "b", id="good", route="base")
+        await ask(client, "c", id="bad", route="base")
+        await ask(client, "d", id="unknown", route="named", skills=("nobody",))
+        for _ in range(2):
+            event = await assigned.get(timeout=10)
+            why = "internal" if event.data.request_id == "bad" else None
+            done = EncodeFinished(request_id=event.data.request_id, worker="encoder-1", failed=why)
+            await worker.publish(event.derive(done, source=worker.source, to=event.data.router))
+        await failed.first(EncodeFailed)
+        await until(lambda: router.counters.get("minute_requests") == 3, "the figures of a minute")
+
+        told = router.counters
+        assert (told["answered"], told["failed"], told["minute_failed"]) == (1, 2, 2)
+        assert told["minute_texts"] == 2
+        assert 0 < told["p50_ms"] == told["p95_ms"] < 10_000
+        assert told["latency_ms_count"] == 1
