@@ -64,7 +64,7 @@ def piece_of(line: Line, domain: str | None) -> FeedbackGiven:
             FeedbackGiven,
         )
     except msgspec.ValidationError as error:
-        raise InputRefused(_reason(error)) from error
+        raise InputRefused(_wrong_name(str(error), line, domain)) from error
 
 
 class Intake:
@@ -167,7 +167,17 @@ def _reason(error: Exception) -> str:
         near = difflib.get_close_matches(name, Line.__struct_fields__, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {_FIELDS}"
         return f"{name!r} is no field of feedback; {hint}"
-    return text[:1].lower() + text[1:]
+    return text.replace("Expected", "expected", 1)
+
+
+def _wrong_name(text: str, line: Line, domain: str | None) -> str:
+    """What is wrong where everything is text: one of the two that have a form of their own."""
+    if "$.domain" in text:
+        return (
+            f"{line.domain or domain!r} is no domain: small letters, digits, '.', '_' and '-', "
+            "64 at most"
+        )
+    return "served are digests, each sha256: and 64 hex digits"
 
 
 _FIELDS: Final = ", ".join(Line.__struct_fields__)

@@ -7,7 +7,6 @@ from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -37,13 +36,15 @@ _SHOWN_SKILLS = 12
 
 def picture(status: Status, url: str) -> RenderableType:
     """All of it, one table below the other; what is empty is said in a few words."""
-    parts: list[RenderableType] = [_head(status, url), _processes(status.processes)]
-    parts.append(_requests(status))
-    parts.append(_loop(status))
-    parts.append(_skills(status.skills))
-    if status.peers:
-        parts.append(_peers(status.peers))
-    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
+    parts = [
+        _head(status, url),
+        _processes(status.processes),
+        _requests(status),
+        _loop(status),
+        _skills(status.skills),
+        *([_peers(status.peers)] if status.peers else []),
+    ]
+    return Group(*(line for part in parts for line in (part, "")))
 
 
 def _head(status: Status, url: str) -> Text:

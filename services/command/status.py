@@ -11,6 +11,7 @@ from services.command.kit import FLAG, group, json_line, note, print_json, run, 
 from services.command.place import HERE, Place, connected
 
 if TYPE_CHECKING:
+    from schemas import BaseModelRef
     from services.runtime.fleet_view import FleetView
 
 __all__ = ["app"]
@@ -63,7 +64,7 @@ def _status(
 async def _work(at: Place, every: float | None, *, json: bool) -> int:
     from services.runtime.fleet_view import FleetView
 
-    async with connected(at) as bus, FleetView(bus) as view:
+    async with connected(at) as bus, FleetView(bus, model=await _model(at)) as view:
         whole = await view.settle(SETTLING)
         if not whole:
             note("not every process has told of itself: what is shown may lack something")
@@ -76,6 +77,21 @@ async def _work(at: Place, every: float | None, *, json: bool) -> int:
 
             show(picture(view.snapshot(), at.url))
     return DONE
+
+
+async def _model(at: Place) -> BaseModelRef | None:
+    """The fleet's model, where its settings lie here: no event tells it before a card does."""
+    from lora.errors import LoRAError
+    from lora.model import find_model
+    from schemas import BaseModelRef
+
+    if at.bus is not None or not (at.folder / "fleet" / "settings.toml").is_file():
+        return None
+    try:
+        found = (await asyncio.to_thread(find_model, at.settings.fleet.model)).base_model
+    except LoRAError:  # the fleet found it: it runs where this one lies differently
+        return None
+    return BaseModelRef(id=found.id, sha256=found.sha256)
 
 
 async def _watch(view: FleetView, at: Place, every: float, *, json: bool) -> None:
