@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Page, async_playwright
 
 from tests.services.api.page.standin import StandIn, serving
-from tests.services.api.page.window import Window
+from tests.services.api.page.window import BREACHES, Window
 
 
 def chromium() -> str | None:
@@ -19,8 +19,8 @@ def chromium() -> str | None:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    """One for all tests of a process; each opens a fresh profile in it."""
+async def tab() -> AsyncIterator[Page]:
+    """One for all tests of a process: a fresh one each would take longer than most of them."""
     path = chromium()
     if path is None:
         reason = "the page is tested in Chromium: apt-get install chromium, or name one by CHROMIUM"
@@ -30,7 +30,9 @@ async def browser() -> AsyncIterator[Browser]:
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
     async with async_playwright() as playwright:
         started = await playwright.chromium.launch(executable_path=path, args=sandbox)
-        yield started
+        page = await started.new_page()
+        await page.add_init_script(BREACHES)
+        yield page
         await started.close()
 
 
@@ -42,10 +44,9 @@ async def standin() -> AsyncIterator[StandIn]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def window(browser: Browser, standin: StandIn) -> AsyncIterator[Window]:
+async def window(tab: Page, standin: StandIn) -> AsyncIterator[Window]:
     """A window on the page; at its end nothing may have gone wrong in it that was not announced."""
-    opened = Window(browser, standin)
+    opened = Window(tab, standin)
     yield opened
-    problems = opened.problems
     await opened.close()
-    assert problems == []
+    assert opened.problems == []

@@ -18,7 +18,6 @@ from starlette.types import ASGIApp
 
 from services.api import files
 from services.api.front import Front
-
 from tests.services.api.page.canned import Json, empty
 
 __all__ = ["PASSAGES", "QUERY", "StandIn", "serving"]
