@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import textwrap
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,15 +32,36 @@ has `--help`, most have `--json`. `consonance --install-completion` completes wo
 This page is made from the commands; renew it by `python docs/reference_cli.py`.
 """
 
+_EVERYWHERE = {"--help", "-h", "--version", "--install-completion"}
+
+_COMMON = {
+    str(one.parameter.help)
+    for one in app["encode"].assemble_argument_collection(parse_docstring=True)
+    if one.names and one.names[0] in ("--state", "--bus")
+}
+
 _WORDS = {Path: "path", int: "whole number", float: "number", str: "text", bool: ""}
 
 
 def page() -> str:
     """The whole page."""
-    parts = [_INTRODUCTION, f"## Exit codes and places\n\n{_codes()}\n"]
-    for words, command in leaves(app, (str(app.name[0]),)):
-        parts.append(_section(words, command))
-    return "\n".join(parts)
+    root = str(app.name[0])
+    parts = [_INTRODUCTION, "## Exit codes and places", "", CODES, "", _places(), ""]
+    for name in app:
+        if name in _EVERYWHERE:
+            continue
+        top = app[name]
+        parts += [f"## `{root} {name}`", ""]
+        found = list(leaves(top, (root, name)))
+        if top.default_command is None:
+            parts += [str(top.help or "").strip(), "", *_block(_examples(top))]
+        for words, command in found:
+            if words != (root, name):
+                parts += [f"### `{' '.join(words)}`", ""]
+            parts += _told(words, command)
+            if command is top or _examples(command) != _examples(top):
+                parts += _block(_examples(command))
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def leaves(group: App, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], App]]:
@@ -49,43 +69,56 @@ def leaves(group: App, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
     if group.default_command is not None:
         yield words, group
     for name in group:
-        if not name.startswith("-"):
+        if name not in _EVERYWHERE:
             yield from leaves(group[name], (*words, name))
 
 
-def _codes() -> str:
-    return CODES.strip() + "\n\n" + _places()
-
-
 def _places() -> str:
-    last = str(app.help_epilogue).split("Where the fleet is:")[1].removesuffix(CODES.strip() + "\n")
-    return "Where the fleet is:" + last.rstrip()
+    """What the root's help says of where the fleet is."""
+    return "Where the fleet is:" + _examples(app).partition("Where the fleet is:")[2]
 
 
-def _section(words: tuple[str, ...], command: App) -> str:
+def _examples(command: App) -> str:
+    """What stands below a command's help, without what stands below all of them."""
+    text = str(command.help_epilogue or "").replace(CODES, "").strip("\n ")
+    lines = text.removeprefix("Examples:").strip("\n").splitlines()
+    return "\n".join(line.removeprefix("    ") for line in lines)
+
+
+def _block(text: str) -> list[str]:
+    return ["```text", text, "```", ""] if text else []
+
+
+def _told(words: tuple[str, ...], command: App) -> list[str]:
+    """Everything about one command but its examples."""
     said = inspect.cleandoc(command.default_command.__doc__ or command.help or "")
     text = said.split("\nParameters\n-----")[0].strip()
     found = command.assemble_argument_collection(parse_docstring=True)
     arguments = [one for one in found if one.show and not one.children]
-    places = [one for one in arguments if one.index is not None]
-    usage = [" ".join(words)]
-    usage += [_place(one) for one in places]
-    if len(places) < len(arguments):
+    common = [one for one in arguments if _is_common(one)]
+    arguments = [one for one in arguments if one not in common]
+    usage = [" ".join(words), *(_place(one) for one in arguments if one.index is not None)]
+    if common or any(one.index is None for one in arguments):
         usage.append("[OPTIONS]")
-    lines = [f"## `{' '.join(words)}`", "", text, "", "```text", " ".join(usage), "```", ""]
+    lines = [text, "", "```text", " ".join(usage), "```", ""]
     if arguments:
         lines += ["| argument | takes | default | meaning |", "| --- | --- | --- | --- |"]
         lines += [_row(one) for one in arguments]
         lines.append("")
-    examples = str(command.help_epilogue or "").replace(CODES.strip(), "").strip("\n")
-    if examples:
-        examples = textwrap.dedent(examples.removeprefix("Examples:").strip("\n"))
-        lines += ["```text", examples, "```", ""]
-    return "\n".join(lines)
+    if common:
+        lines += [f"And {', '.join(f'`{one.names[0]}`' for one in common)}, as everywhere.", ""]
+    return lines
+
+
+def _is_common(argument: Any) -> bool:
+    """`--state` and `--bus` of the commands that work with a fleet."""
+    return argument.parameter.help in _COMMON
 
 
 def _place(argument: Any) -> str:
     name = argument.names[0] if argument.names else argument.name
+    if argument.field_info.kind is inspect.Parameter.VAR_POSITIONAL:
+        name = f"{name}..."
     return str(name) if argument.required else f"[{name}]"
 
 
