@@ -1,5 +1,5 @@
 # Every target makes .venv itself when it is missing or out of date.
-#   make demo | test | check | bench | docs | docs-check | clean
+#   make demo | test | check | bench | docs | docs-check | container-check | clean
 # PYTHON=python3.12 chooses the interpreter of a new .venv; ARGS goes to pytest or to the demo; JOBS says
 # how many processes run tests.
 
@@ -17,7 +17,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check bench docs docs-check format clean
+.PHONY: demo test check bench docs docs-check container-check format clean
 
 demo: $(STAMP)
 	$(PY) -m demo $(ARGS)
@@ -42,6 +42,9 @@ docs: $(STAMP)
 
 docs-check: $(STAMP)
 	$(PY) -m pytest -q -m docs $(ARGS)
+
+container-check: $(STAMP)
+	$(PY) -m containers.check $(ARGS)
 
 format: $(STAMP)
 	$(PY) -m ruff format .
