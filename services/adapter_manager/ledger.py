@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS cards (
     signer TEXT,
     peer TEXT
 ) STRICT;
+CREATE TABLE IF NOT EXISTS pins (digest TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS cards_by_name ON cards (name, version);
 CREATE INDEX IF NOT EXISTS cards_by_cause ON cards (cause);
 """
@@ -179,6 +180,27 @@ class Ledger:
             " state = 'retired', reason = excluded.reason, cause = excluded.cause",
             (digest, name, version, reason, cause),
         )
+        self._store.execute("DELETE FROM pins WHERE digest = ?", (digest,))
+
+    def pin(self, digest: str, pinned: bool) -> bool:
+        """Remember that encoders keep a card, or need not; whether that is another state now.
+
+        Only a card that serves is pinned, and only as long as it does.
+        """
+        if not pinned:
+            gone = self._store.execute("DELETE FROM pins WHERE digest = ?", (digest,))
+            return gone.rowcount > 0
+        cursor = self._store.execute(
+            "INSERT OR IGNORE INTO pins SELECT digest FROM cards"
+            " WHERE digest = ? AND state IN ('installed', 'kept')",
+            (digest,),
+        )
+        return cursor.rowcount > 0
+
+    def pinned(self) -> list[str]:
+        """Digests of the cards that encoders are to keep, in the order in which they came."""
+        query = "SELECT digest FROM cards JOIN pins USING (digest) ORDER BY cards.rowid"
+        return [row["digest"] for row in self._store.execute(query)]
 
     def rank(self, states: dict[str, State]) -> None:
         """Set the states of serving cards; their cause stays."""

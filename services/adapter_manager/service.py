@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, ClassVar, Final
@@ -28,10 +29,12 @@ from schemas import (
     SkillInstalled,
     SkillListed,
     SkillListRequested,
+    SkillPin,
     SkillPublished,
     SkillRejected,
     SkillRetire,
     SkillRetired,
+    address_of,
     now,
 )
 from services.adapter_manager import versions
@@ -56,6 +59,9 @@ GRACE: Final = 60.0
 WARM: Final = 64
 """Installed cards that an encoder which has just started is told to map."""
 
+AGAIN: Final = 10.0
+"""Seconds until an encoder that keeps other cards than it should is told again."""
+
 PART: Final = 512 << 10
 """Bytes of one answer to a list request; a longer list comes in several."""
 
@@ -73,6 +79,8 @@ class AdapterManagerService(Service):
         self._keep = self.settings.manager.keep_versions
         self._deleting: set[asyncio.Task[None]] = set()
         self._missing: set[str] = set()
+        self._told: dict[str, float] = {}
+        """When each encoder was last told what to keep; monotonic."""
 
     async def setup(self) -> None:
         """Learn which model the fleet serves, put table and folder in order, then listen."""
@@ -88,7 +96,7 @@ class AdapterManagerService(Service):
         await self.listen(SkillListRequested, self._list)
         await self.work(
             self.name,
-            (SkillPublished, SkillFetched, SkillRetire),
+            (SkillPublished, SkillFetched, SkillRetire, SkillPin),
             self._delivered,
             visibility=VISIBILITY,
         )
@@ -106,6 +114,8 @@ class AdapterManagerService(Service):
         data = delivery.event.data
         if isinstance(data, SkillRetire):
             await self._retire(delivery, data)
+        elif isinstance(data, SkillPin):
+            await self._pin(delivery, data)
         else:
             peer = data.peer if isinstance(data, SkillFetched) else None
             await self._install(delivery, data.card, peer)
@@ -205,6 +215,21 @@ class AdapterManagerService(Service):
         self.log.info("skill retired", skill=data.name, version=data.version, why=data.reason)
         await self._let_go(event)
 
+    async def _pin(self, delivery: Delivery, data: SkillPin) -> None:
+        changed = self.ledger.pin(data.digest, data.pinned)
+        pinned = data.digest in self.ledger.pinned()
+        await delivery.ack()
+        if data.pinned and not pinned:
+            self.log.warning("not pinned: no such version serves", skill=data.name)
+            return
+        if not changed and not data.pinned:
+            return
+        self.log.info("skill pinned" if pinned else "skill unpinned", skill=data.name)
+        if not pinned:
+            await self._hint(AdapterLoad(digest=data.digest, pin=False))
+        for worker in self.loader.alive():  # what there was no room for may fit now
+            await self._tell_pins(worker)
+
     def _retirements(self, event: Event[Any]) -> list[Event[Any]]:
         """`skill.retired` for every card that this event took out of service."""
         told = []
@@ -298,11 +323,30 @@ class AdapterManagerService(Service):
     async def _beat(self, event: Event[FleetHeartbeat]) -> None:
         fresh = self.loader.beat(event)
         if fresh is None:
+            await self._check_pins(event)
             return
         installed = [r for r in self.ledger.serving() if self._state(r) == "installed"]
         installed.sort(key=lambda record: record.signer is not None)  # this node's own first
+        await self._tell_pins(fresh)
         for record in installed[:WARM]:
             await self._send(self.event(AdapterLoad(digest=record.digest), to=fresh))
+
+    async def _tell_pins(self, worker: str) -> None:
+        self._told[worker] = time.monotonic()
+        for digest in self.ledger.pinned():
+            await self._send(self.event(AdapterLoad(digest=digest, pin=True), to=worker))
+
+    async def _check_pins(self, beat: Event[FleetHeartbeat]) -> None:
+        """Tell them again to an encoder that says otherwise: hints may be lost."""
+        worker, said = address_of(beat.source), beat.data.counters
+        if beat.data.service != "encoder" or worker not in self.loader.alive():
+            return
+        known = said.get("pinned", 0) + said.get("pins_refused", 0)
+        if (
+            known != len(self.ledger.pinned())
+            and time.monotonic() - self._told.get(worker, 0.0) >= AGAIN
+        ):
+            await self._tell_pins(worker)
 
     async def _hint(self, data: Payload) -> None:
         for worker in self.loader.alive():
@@ -331,7 +375,7 @@ class AdapterManagerService(Service):
         Of those out of service the newest.
         """
         order = {"installed": 0, "kept": 1, "pending": 2}
-        listed = []
+        listed, pinned = [], set(self.ledger.pinned())
         for record in self.ledger.serving() + self.ledger.gone():
             if record.card is None:
                 continue
@@ -339,7 +383,8 @@ class AdapterManagerService(Service):
             state = self._state(record)
             if state not in SERVING:
                 fields |= {"prototypes": "", "boundary": ""}
-            listed.append(ListedCard(**fields, state=state, peer=record.peer))
+            kept = record.digest in pinned
+            listed.append(ListedCard(**fields, state=state, peer=record.peer, pinned=kept))
         return sorted(listed, key=lambda card: order.get(card.state, 3))
 
     def _state(self, record: Record) -> str:
@@ -350,9 +395,9 @@ class AdapterManagerService(Service):
 
     def _count(self) -> None:
         counts = self.ledger.counts()
-        self.counters = {
-            state: counts.get(state, 0) for state in ("installed", "kept", "retired", "rejected")
-        }
+        states = ("installed", "kept", "retired", "rejected")
+        self.counters = {state: counts.get(state, 0) for state in states}
+        self.counters["pinned"] = len(self.ledger.pinned())
 
 
 def _cause(event: Event[Any]) -> str:

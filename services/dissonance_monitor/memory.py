@@ -127,6 +127,13 @@ class Memory:
                     (domain, domain, limit),
                 )
 
+    def forget(self, domain: str) -> int:
+        """Delete what is remembered of a domain, within the caller's transaction; how many rows."""
+        return sum(
+            self._store.execute(f"DELETE FROM {table} WHERE domain = ?", (domain,)).rowcount  # noqa: S608
+            for table in ("passages", "queries")
+        )
+
     def _remember(self, domain: str, asked: Asked) -> None:
         key = key_of(asked.query)
         row = self._store.execute(

@@ -159,6 +159,25 @@ class MonitorStore:
             self._store.executemany("DELETE FROM judged WHERE cause = ?", [(c,) for c in causes])
             self._store.executemany("DELETE FROM outbox WHERE id = ?", [(i,) for i in published])
 
+    def forget(self, domain: str) -> int:
+        """Delete what is kept of a domain, within the caller's transaction; how many rows.
+
+        A judgement that was recorded and not said is one of them: nobody knows of it.
+        """
+        erased = 0
+        for table in ("clashes", "tally"):
+            cursor = self._store.execute(f"DELETE FROM {table} WHERE domain = ?", (domain,))  # noqa: S608  (two literals)
+            erased += cursor.rowcount
+        for table, key in (("judged", "cause"), ("outbox", "id")):
+            rows = self._store.execute(f"SELECT {key}, event FROM {table}").fetchall()  # noqa: S608
+            mine = {row[key] for row in rows if decode(row["event"]).data.domain == domain}
+            self._store.executemany(
+                f"DELETE FROM {table} WHERE {key} = ?",  # noqa: S608
+                [(name,) for name in mine],
+            )
+            erased += len(mine)
+        return erased
+
     def _form(self, now: float) -> None:
         rows = self._store.execute(
             "SELECT domain FROM clashes GROUP BY domain ORDER BY MIN(number)"

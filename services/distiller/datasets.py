@@ -52,10 +52,31 @@ class DatasetFolder:
             (domain, now - GRACE, domain, KEPT),
         ).fetchall()
         for row in old:
-            name = row["digest"].removeprefix("sha256:")
             with contextlib.suppress(OSError):  # tried again after the next one
-                (self._folder / f"{name}.parquet").unlink(missing_ok=True)
+                self._unlink(row["digest"])
                 self._store.execute("DELETE FROM datasets WHERE digest = ?", (row["digest"],))
+
+    def forget(self, domain: str) -> int:
+        """Delete a domain's datasets, each of which holds nothing of any other; how many.
+
+        Call inside a transaction. Raises `OSError` where a file cannot be deleted.
+        """
+        rows = self._store.execute(
+            "SELECT digest FROM datasets WHERE domain = ?", (domain,)
+        ).fetchall()
+        for row in rows:
+            self._unlink(row["digest"])
+        self._store.execute("DELETE FROM datasets WHERE domain = ?", (domain,))
+        return len(rows)
+
+    def abandon(self, digest: str) -> None:
+        """A dataset was written and is not wanted; one that is known stays."""
+        known = "SELECT 1 FROM datasets WHERE digest = ?"
+        if self._store.execute(known, (digest,)).fetchone() is None:
+            self._unlink(digest)
+
+    def _unlink(self, digest: str) -> None:
+        (self._folder / f"{digest.removeprefix('sha256:')}.parquet").unlink(missing_ok=True)
 
     def tidy(self) -> None:
         """Delete what a kill left half written, or written and not yet known: nobody reads it.

@@ -48,6 +48,19 @@ CREATE TABLE IF NOT EXISTS labels (
 """
 )
 
+_KEYS = """
+SELECT key FROM queries WHERE domain = ? UNION SELECT l.key FROM labels l
+    JOIN feedback f ON f.number = l.feedback JOIN queries q ON q.number = f.query
+    WHERE q.domain = ?
+"""
+
+_FORGET = (
+    "DELETE FROM labels WHERE feedback IN (SELECT f.number FROM feedback f"
+    " JOIN queries q ON q.number = f.query WHERE q.domain = ?)",
+    "DELETE FROM feedback WHERE query IN (SELECT number FROM queries WHERE domain = ?)",
+    "DELETE FROM queries WHERE domain = ?",
+)
+
 Vector = npt.NDArray[np.float32]
 
 
@@ -271,6 +284,21 @@ class ExperienceStore:
             row = self._store.execute("SELECT text FROM texts WHERE key = ?", (key,)).fetchone()
             found[key] = row["text"]
         return found
+
+    def forget(self, domain: str) -> tuple[int, set[bytes]]:
+        """Delete a domain, within the caller's transaction; how many rows, and keys of its texts.
+
+        Texts and vectors stay where another domain has them; vectors of what teachers wrote for
+        another one go too, and are asked for again.
+        """
+        keys = self._store.execute(_KEYS, (domain, domain)).fetchall()
+        erased = sum(self._store.execute(delete, (domain,)).rowcount for delete in _FORGET)
+        for table in ("texts", "vectors"):
+            self._store.execute(
+                f"DELETE FROM {table} WHERE key NOT IN"  # noqa: S608
+                " (SELECT key FROM queries UNION SELECT key FROM labels)"
+            )
+        return erased, {bytes(row["key"]) for row in keys}
 
     def counts(self) -> dict[str, int]:
         """Pieces and queries kept."""

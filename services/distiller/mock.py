@@ -45,6 +45,9 @@ class MockTeacher:
         vectors = {text: _vector(text) for text in texts}
         return Contribution(tuple(pairs), vectors, space="trigrams")
 
+    async def forget(self, domain: str) -> None:
+        """Nothing is kept."""
+
     async def aclose(self) -> None:
         """Nothing to let go."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,10 +153,28 @@ class OrderStore:
             )
             for table in ("waits", "tries"):
                 self._store.execute(f"DELETE FROM {table} WHERE domain = ?", (order.domain,))  # noqa: S608
-            self._store.executemany(
-                "INSERT OR IGNORE INTO outbox (id, event) VALUES (?, ?)",
-                [(event.id, encode(event)) for event in said],
-            )
+            self._say(said)
+
+    def forget(
+        self, domain: str, refusal: Callable[[Event[LearningBatchQueued]], Event[Any]]
+    ) -> int:
+        """Refuse what is owed to a domain, within the caller's transaction; how many batches."""
+        rows = self._store.execute(
+            "SELECT event FROM orders WHERE domain = ? AND event IS NOT NULL ORDER BY number",
+            (domain,),
+        ).fetchall()
+        said = [refusal(decode(row["event"])) for row in rows]
+        self._store.execute("UPDATE orders SET event = NULL WHERE domain = ?", (domain,))
+        for table in ("waits", "tries"):
+            self._store.execute(f"DELETE FROM {table} WHERE domain = ?", (domain,))  # noqa: S608
+        self._say(said)
+        return len(rows)
+
+    def _say(self, events: Iterable[Event[Any]]) -> None:
+        self._store.executemany(
+            "INSERT OR IGNORE INTO outbox (id, event) VALUES (?, ?)",
+            [(event.id, encode(event)) for event in events],
+        )
 
     def outbox(self) -> tuple[Event[Any], ...]:
         """What is to be said and not known to be published, oldest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from bus import BusError, Closed, Delivery
 from lora.model import find_model
+from lora.training.dataset import TrainingSet
 from lora.training.errors import TrainingError
 from schemas import (
     BaseModelRef,
     DatasetRef,
+    DomainForgotten,
     Event,
     FeedbackJudged,
     LearningBatchQueued,
@@ -35,9 +37,10 @@ from services.distiller.skill_distiller import Distilled, SkillDistiller, Vector
 from services.distiller.taught import TaughtStore
 from services.distiller.teacher import Contribution, Material, NoTeacher, teacher_of
 from services.errors import ServiceError
-from services.runtime import disk
+from services.runtime import disk, forgetting
 from services.runtime.client import FleetClient
 from services.runtime.disk import disk_is_full, waiting_for_room
+from services.runtime.forgetting import Forgetting
 from services.runtime.handful import Handfuls, is_passing
 from services.runtime.service import Context, Service
 from services.runtime.store import open_store, reading
@@ -59,6 +62,12 @@ MAX_FAILURES = 3
 MAX_DEATHS = 3
 """So often a dataset is begun at whose making the process dies: fewer times than end the fleet."""
 
+BEFORE = "dissonance_monitor"
+"""The service whose word is this one's turn to forget a domain."""
+
+FORGOTTEN = "its domain was forgotten"
+"""Why batches are rejected that were still owed a dataset."""
+
 LOOKED_UP = 2048
 """Vectors read from the store at a time: between two such stretches others have their turn."""
 
@@ -79,6 +88,10 @@ class Distiller(Service):
         self._distiller = SkillDistiller(self.settings.distiller)
         self._changed = asyncio.Event()
         self._building = asyncio.Semaphore(1)  # a second one at once would make both slower
+        self._saying = asyncio.Lock()
+        """Held while the outbox is on its way to the bus."""
+        self._barred: set[str] = set()
+        """Domains that are being forgotten."""
         self._busy: dict[str, asyncio.Task[None]] = {}
         """Domains whose orders are in hand."""
         self._failures: dict[str, int] = {}
@@ -97,16 +110,20 @@ class Distiller(Service):
         self._path = self.state.of(self.name) / "experience.sqlite"
         self._file = open_store(
             self._path,
-            SCHEMA + datasets.SCHEMA + orders.SCHEMA + taught.SCHEMA,
+            SCHEMA + datasets.SCHEMA + orders.SCHEMA + taught.SCHEMA + forgetting.SCHEMA,
         )
         self._store = ExperienceStore(self._file, self.settings.distiller.near_duplicate)
         self._store.serves(self._model.sha256)
         self._orders, self._taught = OrderStore(self._file), TaughtStore(self._file)
         self._datasets = DatasetFolder(self._file, self.state.datasets)
         self._datasets.tidy()
+        self._forgetting = Forgetting(
+            self, self._file, after=BEFORE, erase=self._erase, quiet=self._quiet
+        )
+        await self._forgetting.catch_up()
         self._count()
         self.spawn(self._schedule(), "schedule")
-        kinds = (FeedbackJudged, LearningBatchQueued)
+        kinds = (FeedbackJudged, LearningBatchQueued, DomainForgotten)
         handler = waiting_for_room(self._take, self.log)
         await Handfuls(self, kinds, handler, most=HANDFUL, bytes_of=_bytes).start()
 
@@ -127,7 +144,7 @@ class Distiller(Service):
 
         A batch brings its own pieces along: their `feedback.judged` may still be on its way.
         """
-        events = [delivery.event for delivery in deliveries]
+        events = [delivery.event for delivery in await self._forgetting.heed(deliveries)]
         batches = [event for event in events if isinstance(event.data, LearningBatchQueued)]
         pieces = [Piece.judged(e.data) for e in events if isinstance(e.data, FeedbackJudged)]
         pieces += [Piece.clashed(clash) for batch in batches for clash in batch.data.events]
@@ -162,7 +179,7 @@ class Distiller(Service):
             self._changed.clear()
             pause = await self._say_all()
             for domain, wait in self._orders.domains().items():
-                if domain in self._busy:
+                if domain in self._busy or domain in self._barred:
                     continue
                 left = self._due(domain, wait) - time.time()
                 if left > 0:
@@ -217,17 +234,47 @@ class Distiller(Service):
 
     async def _say_all(self) -> float | None:
         """Publish the outbox; seconds until it should be tried again where that failed."""
-        said = self._orders.outbox()
-        if said:
-            if not await self.publish_outbox(said):
+        async with self._saying:
+            said = self._orders.outbox()
+            if said and not await self.publish_outbox(said):
                 return RETRY
-            self._orders.said(said)
-            self.counters["datasets"] += sum(isinstance(e.data, TrainingRequested) for e in said)
-            self.counters["rejected"] += sum(
-                isinstance(e.data, LearningBatchRejected) for e in said
-            )
-        self._count()
+            self._have_said(said)
         return None
+
+    def _have_said(self, said: Sequence[Event[Any]]) -> None:
+        self._orders.said(said)
+        self.counters["datasets"] += sum(isinstance(e.data, TrainingRequested) for e in said)
+        self.counters["rejected"] += sum(isinstance(e.data, LearningBatchRejected) for e in said)
+        self._count()
+
+    # -- a domain that is to be forgotten
+
+    @contextlib.asynccontextmanager
+    async def _quiet(self, domain: str) -> AsyncIterator[None]:
+        """Nothing of it is in hand, or with its teacher; what was to be said of it is said."""
+        self._barred.add(domain)
+        try:
+            if work := self._busy.get(domain):
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+            await self._teacher.forget(domain)
+            async with self._saying:
+                said = self._orders.outbox()
+                await self.bus.publish(*said)
+                self._have_said(said)
+                yield
+        finally:
+            self._barred.discard(domain)
+        for kept in (self._failures, self._later):
+            kept.pop(domain, None)
+        self._count()
+        self._changed.set()
+
+    def _erase(self, domain: str) -> int:
+        pieces, keys = self._store.forget(domain)
+        owed = self._orders.forget(domain, lambda batch: self._refusal(batch, FORGOTTEN))
+        lessons = self._taught.forget(domain, keys)
+        return pieces + owed + lessons + self._datasets.forget(domain)
 
     # -- from an order to a dataset
 
@@ -344,12 +391,23 @@ class Distiller(Service):
             why += f"; {reason}"
         said = [self._refusal(batch, why) for batch in order.batches if batch not in good]
         if good:
-            digest = await asyncio.to_thread(data.write, self.state.datasets)
+            digest = await self._written(data)
             self._datasets.keep(order.domain, digest, time.time())
             said.append(self._request(order.domain, good, distilled, digest, reason))
             self.log.info("dataset made", domain=order.domain, rows=data.rows, batches=len(good))
         self._orders.end(order, said)
         self._taught.settle(order.domain)
+
+    async def _written(self, data: TrainingSet) -> str:
+        """The digest of a dataset that was written; where this is cancelled, none is left."""
+        writing = asyncio.create_task(asyncio.to_thread(data.write, self.state.datasets))
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            (digest,) = await asyncio.gather(writing, return_exceptions=True)
+            if isinstance(digest, str):  # the thread cannot be stopped, and nobody knows the file
+                self._datasets.abandon(digest)
+            raise
 
     def _request(
         self,
@@ -385,4 +443,6 @@ def _bytes(delivery: Delivery) -> int:
     data = delivery.event.data
     if isinstance(data, FeedbackJudged):
         return sum(map(len, data.relevant)) + sum(map(len, data.irrelevant))
+    if isinstance(data, DomainForgotten):
+        return 0
     return sum(len(t) for clash in data.events for t in (*clash.positives, *clash.negatives))

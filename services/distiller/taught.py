@@ -160,6 +160,26 @@ class TaughtStore:
         """Its order is done: why the teacher gave less has been told."""
         self._store.execute("DELETE FROM reasons WHERE domain = ?", (domain,))
 
+    def forget(self, domain: str, keys: Collection[bytes]) -> int:
+        """Delete what was taught to a domain, within the caller's transaction; how many rows.
+
+        `keys` are those of its texts; vectors stay of texts that another domain has, too.
+        """
+        gone = set(keys)
+        kept = {bytes(row["key"]) for row in self._store.execute("SELECT key FROM texts")}
+        for row in self._store.execute("SELECT domain, query, passage, origin FROM taught"):
+            texts = (row["query"], row["passage"], row["origin"] or "")
+            (gone if row["domain"] == domain else kept).update(map(key_of, texts))
+        for row in self._store.execute("SELECT domain, key FROM questions"):
+            (gone if row["domain"] == domain else kept).add(bytes(row["key"]))
+        self._store.executemany(
+            "DELETE FROM teacher_vectors WHERE key = ?", [(key,) for key in gone - kept]
+        )
+        return sum(
+            self._store.execute(f"DELETE FROM {table} WHERE domain = ?", (domain,)).rowcount  # noqa: S608  (literals)
+            for table in ("taught", "questions", "reasons")
+        )
+
     def lessons(self, domain: str, texts: Collection[str], first: str) -> dict[str, Contribution]:
         """Everything that was ever taught to a domain, by teacher, `first` the one of that name.
 

@@ -105,6 +105,10 @@ class Teacher(Protocol):
         """Look at the material. Asking the same again after a crash costs nothing twice."""
         ...
 
+    async def forget(self, domain: str) -> None:
+        """Erase what is kept of a domain; it is not taught to anybody meanwhile."""
+        ...
+
     async def aclose(self) -> None:
         """Let connections and files go."""
         ...
@@ -118,6 +122,9 @@ class NoTeacher:
     async def teach(self, material: Material) -> Contribution:
         """Nothing, and no reason: nobody was asked."""
         return Contribution()
+
+    async def forget(self, domain: str) -> None:
+        """Nothing is kept."""
 
     async def aclose(self) -> None:
         """Nothing to let go."""

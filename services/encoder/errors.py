@@ -2,6 +2,7 @@
 
 ServiceError
 └── EncoderError
+    ├── PinRefusedError
     └── SkillFileError
 """
 
@@ -9,11 +10,15 @@ from __future__ import annotations
 
 from services.errors import ServiceError
 
-__all__ = ["EncoderError", "SkillFileError"]
+__all__ = ["EncoderError", "PinRefusedError", "SkillFileError"]
 
 
 class EncoderError(ServiceError):
     """An encoder cannot do what it was asked to."""
+
+
+class PinRefusedError(EncoderError):
+    """A card is not kept in memory for good: too little room would be left for all others."""
 
 
 class SkillFileError(EncoderError):

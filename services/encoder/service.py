@@ -29,7 +29,7 @@ from schemas import (
 from services.encoder import answers
 from services.encoder.batcher import Batch, Batcher, Job, Row
 from services.encoder.cache import RecentAnswers, VectorCache
-from services.encoder.errors import EncoderError, SkillFileError
+from services.encoder.errors import EncoderError, PinRefusedError, SkillFileError
 from services.encoder.passes import Outcome, compute
 from services.encoder.shelf import Placed, Shelf
 from services.encoder.tally import Tally
@@ -45,7 +45,10 @@ ANSWER_SECONDS: Final = 30.0
 
 ANSWER_BYTES: Final = 16 << 20
 
-COUNTED: Final = ("batches", "mixed_batches", "tokens", "texts", "cache_hits", "cards", "dim")
+COUNTED: Final = (
+    *("batches", "mixed_batches", "tokens", "texts", "cache_hits", "dim"),
+    *("cards", "pinned", "pins_refused"),
+)
 """What is counted here; the rest of the counters is the tally's."""
 
 Key = tuple[str, str, bytes]
@@ -83,6 +86,8 @@ class EncoderService(Service):
         self._files = ThreadPoolExecutor(2, thread_name_prefix="cards")
         self.counters = dict.fromkeys(COUNTED, 0)
         self.tally = Tally()
+        self._refused: set[str] = set()
+        """Cards that were to be kept and could not be."""
 
     @property
     def queue(self) -> int:
@@ -282,12 +287,23 @@ class EncoderService(Service):
 
     async def _load_card(self, event: Event[AdapterLoad]) -> None:
         digest, started = event.data.digest, time.monotonic()
+        if event.data.pin is False:
+            self._refused.discard(digest)
+            await self.shelf.unpin(digest)
+            self._count()
+            return
         try:
-            card = await self.shelf.get(digest)
-            if event.data.pin is not None:
-                await self.shelf.pin(digest, event.data.pin)
-        except (SkillFileError, LoRAError) as error:
+            if event.data.pin:
+                card = await self.shelf.pin(digest)
+                self._refused.discard(digest)
+                self._count()
+            else:
+                card = await self.shelf.get(digest)
+        except (SkillFileError, PinRefusedError, LoRAError) as error:
             self.log.warning("card not loaded", digest=digest, why=str(error))
+            if event.data.pin:
+                self._refused.add(digest)
+                self._count()
             report = AdapterFailed(
                 worker=self.address,
                 digest=digest,
@@ -309,6 +325,7 @@ class EncoderService(Service):
         started = time.monotonic()
         card = await self.shelf.put_back(event.data.digest)
         self.tally.gone([event.data.digest])
+        self._refused.discard(event.data.digest)
         self._count()
         if card is not None:
             await self._let_go(card, (time.monotonic() - started) * 1000)
@@ -342,6 +359,8 @@ class EncoderService(Service):
 
     def _count(self) -> None:
         self.counters["cards"] = len(self.shelf)
+        self.counters["pinned"] = self.shelf.pinned
+        self.counters["pins_refused"] = len(self._refused)
         counted = {name: self.counters[name] for name in COUNTED}
         self.counters = counted | self.tally.counters()
 

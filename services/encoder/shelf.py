@@ -6,15 +6,18 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from lora.card import LoRACard
 from lora.errors import CardNotFoundError, LoRAError
 from lora.residency import Residency
 from lora.store import CardStore
-from services.encoder.errors import SkillFileError
+from services.encoder.errors import PinRefusedError, SkillFileError
 
 __all__ = ["Holder", "Placed", "Shelf"]
+
+PINNED: Final = 0.5
+"""Share of the budget that pinned cards may take."""
 
 
 class Holder(Protocol):
@@ -83,15 +86,40 @@ class Shelf:
         # Shielded: one request that is given up must not take the card away from the others.
         return await asyncio.shield(opening)
 
-    async def pin(self, digest: str, pinned: bool) -> None:
-        """Keep a mapped card, or let it be put back again; the card must be on the shelf."""
+    async def pin(self, digest: str) -> LoRACard:
+        """Map a card and keep it.
+
+        Pinned cards take half of the budget at most: the rest is for what requests need.
+        Raises `SkillFileError`, `PinRefusedError`, `CardBudgetError`.
+        """
         card = await self.get(digest)
-        if pinned:
-            self._residency.pin(digest)
-        else:
+        others = self._residency.pinned - {digest}
+        held = sum(self._cards[key].nbytes for key in others if key in self._cards)
+        if held + card.nbytes > self._residency.budget * PINNED:
+            raise PinRefusedError(
+                f"{card.name}@{card.version} is not pinned: with it the pinned cards would take "
+                f"{held + card.nbytes} bytes, more than half of the budget of "
+                f"{self._residency.budget}"
+            )
+        self._residency.pin(digest)
+        try:
+            await self._thread(self._holder.pin, card)
+        except LoRAError:
             self._residency.unpin(digest)
-        change = self._holder.pin if pinned else self._holder.unpin
-        await self._thread(change, card)
+            raise
+        return card
+
+    async def unpin(self, digest: str) -> None:
+        """Let a card be put back again; one that is not here is not pinned either."""
+        card = self._cards.get(digest)
+        self._residency.unpin(digest)
+        if card is not None:
+            await self._thread(self._holder.unpin, card)
+
+    @property
+    def pinned(self) -> int:
+        """How many cards are kept."""
+        return len(self._residency.pinned)
 
     async def put_back(self, digest: str) -> LoRACard | None:
         """Let a card go, pinned or not; the card, if it was here."""

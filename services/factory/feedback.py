@@ -78,6 +78,12 @@ class FeedbackStore:
                     (domain, domain, KEPT),
                 )
 
+    def forget(self, domain: str) -> int:
+        """Delete a domain's pieces, within the caller's transaction; how many."""
+        erased = self._store.execute("DELETE FROM feedback WHERE domain = ?", (domain,)).rowcount
+        self._store.execute("DELETE FROM vectors WHERE key NOT IN (SELECT key FROM feedback)")
+        return erased
+
     def serves(self, sha256: str) -> None:
         """Vectors are of the model with these weights: those of another are forgotten."""
         serve_model(self._store, sha256)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import structlog
@@ -58,6 +60,8 @@ class Lanes:
         """When each body, by its key, was first begun; seconds since the epoch."""
         self._outrun: set[str] = set()
         """Skills whose last body took longer than heads waited for it."""
+        self._barred: set[str] = set()
+        """Skills that nothing is begun of."""
         self._stopped = False
 
     def enter(self, owed: Owed, work: asyncio.Task[None]) -> None:
@@ -95,6 +99,22 @@ class Lanes:
         for work in working:
             work.cancel()
         await asyncio.gather(*working, return_exceptions=True)
+
+    @asynccontextmanager
+    async def without(self, skill: str) -> AsyncIterator[None]:
+        """Within the block nothing of a skill is in training; what was is ended."""
+        self._barred.add(skill)
+        try:
+            ended = [it for it in self._lanes.items() if it[1][0].task.skill == skill]
+            for phase, (_, work) in ended:
+                del self._lanes[phase]
+                work.cancel()
+            await asyncio.gather(*(work for _, (_, work) in ended), return_exceptions=True)
+            self._heads.pop(skill, None)
+            self._outrun.discard(skill)
+            yield
+        finally:
+            self._barred.discard(skill)
 
     # -- giving way
 
@@ -137,7 +157,7 @@ class Lanes:
 
     def next(self, phase: Phase, now: float) -> Next:
         """What an idle lane begins at `now`, seconds since the epoch."""
-        waiting = self._tasks.owed()
+        waiting = [owed for owed in self._tasks.owed() if owed.task.skill not in self._barred]
         known = {owed.key for owed in waiting}
         self._bodies = {key: at for key, at in self._bodies.items() if key in known}
         if self._stopped or phase in self._lanes:

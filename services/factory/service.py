@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar
 
 from bus import BusError, Closed, Delivery
@@ -13,11 +13,13 @@ from lora.errors import LoRAError
 from lora.model import find_model
 from lora.training.errors import TrainingError
 from schemas import (
+    DomainForgotten,
     Event,
     FeedbackJudged,
     SkillInstalled,
     SkillListed,
     SkillRejected,
+    SkillRetire,
     SkillRetired,
     TrainingProgressed,
     TrainingRequested,
@@ -35,9 +37,10 @@ from services.factory.schedule import body_due
 from services.factory.shadow import Shadow
 from services.factory.tasks import MAX_FAILURES, Owed, TaskStore
 from services.factory.versions import VersionStore
-from services.runtime import disk
+from services.runtime import disk, forgetting
 from services.runtime.client import FleetClient
 from services.runtime.disk import disk_is_full, waiting_for_room
+from services.runtime.forgetting import Forgetting
 from services.runtime.handful import Handfuls
 from services.runtime.lifeline import command
 from services.runtime.service import Context, Service
@@ -47,6 +50,9 @@ __all__ = ["SkillFactory"]
 
 SKILLS_PATIENCE = 10.0
 """Seconds to wait, at the start, for the manager's list of versions before training begins."""
+
+BEFORE = "distiller"
+"""The service whose word is this one's turn to forget a domain."""
 
 RETRY = 2.0
 """Seconds until a phase is tried again; doubles with each failure."""
@@ -80,6 +86,8 @@ class SkillFactory(Service):
         self._known = asyncio.Event()
         self._verdict = asyncio.Lock()
         """Held while a verdict is concluded: two versions of a skill never get one number."""
+        self._looking = asyncio.Lock()
+        """Held while versions are compared on their later feedback."""
         self._opened = False
 
     @property
@@ -92,7 +100,8 @@ class SkillFactory(Service):
         model = await asyncio.to_thread(find_model, self.settings.fleet.model)
         folder = self.state.of(self.name)
         self._file = open_store(
-            folder / "factory.sqlite", tasks.SCHEMA + versions.SCHEMA + feedback.SCHEMA
+            folder / "factory.sqlite",
+            tasks.SCHEMA + versions.SCHEMA + feedback.SCHEMA + forgetting.SCHEMA,
         )
         self._opened = True
         settings = self.settings.factory
@@ -137,13 +146,17 @@ class SkillFactory(Service):
             self.state.cards,
             self.source,
         )
+        self._forgetting = Forgetting(
+            self, self._file, after=BEFORE, erase=self._erase, quiet=self._quiet
+        )
+        await self._forgetting.catch_up()
         await self.listen((SkillInstalled, SkillRetired, SkillRejected), self._hear_of_skill)
         await self.listen(SkillListed, self._list, to=self.address)
         self.spawn(self._ask_skills(), "ask skills")
         self.spawn(self._fill(), "fill in vectors")
         self.spawn(self._schedule(), "schedule")
         self.spawn(self._watch_versions(), "watch versions")
-        kinds = (TrainingRequested, FeedbackJudged)
+        kinds = (TrainingRequested, FeedbackJudged, DomainForgotten)
         handler = waiting_for_room(self._take, self.log)
         await Handfuls(self, kinds, handler, most=CHUNK).start()
 
@@ -162,7 +175,11 @@ class SkillFactory(Service):
 
     async def _take(self, deliveries: Sequence[Delivery]) -> None:
         """Copy what came, then acknowledge all of it at once: no task waits behind feedback."""
-        events = [delivery.event for delivery in deliveries]
+        left = await self._forgetting.heed(deliveries)
+        for delivery in deliveries:
+            if delivery not in left and isinstance(delivery.event.data, TrainingRequested):
+                self._ledger.refuse(delivery.event, time.time())
+        events = [delivery.event for delivery in left]
         pieces = [event for event in events if isinstance(event.data, FeedbackJudged)]
         self._feedback.keep([(event.data, event.time.timestamp()) for event in pieces])
         for event in events:
@@ -322,6 +339,21 @@ class SkillFactory(Service):
             why=done.result.reason,
         )
 
+    # -- a domain that is to be forgotten
+
+    @contextlib.asynccontextmanager
+    async def _quiet(self, domain: str) -> AsyncIterator[None]:
+        """Nothing of its skill is in training, nor about to be published."""
+        async with self._looking, self._verdict, self._lanes.without(domain):
+            yield
+        self._changed.set()
+
+    def _erase(self, domain: str) -> int:
+        erased = self._ledger.forget(domain) + self._feedback.forget(domain)
+        self._versions.look_from_the_start(domain)
+        self._bench.tidy({owed.key for owed in self._ledger.owed()})
+        return erased
+
     # -- what goes out
 
     async def _say_all(self) -> float | None:
@@ -351,7 +383,7 @@ class SkillFactory(Service):
         while True:
             looked, self._judged = self._judged, set()
             for skill in self._versions.skills() if looked is None else sorted(looked):
-                while (order := await self._shadow.look(skill)) is not None:
+                while (order := await self._look(skill)) is not None:
                     with transaction(self._file):
                         self._versions.forget(skill, order.data.digest)
                         self._versions.look_anew(skill, order.data.digest)
@@ -360,3 +392,7 @@ class SkillFactory(Service):
                     self._changed.set()
             await self._later.wait()
             self._later.clear()
+
+    async def _look(self, skill: str) -> Event[SkillRetire] | None:
+        async with self._looking:
+            return await self._shadow.look(skill)

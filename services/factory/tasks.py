@@ -10,14 +10,26 @@ from typing import Any, Literal
 from schemas import Event, TrainingRejected, TrainingRequested, decode, encode
 from services.runtime.store import add_columns, transaction
 
-__all__ = ["MAX_FAILURES", "ORDINALS", "SCHEMA", "SUPERSEDED", "Owed", "Phase", "TaskStore"]
+__all__ = [
+    "FORGOTTEN",
+    "MAX_FAILURES",
+    "ORDINALS",
+    "SCHEMA",
+    "SUPERSEDED",
+    "Owed",
+    "Phase",
+    "TaskStore",
+]
 
 Phase = Literal["head", "body"]
 
 SUPERSEDED = "superseded"
 """Reason of a rejection: a newer task of the same skill, with more data, lives on."""
 
-ORDINALS: dict[str, int] = {"head": 0, "body": 1, SUPERSEDED: 2}
+FORGOTTEN = "its domain was forgotten"
+"""Reason of a rejection: what it should learn from is erased."""
+
+ORDINALS: dict[str, int] = {"head": 0, "body": 1, SUPERSEDED: 2, FORGOTTEN: 3}
 """What a task says, numbered: the events' ids derive from the task's and these."""
 
 KEPT = 1000
@@ -110,11 +122,7 @@ class TaskStore:
         """
         task = event.data
         with transaction(self._store):
-            cursor = self._store.execute(
-                "INSERT OR IGNORE INTO tasks (task_id, skill, arrived, since, event)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (task.task_id, task.skill, now, now, encode(event)),
-            )
+            cursor = self._copy(event, now)
             if not cursor.rowcount:
                 return
             self._store.execute(
@@ -130,20 +138,46 @@ class TaskStore:
                 (cursor.lastrowid, now),
             )
 
+    def _copy(self, event: Event[TrainingRequested], now: float) -> sqlite3.Cursor:
+        task = event.data
+        return self._store.execute(
+            "INSERT OR IGNORE INTO tasks (task_id, skill, arrived, since, event)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (task.task_id, task.skill, now, now, encode(event)),
+        )
+
     def _supersede(self, old: Owed) -> None:
         self._drop(old)
         self._hand_on(old)
+        self._refuse(old.event, old.phase, SUPERSEDED)
+
+    def forget(self, skill: str) -> int:
+        """Refuse what is owed of a skill, within the caller's transaction; how many phases.
+
+        Whatever is tried next is tried on other feedback: attempts are counted anew.
+        """
+        owed = self.owed(skill)
+        for one in owed:
+            self._drop(one)
+            self._refuse(one.event, one.phase, FORGOTTEN)
+        self._store.execute("DELETE FROM attempts WHERE skill = ?", (skill,))
+        return len(owed)
+
+    def refuse(self, event: Event[TrainingRequested], now: float) -> None:
+        """A task that comes after its domain was forgotten; refusing it twice changes nothing."""
+        with transaction(self._store):
+            if self._copy(event, now).rowcount:  # else its end is told, or was
+                self._refuse(event, "head", FORGOTTEN)
+
+    def _refuse(self, event: Event[TrainingRequested], phase: Phase, reason: str) -> None:
+        task = event.data
         self._say(
-            old.event.derive(
+            event.derive(
                 TrainingRejected(
-                    task_id=old.task.task_id,
-                    skill=old.task.skill,
-                    reason=SUPERSEDED,
-                    metrics={},
-                    depth=old.phase,
+                    task_id=task.task_id, skill=task.skill, reason=reason, metrics={}, depth=phase
                 ),
                 source=self._source,
-                ordinal=ORDINALS[SUPERSEDED],
+                ordinal=ORDINALS[reason],
             )
         )
 

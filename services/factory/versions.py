@@ -172,6 +172,10 @@ class VersionStore:
                 (skill, row["signer"], row["version"]),
             )
 
+    def look_from_the_start(self, skill: str) -> None:
+        """Its feedback was erased: versions are compared as soon as enough of it came again."""
+        self._store.execute("UPDATE versions SET next_look = 0 WHERE skill = ?", (skill,))
+
     # -- fold models
 
     def folds(self, digest: str) -> Path:

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 
-from services.runtime.store import transaction
+from services.runtime.store import add_columns, transaction
 
 __all__ = ["SCHEMA", "TOO_LONG", "Answers"]
 
@@ -22,7 +22,8 @@ MAX_BYTES = 256 << 20
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
-    key BLOB NOT NULL UNIQUE, at REAL NOT NULL, bytes INTEGER NOT NULL, body BLOB NOT NULL
+    key BLOB NOT NULL UNIQUE, at REAL NOT NULL, bytes INTEGER NOT NULL, body BLOB NOT NULL,
+    domain TEXT  -- null: from before domains were noted
 );
 CREATE INDEX IF NOT EXISTS answers_by_age ON answers (at);
 CREATE INDEX IF NOT EXISTS answers_by_size ON answers (number, bytes);
@@ -39,6 +40,7 @@ class Answers:
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self._store = store
+        add_columns(store, "answers", {"domain": "TEXT"})
         self._clock = clock
         self._max_bytes = max_bytes
 
@@ -47,17 +49,18 @@ class Answers:
         row = self._store.execute("SELECT body FROM answers WHERE key = ?", (key,)).fetchone()
         return None if row is None else bytes(row["body"])
 
-    def put(self, key: bytes, body: bytes) -> None:
-        """Keep an answer; the oldest beyond the bounds go."""
-        self.put_all({key: body})
+    def put(self, key: bytes, body: bytes, domain: str | None) -> None:
+        """Keep an answer to what was asked for a domain; the oldest beyond the bounds go."""
+        self.put_all({key: body}, domain)
 
-    def put_all(self, found: Mapping[bytes, bytes]) -> None:
+    def put_all(self, found: Mapping[bytes, bytes], domain: str | None) -> None:
         """Keep answers, all or none; the oldest beyond the bounds go."""
         now = self._clock()
         with transaction(self._store):
             self._store.executemany(
-                "INSERT OR REPLACE INTO answers (key, at, bytes, body) VALUES (?, ?, ?, ?)",
-                [(key, now, len(body), body) for key, body in found.items()],
+                "INSERT OR REPLACE INTO answers (key, at, bytes, body, domain)"
+                " VALUES (?, ?, ?, ?, ?)",
+                [(key, now, len(body), body, domain) for key, body in found.items()],
             )
             self._store.execute("DELETE FROM answers WHERE at < ?", (now - MAX_AGE,))
             (total,) = self._store.execute("SELECT SUM(bytes) FROM answers").fetchone()
@@ -68,3 +71,7 @@ class Answers:
                     " WHERE held > ?)",
                     (self._max_bytes,),
                 )
+
+    def forget(self, domain: str) -> None:
+        """Delete the answers of a domain, and those of which nobody noted the domain."""
+        self._store.execute("DELETE FROM answers WHERE domain = ? OR domain IS NULL", (domain,))

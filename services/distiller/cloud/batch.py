@@ -18,7 +18,7 @@ from services.distiller.cloud.answers import TOO_LONG, Answers
 from services.distiller.cloud.budget import Budget, Cost, Reservation
 from services.distiller.cloud.endpoint import Completion, Endpoint, content_of
 from services.distiller.cloud.errors import NotOfferedError, PartError, TruncatedError
-from services.runtime.store import transaction
+from services.runtime.store import add_columns, transaction
 
 __all__ = ["SCHEMA", "Batches"]
 
@@ -38,7 +38,8 @@ CREATE TABLE IF NOT EXISTS batches (
     day TEXT NOT NULL, requests INTEGER NOT NULL, tokens INTEGER NOT NULL, money REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batched (
-    key BLOB PRIMARY KEY, digest TEXT NOT NULL REFERENCES batches (digest) ON DELETE CASCADE
+    key BLOB PRIMARY KEY, digest TEXT NOT NULL REFERENCES batches (digest) ON DELETE CASCADE,
+    domain TEXT  -- null: from before domains were noted
 ) WITHOUT ROWID;
 """
 
@@ -68,6 +69,7 @@ class Batches:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
+        add_columns(store, "batched", {"domain": "TEXT"})
         self._endpoint = endpoint
         self._budget = budget
         self._answers = answers
@@ -77,8 +79,8 @@ class Batches:
         self.offered = True
         """False once the server was found to have no Batch API."""
 
-    async def advance(self, wanted: Mapping[bytes, Body]) -> tuple[str, float] | None:
-        """Collect what is done and send off what is new among the requests `wanted`, by key.
+    async def advance(self, wanted: Mapping[bytes, Body], domain: str) -> tuple[str, float] | None:
+        """Collect what is done and send off what is new among a domain's requests, by key.
 
         Returns why, and until when (seconds since the epoch), there is something to wait for;
         None where nothing is: what is not answered by then is to be asked directly.
@@ -87,9 +89,13 @@ class Batches:
         if not self.offered or not wanted:
             return None
         async with self._one:
-            return await self._advance(wanted)
+            return await self._advance(wanted, domain)
 
-    async def _advance(self, wanted: Mapping[bytes, Body]) -> tuple[str, float] | None:
+    def forget(self, domain: str) -> None:
+        """What is under way for a domain is not kept when it comes, nor is what names none."""
+        self._store.execute("DELETE FROM batched WHERE domain = ? OR domain IS NULL", (domain,))
+
+    async def _advance(self, wanted: Mapping[bytes, Body], domain: str) -> tuple[str, float] | None:
         try:
             await self._collect()
             known = self._keys()
@@ -99,7 +105,7 @@ class Batches:
                 if key not in known and self._answers.get(key) is None
             }
             if fresh:
-                await self._send(fresh)
+                await self._send(fresh, domain)
         except NotOfferedError as error:
             self.offered = False
             self._log.warning("no batch API there: asking directly", why=str(error))
@@ -127,15 +133,16 @@ class Batches:
                 continue
             file = batch.output_file_id
             lines = b"" if file is None else await self._download(file)
-            cost = self._take(lines)
+            cost = self._take(row["digest"], lines)
             self._give_up(row["digest"])
             self._end(row, cost)
             self._log.info("batch collected", batch=name, status=batch.status, tokens=cost.tokens)
 
     def _give_up(self, digest: str) -> None:
         """What a batch did not answer is no matter for another batch."""
-        without = [key for key in self._keys(digest) if self._answers.get(key) is None]
-        self._answers.put_all(dict.fromkeys(without, NO_ANSWER))
+        for key, domain in self._domains(digest).items():
+            if self._answers.get(key) is None:
+                self._answers.put(key, NO_ANSWER, domain)
 
     async def _find(self, digest: str) -> str | None:
         """The batch that was made just before this process died, if it was."""
@@ -149,8 +156,9 @@ class Batches:
         found = await self._call(lambda: self._client.files.content(file))
         return bytes(found.content)
 
-    def _take(self, lines: bytes) -> Cost:
-        """Keep the answers of an output file; what they cost."""
+    def _take(self, digest: str, lines: bytes) -> Cost:
+        """Keep the answers of a batch's output file, but what was forgotten; what they cost."""
+        domains = self._domains(digest)
         total = Cost()
         for text in lines.splitlines():
             try:
@@ -163,15 +171,17 @@ class Batches:
                 continue
             cost = self._endpoint.spent({}, found)
             total += Cost(0, cost.tokens, cost.money)
+            if key not in domains:
+                continue
             try:
-                self._answers.put(key, content_of(found).encode())
+                self._answers.put(key, content_of(found).encode(), domains[key])
             except TruncatedError:
-                self._answers.put(key, TOO_LONG)
+                self._answers.put(key, TOO_LONG, domains[key])
             except PartError:
                 continue  # asked once more, directly
         return total
 
-    async def _send(self, fresh: Mapping[bytes, Body]) -> None:
+    async def _send(self, fresh: Mapping[bytes, Body], domain: str) -> None:
         """Make one batch of as many requests as the budget holds."""
         keys = list(fresh)
         reservation, count = self._budget.reserve_first(
@@ -186,7 +196,7 @@ class Batches:
                 (digest, reservation.day, most.requests, most.tokens, most.money),
             )
             self._store.executemany(
-                "INSERT INTO batched VALUES (?, ?)", [(key, digest) for key in keys]
+                "INSERT INTO batched VALUES (?, ?, ?)", [(key, digest, domain) for key in keys]
             )
         try:
             made = await self._make(digest, [(key, fresh[key]) for key in keys])
@@ -250,8 +260,10 @@ class Batches:
     def _drop(self, digest: str) -> None:
         self._store.execute("DELETE FROM batches WHERE digest = ?", (digest,))
 
-    def _keys(self, digest: str | None = None) -> set[bytes]:
-        rows = self._store.execute(
-            "SELECT key FROM batched WHERE ? IS NULL OR digest = ?", (digest, digest)
-        )
-        return {bytes(row["key"]) for row in rows}
+    def _keys(self) -> set[bytes]:
+        return {bytes(row["key"]) for row in self._store.execute("SELECT key FROM batched")}
+
+    def _domains(self, digest: str) -> dict[bytes, str | None]:
+        """For which domain each request of a batch was made."""
+        rows = self._store.execute("SELECT key, domain FROM batched WHERE digest = ?", (digest,))
+        return {bytes(row["key"]): row["domain"] for row in rows}

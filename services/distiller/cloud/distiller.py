@@ -33,8 +33,9 @@ from services.distiller.cloud.errors import (
 from services.distiller.cloud.key import is_loopback, secret_of
 from services.distiller.cloud.order import Order
 from services.distiller.teacher import Contribution, Material, Pair
+from services.runtime.forgetting import scrub
 from services.runtime.settings import TeacherSettings
-from services.runtime.store import open_store
+from services.runtime.store import open_store, transaction
 
 __all__ = ["CloudDistiller"]
 
@@ -102,6 +103,13 @@ class CloudDistiller:
             self._log.warning("the teacher gave less than it was asked for", why=order.reason)
         return order.contribution(pairs, vectors, self._space)
 
+    async def forget(self, domain: str) -> None:
+        """Erase the answers of a domain; what was sent is the server's to forget."""
+        with transaction(self._store):
+            self._answers.forget(domain)
+            self._batches.forget(domain)
+        scrub(self._store)
+
     async def aclose(self) -> None:
         """Let connections and the store go."""
         await self._endpoint.aclose()
@@ -113,7 +121,7 @@ class CloudDistiller:
             key: body for key, body in map(self._request, asks) if self._answers.get(key) is None
         }
         try:
-            waiting = await self._batches.advance(open_)
+            waiting = await self._batches.advance(open_, order.taken.domain)
         except UnavailableError as error:
             order.stop(error)
             return False
@@ -151,7 +159,7 @@ class CloudDistiller:
             if not halves:
                 order.leave_out(error)
             elif isinstance(error, TruncatedError) and kept != TOO_LONG:
-                self._answers.put(key, TOO_LONG)
+                self._answers.put(key, TOO_LONG, order.taken.domain)
         except PartError as error:
             order.leave_out(error)
             return []
@@ -175,7 +183,7 @@ class CloudDistiller:
                 return []
             content = await self._endpoint.chat(body)
         pairs = order.read(ask, content)
-        self._answers.put(key, content.encode())
+        self._answers.put(key, content.encode(), order.taken.domain)
         return pairs
 
     async def _vectors(self, texts: Sequence[str], order: Order) -> dict[str, Vector]:
@@ -190,7 +198,9 @@ class CloudDistiller:
             for part in _chunks([text for text in texts if text not in found]):
                 rows = await self._endpoint.embed(model, [_shown(text) for text in part])
                 fresh = dict(zip(part, rows, strict=True))
-                self._answers.put_all({keys[text]: row.tobytes() for text, row in fresh.items()})
+                self._answers.put_all(
+                    {keys[text]: row.tobytes() for text, row in fresh.items()}, order.taken.domain
+                )
                 found |= fresh
         except UnavailableError as error:
             if error.again is None:  # chat works: the order is done but for its vectors

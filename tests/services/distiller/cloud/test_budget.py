@@ -160,12 +160,12 @@ def test_kept_answers_are_bounded_in_bytes_and_age() -> None:
     store = open_store(Path(":memory:"), answers.SCHEMA)
     kept = Answers(store, lambda: now[0], max_bytes=1000)
     for number in range(20):
-        kept.put(bytes([number]), b"x" * 100)
+        kept.put(bytes([number]), b"x" * 100, "birds")
     assert [kept.get(bytes([number])) is not None for number in range(20)] == (
         [False] * 10 + [True] * 10
     )
     now[0] += answers.MAX_AGE + 1
-    kept.put(b"new", b"y")
+    kept.put(b"new", b"y", "birds")
     (count,) = store.execute("SELECT COUNT(*) FROM answers").fetchone()
     store.close()
     assert count == 1
