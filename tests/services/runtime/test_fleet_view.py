@@ -90,7 +90,6 @@ def broker(**heads: int) -> FleetHeartbeat:
 
 async def test_what_is_said_is_shown() -> None:
     async with two() as (on, bus), FleetView(bus) as view:
-        on.cards = [listed(card("law"))]
         law = card("law", 2)
         await on.say(
             beat("encoder", counters={"dim": 384, "cards": 1, f"card:{law.digest[7:19]}": 9}),
