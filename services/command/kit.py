@@ -105,7 +105,7 @@ def say_facts(title: str, facts: Mapping[str, Any]) -> None:
     say(title)
     for key, value in facts.items():
         if key not in ("name", "version") and value not in (None, "", [], {}, ()):
-            plain = isinstance(value, str | int | float)
+            plain = isinstance(value, str | int | float) and not isinstance(value, bool)
             say(f"  {key:<14} {value if plain else json_line(value)}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from services.command.errors import DONE, Failed, InputRefused
@@ -42,12 +42,13 @@ def retire(
         Write JSON
     """
 
-    async def work() -> tuple[ListedCard, SkillRetired]:
+    async def work() -> tuple[ListedCard, SkillRetired, ListedCard | None]:
         from schemas import Event, SkillRetire, SkillRetired
-        from services.command.cards import SERVING, client_at, found
+        from services.command.cards import SERVING, client_at, listed, resolved
 
         async with client_at(at) as client:
-            card = await found(client, name)
+            cards = await listed(client)
+            card = resolved(cards, name)
             if card.state not in SERVING:
                 raise InputRefused(f"{card.name}@{card.version} is {card.state}: it does not serve")
             wish = SkillRetire(
@@ -59,18 +60,18 @@ def retire(
                     async with asyncio.timeout(PATIENCE):
                         async for event in told:
                             if event.data.digest == card.digest:
-                                return card, event.data
+                                after = event.data.successor
+                                return card, event.data, _by_digest(cards, after)
                 except TimeoutError:
                     pass
         raise Failed(_not_yet("retire"))
 
-    card, retired = run(work())
+    card, retired, after = run(work())
     if json:
         print_json(retired)
     else:
-        after = retired.successor
-        then = f"; {after[:19]}… serves instead" if after else "; no other version serves"
-        say(f"{card.name}@{card.version} is retired{then}")
+        then = f"{after.name}@{after.version} serves instead" if after else "none serves instead"
+        say(f"{card.name}@{card.version} is retired; {then}")
     return DONE
 
 
@@ -183,9 +184,8 @@ def _pin(name: str, at: Place, *, pinned: bool, json: bool) -> int:
             await client.bus.publish(Event(data=wish, source=client.bus.source))
 
             async def settled() -> ListedCard | None:
-                cards = await client.skills(timeout=PATIENCE)
-                same = [one for one in cards if one.digest == card.digest]
-                return next((one for one in same if one.pinned is pinned), None)
+                now = _by_digest(await client.skills(timeout=PATIENCE), card.digest)
+                return now if now is not None and now.pinned is pinned else None
 
             return await _until(settled, "pin" if pinned else "unpin")
 
@@ -197,6 +197,10 @@ def _pin(name: str, at: Place, *, pinned: bool, json: bool) -> int:
     else:
         say(f"{card.name}@{card.version} is {'pinned' if card.pinned else 'not pinned'}")
     return DONE
+
+
+def _by_digest(cards: Iterable[ListedCard], digest: str | None) -> ListedCard | None:
+    return next((card for card in cards if card.digest == digest), None)
 
 
 async def _until(settled: Callable[[], Awaitable[ListedCard | None]], wish: str) -> ListedCard:
