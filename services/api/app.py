@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Literal
 
 import msgspec
 from starlette.applications import Starlette
@@ -29,15 +30,17 @@ from services.api.context import ApiContext
 from services.api.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from services.api.front import Front
 from services.api.guard import Gate, Guarded
+from services.api.older import OLDER, downgraded
 from services.api.openapi import document
-from services.api.operation import JSON, Operation
+from services.api.operation import JSON, Operation, Query
 
 __all__ = ["OPERATIONS", "create_app"]
 
 
-async def openapi_json(_request: Request) -> Response:
+async def openapi_json(request: Request) -> Response:
     """The document of everything here."""
-    return Response(_document(), media_type=JSON)
+    older = request.query_params.get("version") == OLDER
+    return Response(_document(older), media_type=JSON)
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -55,6 +58,8 @@ OPERATIONS: tuple[Operation, ...] = (
         openapi_json,
         None,
         "This document",
+        "OpenAPI 3.1; with `version=3.0` for readers that know no newer one.",
+        query=(Query("version", "`3.0`; not set: 3.1.", Literal["3.0"]),),
         tag="health",
         costly=False,
     ),
@@ -81,8 +86,9 @@ def create_app(context: ApiContext, operations: Sequence[Operation] = OPERATIONS
 
 
 @cache
-def _document() -> bytes:
-    return msgspec.json.encode(document(OPERATIONS))
+def _document(older: bool) -> bytes:
+    found = document(OPERATIONS)
+    return msgspec.json.encode(downgraded(found) if older else found)
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:

@@ -22,6 +22,10 @@ _DIGEST: Final = re.compile(r"(?:sha256:([0-9a-f]{12,64})|([0-9a-f]{12,64}))")
 _NAMED: Final = re.compile(r"(?:(?P<peer>[^@/]+)/)?(?P<name>[^@/]+)(?:@(?P<version>[1-9]\d{0,9}))?")
 
 
+PATIENCE: Final = 5.0
+"""Seconds within which the manager must have answered."""
+
+
 class Catalogue:
     """The cards by name, the newest version of each first."""
 
@@ -33,7 +37,7 @@ class Catalogue:
     @classmethod
     async def of(cls, client: FleetClient) -> Self:
         """As the manager lists them now; raises `bus.RequestTimeout`."""
-        return cls(await client.skills())
+        return cls(await client.skills(timeout=PATIENCE))
 
     def __iter__(self) -> Iterator[ListedCard]:
         return iter(self._cards)

@@ -119,7 +119,7 @@ class KeyStore:
         try:
             with open(self.path, "rb", opener=_opener) as file:
                 status = os.fstat(file.fileno())
-                stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+                stamp = (status.st_ino, status.st_ctime_ns, status.st_size)
                 if stamp != self._seen:
                     self._keys = self._read(file.read(_LIMIT + 1), status.st_mode)
                     self._seen = stamp

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from services.api.errors import ApiError
+from services.api.fields import describe
 from services.api.operation import JSON, Operation, Query
 
 __all__ = ["Error", "document"]
@@ -58,6 +59,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """The document of these operations: OpenAPI 3.1, ready for JSON."""
     kinds = _kinds(operations)
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REF)
+    describe(components, kinds)
     refs = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for one in operations:
@@ -107,7 +109,7 @@ def _operation(one: Operation, refs: dict[Any, Any]) -> dict[str, Any]:
     schema = refs[one.gives] if one.gives is not None else {"type": "string"}
     body["responses"] = {
         str(one.status): {
-            "description": (inspect.getdoc(one.gives) or "").partition("\n")[0] or "As asked.",
+            "description": (one.gives and _first(one.gives)) or "As asked.",
             "content": {one.media: {"schema": schema}},
         },
         **_failures(one, refs[Error]),
@@ -140,12 +142,17 @@ def _failures(one: Operation, schema: Any) -> dict[str, Any]:
     statuses |= {400: one.takes is not None or bool(one.query)}
     statuses |= {404: "{" in one.path or one.path == "/v1/embeddings"}
     statuses |= {504: one.path == "/v1/embeddings"}
-    words = {kind.status: (inspect.getdoc(kind) or "") for kind in ApiError.__subclasses__()}
+    words = {kind.status: _first(kind) for kind in reversed(ApiError.__subclasses__())}
     return {
         str(status): {"description": words[status], "content": {JSON: {"schema": schema}}}
         for status in sorted(statuses)
         if statuses[status]
     }
+
+
+def _first(kind: type[Any]) -> str:
+    """The first line of a class's docstring."""
+    return (inspect.getdoc(kind) or "").partition("\n")[0]
 
 
 @cache

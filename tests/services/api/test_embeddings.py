@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import pytest_asyncio
 
 from tests.services.api.kit import DIM, Door, card, opened, vector
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
-    async with opened(tmp_path_factory.mktemp("api"), max_inputs=200) as door:
-        yield door
-
-
-@pytest.fixture
-def door(shared: Door) -> Door:
-    shared.player.forget()
-    return shared
 
 
 async def test_floats_are_exactly_those_of_the_bus(door: Door) -> None:
