@@ -59,7 +59,7 @@ class FakeFleet:
     def vector(self, text: str) -> np.ndarray:
         found = np.full(DIM, 1e-3, np.float32)
         for word in text.lower().split():
-            place = self._places.setdefault(word, len(self._places))
+            place = self._places.setdefault(word, len(self._places)) % DIM
             found[-place if self.other else place] += 1
         return found
 
