@@ -84,10 +84,8 @@ class EventLog:
     Entering raises `bus.BusError` where the bus is away.
     """
 
-    def __init__(self, bus: Bus, *, kept: int = KEPT, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._most = kept
-        self._most_bytes = kept_bytes
         self._kept: deque[_Kept] = deque()
         self._size = 0
         self.floor = 0
@@ -169,7 +167,7 @@ class EventLog:
             self._kept.append(kept)
             self._size += len(kept.frame)
             self.head = kept.sequence
-        while len(self._kept) > self._most or self._size > self._most_bytes:
+        while len(self._kept) > KEPT or self._size > KEPT_BYTES:
             gone = self._kept.popleft()
             self._size -= len(gone.frame)
             self.floor = gone.sequence

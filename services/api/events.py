@@ -47,6 +47,11 @@ class EventHub:
         self._changing = asyncio.Lock()
         self.listeners = 0
 
+    @property
+    def listens(self) -> bool:
+        """Whether it hears the bus: only while somebody hears it."""
+        return self._log is not None
+
     async def enter(self, types: frozenset[str], after: int | None) -> Reader:
         """A reader for a new listener; raises `Overloaded`, `bus.BusError`."""
         if self.listeners >= STREAMS:

@@ -12,6 +12,7 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from schemas import FleetHeartbeat
 from services.runtime.fleet_view import FleetView
@@ -29,12 +30,13 @@ class _Figure(NamedTuple):
     counter: str
     """Its name in the heartbeat; one that ends with `:` stands for all that begin so."""
     name: str
-    text: str
+    text: str = ""
+    """What it means; told by the first of those that share the name."""
     family: Family = CounterMetricFamily
     label: tuple[str, str] | None = None
     """A label, and its value, of a figure that several counters make; for `counter:` its name."""
-    instance: bool = False
-    """One for each process: its counters begin anew with it."""
+    each: bool = False
+    """One for each process: there may be several, and what one counts begins anew with it."""
 
 
 class _Times(NamedTuple):
@@ -46,186 +48,104 @@ class _Times(NamedTuple):
     text: str
     scale: float = 1.0
     """What a value is multiplied by: 0.001 makes seconds of milliseconds."""
-    instance: bool = False
+    each: bool = False
 
 
-_GAUGE: Final = GaugeMetricFamily
+_PREFIX: Final = "consonance_"
 
 _FIGURES: Final = (
     _Figure(
-        "router",
-        "answered",
-        "consonance_requests",
-        "Requests of all clients that ended, by how.",
+        "router", "answered", "requests", "Requests of all clients that ended, by how.",
         label=("outcome", "answered"),
     ),
+    _Figure("router", "failed", "requests", label=("outcome", "failed")),
+    _Figure("router", "texts", "texts", "Texts of requests that were accepted."),
     _Figure(
-        "router",
-        "failed",
-        "consonance_requests",
-        "",
-        label=("outcome", "failed"),
-    ),
-    _Figure("router", "texts", "consonance_texts", "Texts of requests that were accepted."),
-    _Figure(
-        "router",
-        "reassigned",
-        "consonance_reassigned_requests",
+        "router", "reassigned", "reassigned_requests",
         "Requests that a worker which went away had in hand.",
     ),
+    _Figure("encoder", "tokens", "tokens", "Tokens that went through the model.", each=True),
+    _Figure("encoder", "texts", "encoded_texts", "Texts that were encoded.", each=True),
+    _Figure("encoder", "batches", "batches", "Batches computed.", each=True),
     _Figure(
-        "encoder",
-        "tokens",
-        "consonance_tokens",
-        "Tokens that went through the model.",
-        instance=True,
+        "encoder", "mixed_batches", "mixed_batches",
+        "Batches in which rows of different skills met.", each=True,
     ),
     _Figure(
-        "encoder", "texts", "consonance_encoded_texts", "Texts that were encoded.", instance=True
-    ),
-    _Figure("encoder", "batches", "consonance_batches", "Batches computed.", instance=True),
-    _Figure(
-        "encoder",
-        "mixed_batches",
-        "consonance_mixed_batches",
-        "Batches in which rows of different skills met.",
-        instance=True,
+        "encoder", "cache_hits", "cache_hits", "Base vectors that were remembered.", each=True
     ),
     _Figure(
-        "encoder",
-        "cache_hits",
-        "consonance_cache_hits",
-        "Base vectors that were remembered.",
-        instance=True,
-    ),
-    _Figure(
-        "encoder",
-        "rows:",
-        "consonance_skill_rows",
+        "encoder", "rows:", "skill_rows",
         "Rows that a skill made; `*`: those of skills beyond the first 64.",
-        label=("skill", ""),
-        instance=True,
+        label=("skill", ""), each=True,
     ),
+    _Figure("encoder", "cards", "mapped_cards", "Cards in memory.", GaugeMetricFamily, each=True),
     _Figure(
-        "encoder", "cards", "consonance_mapped_cards", "Cards in memory.", _GAUGE, instance=True
-    ),
-    _Figure(
-        "dissonance_monitor",
-        "judged:",
-        "consonance_judged_feedback",
-        "Pieces of feedback judged, ever.",
+        "dissonance_monitor", "judged:", "judged_feedback", "Pieces of feedback judged, ever.",
         label=("domain", ""),
     ),
     _Figure(
-        "dissonance_monitor",
-        "clashes:",
-        "consonance_clashes",
-        "Clashes found, ever.",
-        label=("domain", ""),
+        "dissonance_monitor", "clashes:", "clashes", "Clashes found, ever.", label=("domain", "")
     ),
     _Figure(
-        "dissonance_monitor",
-        "open:",
-        "consonance_open_clashes",
-        "Clashes in the open batch.",
-        _GAUGE,
-        label=("domain", ""),
+        "dissonance_monitor", "open:", "open_clashes", "Clashes in the open batch.",
+        GaugeMetricFamily, ("domain", ""),
     ),
     _Figure(
-        "factory",
-        "published",
-        "consonance_gate_verdicts",
-        "Candidates that the gate judged, by how.",
+        "factory", "published", "gate_verdicts", "Candidates that the gate judged, by how.",
         label=("verdict", "published"),
     ),
+    _Figure("factory", "rejected", "gate_verdicts", label=("verdict", "rejected")),
     _Figure(
-        "factory",
-        "rejected",
-        "consonance_gate_verdicts",
-        "",
-        label=("verdict", "rejected"),
-    ),
-    _Figure(
-        "factory",
-        "retired",
-        "consonance_retired_versions",
+        "factory", "retired", "retired_versions",
         "Versions retired because they proved worse on later feedback.",
-    ),
-    _Figure(
-        "factory",
-        "head_running",
-        "consonance_trainings",
-        "Trainings under way.",
-        _GAUGE,
-        label=("depth", "head"),
-    ),
-    _Figure("factory", "body_running", "consonance_trainings", "", _GAUGE, ("depth", "body")),
-    _Figure(
-        "adapter_manager",
-        "installed",
-        "consonance_skill_versions",
-        "Versions of skills, by state.",
-        _GAUGE,
-        label=("state", "installed"),
     ),
     *(
         _Figure(
-            "adapter_manager",
-            state,
-            "consonance_skill_versions",
-            "",
-            _GAUGE,
-            label=("state", state),
+            "factory", f"{depth}_running", "trainings", "Trainings under way.",
+            GaugeMetricFamily, ("depth", depth),
         )
-        for state in ("kept", "retired", "rejected")
+        for depth in ("head", "body")
     ),
-    _Figure("federation", "peers", "consonance_peers", "Peers that answer.", _GAUGE),
-    _Figure("federation", "offers", "consonance_offers", "Cards on offer by peers.", _GAUGE),
-    _Figure("federation", "fetched", "consonance_fetched_cards", "Cards fetched from peers."),
-    _Figure("broker", "appended", "consonance_journaled_events", "Events journaled."),
-    _Figure("broker", "refused", "consonance_refused_events", "Events refused."),
-    _Figure("broker", "journal_bytes", "consonance_journal_bytes", "Size of the journal.", _GAUGE),
+    *(
+        _Figure(
+            "adapter_manager", state, "skill_versions", "Versions of skills, by state.",
+            GaugeMetricFamily, ("state", state),
+        )
+        for state in ("installed", "kept", "retired", "rejected")
+    ),
+    _Figure("federation", "peers", "peers", "Peers that answer.", GaugeMetricFamily),
+    _Figure("federation", "offers", "offers", "Cards on offer by peers.", GaugeMetricFamily),
+    _Figure("federation", "fetched", "fetched_cards", "Cards fetched from peers."),
+    _Figure("broker", "appended", "journaled_events", "Events journaled."),
+    _Figure("broker", "refused", "refused_events", "Events refused."),
+    _Figure("broker", "journal_bytes", "journal_bytes", "The journal's size.", GaugeMetricFamily),
     _Figure(
-        "broker",
-        "journal_backlog_bytes",
-        "consonance_journal_backlog_bytes",
+        "broker", "journal_backlog_bytes", "journal_backlog_bytes",
         "Events that some service has yet to take; counted where the journal is nearly full.",
-        _GAUGE,
+        GaugeMetricFamily,
     ),
     _Figure(
-        "broker",
-        "journal_evicted",
-        "consonance_journal_evicted_events",
+        "broker", "journal_evicted", "journal_evicted_events",
         "Events that the byte cap took before a service had taken them.",
     ),
-)
+)  # fmt: skip
 
 _TIMES: Final = (
     _Times(
-        "router",
-        "latency_ms",
-        "consonance_request_seconds",
-        "From a request's arrival at the router to the end of its encoding.",
-        0.001,
+        "router", "latency_ms", "request_seconds",
+        "From a request's arrival at the router to the end of its encoding.", 0.001,
     ),
     _Times(
-        "encoder",
-        "queue_ms",
-        "consonance_queue_seconds",
-        "How long requests waited for their first batch.",
-        0.001,
-        instance=True,
+        "encoder", "queue_ms", "queue_seconds",
+        "How long requests waited for their first batch.", 0.001, each=True,
     ),
     _Times(
-        "encoder",
-        "compute_ms",
-        "consonance_compute_seconds",
-        "How long the batches took that a request had rows in.",
-        0.001,
-        instance=True,
+        "encoder", "compute_ms", "compute_seconds",
+        "How long the batches took that a request had rows in.", 0.001, each=True,
     ),
-    _Times("encoder", "batch_rows", "consonance_batch_rows", "Texts in a batch.", instance=True),
-)
+    _Times("encoder", "batch_rows", "batch_rows", "Texts in a batch.", each=True),
+)  # fmt: skip
 
 
 class FleetCollector(Collector):
@@ -272,11 +192,11 @@ def _add(families: dict[str, Metric], figure: _Figure, beat: FleetHeartbeat) -> 
     label = () if figure.label is None else (figure.label[0],)
     family = families.get(figure.name)
     if family is None:
-        labels = (*label, *(("instance",) if figure.instance else ()))
-        family = figure.family(figure.name, figure.text, labels=labels)
+        labels = (*label, *(("instance",) if figure.each else ()))
+        family = figure.family(_PREFIX + figure.name, figure.text, labels=labels)
         families[figure.name] = family
     for value, number in found:
-        shown = (*((value,) if label else ()), *((beat.instance,) if figure.instance else ()))
+        shown = (*((value,) if label else ()), *((beat.instance,) if figure.each else ()))
         family.add_metric(shown, number)  # type: ignore[attr-defined]
 
 
@@ -293,16 +213,18 @@ def _values(figure: _Figure, counters: Mapping[str, int | float]) -> list[tuple[
 
 
 def _histogram(times: _Times, beats: list[FleetHeartbeat]) -> Metric:
-    labels = ("instance",) if times.instance else ()
-    family = HistogramMetricFamily(times.name, times.text, labels=labels)
+    labels = ("instance",) if times.each else ()
+    family = HistogramMetricFamily(_PREFIX + times.name, times.text, labels=labels)
     for beat in beats:
         found = Buckets.of(beat.counters, times.counter) if beat.service == times.service else None
         if found is None:
             continue
         below = zip(found.bounds, found.below, strict=True)
-        buckets = [(f"{bound * times.scale:g}", count) for bound, count in below]
+        buckets = [
+            (floatToGoString(round(bound * times.scale, 6)), count) for bound, count in below
+        ]
         family.add_metric(
-            (beat.instance,) if times.instance else (),
+            (beat.instance,) if times.each else (),
             buckets=[*buckets, ("+Inf", found.total)],
             sum_value=found.summed * times.scale,
         )
