@@ -3,15 +3,21 @@
 import { h } from "./dom.js";
 import { bytes, count, short, span } from "./format.js";
 
+const ORDER = [
+  "broker", "router", "encoder", "adapter_manager", "dissonance_monitor", "distiller", "factory", "federation", "api",
+]; // the way of a request, then that of a clash
+
 /** Each process with its state in a word; colour only repeats it. */
 export function processes({ processes: all }) {
-  return all.map((one) => {
-    const name = all.filter(({ service }) => service === one.service).length > 1 || one.instance !== "1";
+  const place = ({ service }) => (ORDER.indexOf(service) + 1 || ORDER.length + 1);
+  const sorted = [...all].sort((a, b) => place(a) - place(b));
+  return sorted.map((one) => {
+    const several = all.filter(({ service }) => service === one.service).length > 1;
     return h(
       "li",
       { class: "process", "data-key": `${one.service}/${one.instance}`, "data-state": one.state },
       h("span", { class: "lamp", "aria-hidden": "true" }),
-      h("span", { class: "name" }, one.service.replaceAll("_", " "), name ? h("small", {}, ` ${one.instance}`) : null),
+      h("span", { class: "name" }, one.service.replaceAll("_", " "), several ? h("small", {}, ` ${number(one)}`) : null),
       h("span", { class: "soft" }, one.state),
       h(
         "span",
@@ -21,6 +27,11 @@ export function processes({ processes: all }) {
     );
   });
 }
+
+/** encoder/2, for people. */
+export const nameOf = (one) => `${one.service}/${number(one)}`;
+
+const number = ({ service, instance }) => (instance.startsWith(`${service}-`) ? instance.slice(service.length + 1) : instance);
 
 /** Other fleets, and the skills they offer. */
 export function peers({ peers: all }) {

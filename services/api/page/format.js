@@ -66,3 +66,6 @@ export function span(seconds) {
 
 /** sha256:0123456789ab… as its first twelve digits, which name it on the wire too. */
 export const short = (digest) => String(digest).replace(/^sha256:/, "").slice(0, 12);
+
+/** A verdict's reason without what was judged and without the figures, which stand beside it. */
+export const brief = (reason) => String(reason ?? "").replace(/^(head|body): /, "").split(": MRR@")[0];

@@ -2,7 +2,7 @@
 
 import { extent, interval, notches, scale } from "./drawing.js";
 import { folded, h } from "./dom.js";
-import { ago, clock, count, counted, score, share, signed } from "./format.js";
+import { ago, brief, clock, count, counted, score, share, signed } from "./format.js";
 
 const VERDICTS = 3;
 const DOMAINS = 6;
@@ -132,9 +132,4 @@ function verdict(one, axis) {
     ),
     one.published ? null : h("p", { class: "why soft" }, brief(one.reason)),
   );
-}
-
-/** A refusal's reason without the figures, which stand beside it. */
-function brief(reason) {
-  return String(reason ?? "").split(": MRR@")[0];
 }

@@ -1,12 +1,15 @@
 /** What happened, told from the fleet's events. */
 
 import { h } from "./dom.js";
-import { clock, counted, signed } from "./format.js";
+import { brief, clock, counted, signed } from "./format.js";
 
 const KEPT = 40;
 const SHOWN = 12;
 
 const card = ({ name, version }) => `${name}@${version}`;
+
+const rejected = (depth, why) =>
+  why === "superseded" ? `${depth} gave way to one with more feedback` : `${depth} refused: ${why}`;
 
 /** Per type: of what it tells, what it says, and whether somebody should hear it read out. */
 const TELLING = {
@@ -14,7 +17,7 @@ const TELLING = {
   "learning.batch_queued": (data) => ({ of: data.domain, what: `a batch of ${data.events?.length ?? "?"} is full` }),
   "learning.batch_rejected": (data) => ({ of: "a batch", what: `taught nothing: ${data.reason}` }),
   "training.requested": (data) => ({ of: data.domain, what: `training on ${counted(data.dataset?.rows, "row")}` }),
-  "training.rejected": (data) => ({ of: data.skill, what: `${data.depth ?? "card"} refused: ${data.reason}` }),
+  "training.rejected": (data) => ({ of: data.skill, what: rejected(data.depth ?? "card", brief(data.reason)) }),
   "skill.published": (data) => ({
     of: card(data.card),
     what: `passed the gate, ${signed(data.card.metrics?.gain)} in MRR@10`,

@@ -2,6 +2,7 @@
 
 import { spark } from "./drawing.js";
 import { h } from "./dom.js";
+import { nameOf } from "./fleet.js";
 import { count, counted, duration, signed } from "./format.js";
 
 /** What the fleet is doing, in one sentence, and what should be known beside it. */
@@ -12,7 +13,7 @@ export function sentence(status) {
   const at = (service) => processes.some((one) => one.service === service && one.state === "ready");
   const beside = others.length
     ? `${processes.length - others.length} of ${processes.length} processes are ready: ` +
-      `${others.map((one) => `${one.service}/${one.instance} is ${one.state}`).join(", ")}.`
+      `${others.map((one) => `${nameOf(one)} is ${one.state}`).join(", ")}.`
     : `All ${processes.length} processes are ready.`;
   return { text: clause(loop, serving, at), beside };
 }

@@ -86,7 +86,7 @@ export class Stream {
     try {
       event = JSON.parse(data);
     } catch {
-      return; // not one of the fleet's events
+      return; // a number to go on from, without an event
     }
     if (event?.type === type) this.#heard(event);
   }
@@ -98,7 +98,7 @@ export function parser(dispatch) {
   let [id, type, data] = [null, "message", []];
   const line = (text) => {
     if (text === "") {
-      if (data.length) dispatch(id, type, data.join("\n"));
+      if (data.length || id !== null) dispatch(id, type, data.join("\n"));
       [id, type, data] = [null, "message", []];
       return;
     }

@@ -11,7 +11,6 @@ from tests.services.api.page.window import Window
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-
 HERE = Path(__file__).parent
 PALE = (HERE / "pale.js").read_text()
 FLAWS = (HERE / "flaws.js").read_text()
@@ -83,7 +82,8 @@ async def test_the_focus_is_seen_wherever_it_is(window: Window, standin: StandIn
         await page.keyboard.press("Tab")
         name, outline = await page.evaluate(
             """() => {
-                const at = document.activeElement, { outlineStyle, outlineWidth } = getComputedStyle(at);
+                const at = document.activeElement;
+                const { outlineStyle, outlineWidth } = getComputedStyle(at);
                 return [at.id || at.className || at.tagName, outlineStyle + outlineWidth];
             }"""
         )
