@@ -12,7 +12,6 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from schemas import FleetHeartbeat
 from services.runtime.fleet_view import FleetView
@@ -220,9 +219,7 @@ def _histogram(times: _Times, beats: list[FleetHeartbeat]) -> Metric:
         if found is None:
             continue
         below = zip(found.bounds, found.below, strict=True)
-        buckets = [
-            (floatToGoString(round(bound * times.scale, 6)), count) for bound, count in below
-        ]
+        buckets = [(str(round(bound * times.scale, 6)), count) for bound, count in below]
         family.add_metric(
             (beat.instance,) if times.each else (),
             buckets=[*buckets, ("+Inf", found.total)],
