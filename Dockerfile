@@ -33,7 +33,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 COPY pyproject.toml ./
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > dependencies.txt
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip install --constraint constraints.txt --no-build-isolation --requirement dependencies.txt \
+    pip install --constraint constraints.txt --no-build-isolation --use-pep517 --requirement dependencies.txt \
     && python -c "import torch; assert not torch.version.cuda, f'this is the build for CUDA {torch.version.cuda}; TORCH_INDEX names where the one without is'"
 COPY README.md LICENSE ./
 COPY schemas schemas
