@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 
 from services.command.errors import DONE, InputRefused
-from services.command.kit import FLAG, UNSAID, group, note, print_json, run
+from services.command.kit import FLAG, OR_STDIN, UNSAID, group, note, print_json, run, source_of
 from services.command.models import Model, model_of
 from services.command.place import HERE, Place, connected
 
@@ -69,7 +69,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 @app.default
 def _encode(
-    file: Annotated[Path | None, UNSAID] = None,
+    file: Annotated[Path | None, OR_STDIN] = None,
     /,
     *,
     out: Annotated[Path | None, UNSAID] = None,
@@ -87,7 +87,7 @@ def _encode(
     file
         The texts, one a line, UTF-8. Default, and -: standard input
     out
-        The vectors: .npy, .jsonl or .parquet. Default, and -: JSON lines on standard output
+        The vectors: .npy, .jsonl or .parquet. Default: JSON lines on standard output
     model
         Who makes them: auto, base, or skills
     role
@@ -102,13 +102,12 @@ def _encode(
     from services.command.sinks import sink_for
 
     wanted = model_of(model)
-    source = None if file is None or str(file) == "-" else file
-    target = None if out is None or str(out) == "-" else out
-    sink = sink_for(target, form, force=force)
-    summary = run(_work(source, sink, wanted, role, at, target))
-    if target is not None and json:
+    source = source_of(file)
+    sink = sink_for(out, form, force=force)
+    summary = run(_work(source, sink, wanted, role, at, out))
+    if out is not None and json:
         print_json(summary)
-    elif target is not None or sys.stderr.isatty():
+    elif out is not None or sys.stderr.isatty():
         note(_told(summary))
     return DONE
 

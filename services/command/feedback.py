@@ -5,12 +5,23 @@ from __future__ import annotations
 import sys
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
 from services.command.errors import DONE, REFUSED, InputRefused
-from services.command.kit import FLAG, MANY, UNSAID, group, note, print_json, run, say
+from services.command.kit import (
+    FLAG,
+    MANY,
+    OR_STDIN,
+    UNSAID,
+    group,
+    note,
+    print_json,
+    run,
+    say,
+    source_of,
+)
 from services.command.place import HERE, Place, connected
 
 if TYPE_CHECKING:
@@ -18,6 +29,9 @@ if TYPE_CHECKING:
     from services.command.intake import Intake
 
 __all__ = ["app"]
+
+LONGEST: Final = 16 << 20
+"""Bytes of a line; what the journal takes is less, and it says so of each line."""
 
 _EXAMPLES = """
 Examples:
@@ -41,7 +55,7 @@ app = group("feedback", "Tell what people found relevant to a query.", _EXAMPLES
 
 @app.default
 def _feedback(
-    file: Annotated[Path | None, UNSAID] = None,
+    file: Annotated[Path | None, OR_STDIN] = None,
     /,
     *,
     query: Annotated[str | None, UNSAID] = None,
@@ -78,8 +92,7 @@ def _feedback(
             raise InputRefused("--relevant, --irrelevant and --served go with --query")
         if file is None and sys.stdin.isatty():
             raise InputRefused("give --query, a file of JSON lines, or pipe them in")
-        source = None if file is None or str(file) == "-" else file
-        taken = run(_many(source, domain, at))
+        taken = run(_many(source_of(file), domain, at))
         return _summed_up(taken, json=json)
     if file is not None:
         raise InputRefused("give --query or a file, not both")
@@ -113,12 +126,11 @@ async def _many(file: Path | None, domain: str | None, at: Place) -> Intake:
     from services.command.progress import counting
 
     with opened(file) as raw:
-        longest = at.settings.bus.max_event_bytes
         async with connected(at) as bus:
             taken = Intake(bus, domain, say=note)
             with counting("pieces", raw.size) as tell:
                 try:
-                    async with aclosing(lines_of(raw, longest)) as lines:
+                    async with aclosing(lines_of(raw, LONGEST)) as lines:
                         async for line, paused in lines:
                             await taken.add(line)
                             if paused:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ __all__ = [
     "FLAG",
     "MANY",
     "NAME",
+    "OR_STDIN",
     "UNSAID",
     "confirmed",
     "group",
@@ -31,6 +33,7 @@ __all__ = [
     "say",
     "say_facts",
     "show",
+    "source_of",
     "table",
 ]
 
@@ -44,6 +47,9 @@ UNSAID: Final = Parameter(show_default=False)
 
 MANY: Final = Parameter(consume_multiple=True, negative="", show_default=False)
 """An option that takes several words at once."""
+
+OR_STDIN: Final = Parameter(show_default=False, allow_leading_hyphen=True)
+"""A file; `-` is standard input. See `source_of`."""
 
 _WIDE: Final = 160  # columns where nobody's terminal sets a limit
 
@@ -61,6 +67,15 @@ def group(name: str | None, text: str, examples: str = "") -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,  # `main` says a word and exits
     )
+
+
+def source_of(file: Path | None) -> Path | None:
+    """The file, None for standard input; raises `InputRefused` for what was meant as an option."""
+    if file is None or str(file) == "-":
+        return None
+    if str(file).startswith("-"):
+        raise InputRefused(f'Unknown option: "{file}".')
+    return file
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

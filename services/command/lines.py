@@ -24,6 +24,7 @@ GATHERING: Final = 0.05
 
 _BLOCK: Final = 64 << 10
 _BOM: Final = b"\xef\xbb\xbf"
+_AROUND: Final = len(_BOM) + 1  # what a line may lose: that, and a carriage return
 
 
 class Chunk(NamedTuple):
@@ -119,24 +120,26 @@ async def lines_of(raw: Raw, longest: int) -> AsyncGenerator[tuple[bytes, bool]]
         if not block:
             break
         *lines, rest = (rest + block).split(b"\n")
-        for line in (*lines, rest):
-            if len(line) > longest + 1:  # one more: a carriage return goes
-                place = number + 1 if line is rest else number + lines.index(line) + 1
-                raise InputRefused(f"line {place} of {raw.name} has more than {longest:,} bytes")
         for line in lines:
             number += 1
             if held is not None:
                 yield held, False
-            held = _stripped(line, number)
+            held = _stripped(line, number, raw, longest)
+        if len(rest) > longest + _AROUND:  # it has no end yet, and need not come to one
+            _stripped(rest, number + 1, raw, longest)
     if held is not None:
         yield held, False
     if rest:
-        yield _stripped(rest, number + 1), False
+        yield _stripped(rest, number + 1, raw, longest), False
 
 
-def _stripped(line: bytes, number: int) -> bytes:
+def _stripped(line: bytes, number: int, raw: Raw, longest: int) -> bytes:
     line = line.removesuffix(b"\r")
-    return line.removeprefix(_BOM) if number == 1 else line
+    if number == 1:
+        line = line.removeprefix(_BOM)
+    if len(line) > longest:
+        raise InputRefused(f"line {number} of {raw.name} has more than {longest:,} bytes")
+    return line
 
 
 async def chunks_of(raw: Raw, longest: int) -> AsyncGenerator[Chunk]:

@@ -184,7 +184,7 @@ class FakeFleet:
         ]
 
     def _encoded(self, name: str, data: EncodeRequested) -> Any:
-        known = {card.name: card for card in self.cards}
+        known = {card.name: card for card in reversed(self.cards)}
         for skill in data.skills:
             if skill not in known:
                 message = f"skill {skill!r} is unknown"

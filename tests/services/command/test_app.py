@@ -21,15 +21,6 @@ from tests.services.command.conftest import ROOT, Run, Start
 from tests.services.command.fake_fleet import FakeFleet
 
 FOREIGN = {"torch", "transformers", "zmq", "numpy", "pyarrow", "bus", "lora"}
-    "torch",
-    "transformers",
-    "zmq",
-    "numpy",
-    "pyarrow",
-    "bus",
-    "lora",
-    "sentence_transformers",
-}
 
 
 def leaves(group: App, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
