@@ -67,9 +67,14 @@ OPERATIONS: tuple[Operation, ...] = (
 """Everything that the API offers, in the order of its document."""
 
 
-def create_app(context: ApiContext, operations: Sequence[Operation] = OPERATIONS) -> Starlette:
+def create_app(
+    context: ApiContext,
+    operations: Sequence[Operation] = OPERATIONS,
+    *,
+    gate: Gate | None = None,
+) -> Starlette:
     """The application that serves these operations; nothing of it is global."""
-    gate = Gate(context)
+    gate = gate or Gate(context)
     app = Starlette(
         routes=[
             *(

@@ -16,6 +16,7 @@ from schemas import BaseModelRef
 from services.api.app import create_app
 from services.api.context import Answered, ApiContext
 from services.api.dimensions import Dimensions, trained_sizes
+from services.api.guard import Gate
 from services.api.keys import KeyStore
 from services.api.metrics import ApiMetrics
 from services.errors import SettingsError
@@ -42,8 +43,14 @@ class ApiService(Service):
         """Where it is reached on this machine, once it is set up."""
         self._api: ApiContext | None = None
         self._view: FleetView | None = None
+        self._gate: Gate | None = None
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def queue(self) -> int:
+        """Requests at work."""
+        return 0 if self._gate is None else self._gate.at_work
 
     async def setup(self) -> None:
         """Bind, hear the fleet, serve."""
@@ -72,9 +79,10 @@ class ApiService(Service):
             dimensions=Dimensions((*own.dimensions, *sizes)),
             observers=[self._count, metrics.observe],
         )
+        self._gate = Gate(api)
         self._server = _Server(
             uvicorn.Config(
-                create_app(api),
+                create_app(api, gate=self._gate),
                 access_log=False,
                 date_header=False,
                 lifespan="off",

@@ -55,6 +55,8 @@ def test_when_ready_programs_get_one_line(start: Start, short_path: Path) -> Non
     assert ready["bus"] == f"ipc://{state}/bus"
     assert ready["state"] == str(state)
     assert ready["pid"] == process.pid
+    settings = load_settings(state / "fleet" / "settings.toml")
+    assert ready["api"] == f"http://127.0.0.1:{settings.api.port}"
     assert [(one["service"], one["instance"]) for one in ready["services"]] == [
         ("part-0", "1"),
         ("part-1", "1"),

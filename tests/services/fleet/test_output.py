@@ -12,7 +12,7 @@ import pytest
 from services.fleet.output import LogFile, Output, in_words
 from services.fleet.plan import Part, plan
 from services.fleet.supervisor import Supervisor
-from services.runtime.settings import FederationSettings, FleetSettings, Settings
+from services.runtime.settings import ApiSettings, FederationSettings, FleetSettings, Settings
 
 PART = Part("encoder", "2", ())
 LINE = json.dumps(
@@ -129,16 +129,41 @@ def test_the_table_shows_every_process(tmp_path: Path) -> None:
     parts = plan(Settings(fleet=FleetSettings(workers=2)), state=tmp_path, bus="b", config=tmp_path)
     fleet = Supervisor(parts, FleetSettings(), listen=nullcontext, reporter=output)
 
-    output.status(fleet.keepers, "ipc:///b", tmp_path)
+    output.status(fleet.keepers, "ipc:///b", tmp_path, "http://127.0.0.1:8321")
     output.close()
 
     assert stream.getvalue().count("encoder") == 2
     assert "ipc:///b" in stream.getvalue()
+    assert stream.getvalue().endswith("Its page is at http://127.0.0.1:8321/\n")
 
 
-def test_a_fleet_that_is_to_stand_alone_has_no_gateway(tmp_path: Path) -> None:
-    def services(enabled: bool) -> set[str]:
-        settings = Settings(federation=FederationSettings(enabled=enabled))
+def test_a_fleet_without_the_api_tells_of_no_page(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    output = Output(tmp_path, "json", stream)
+
+    output.status((), "ipc:///b", tmp_path, None)
+    output.status((), "ipc:///b", tmp_path, "http://[::1]:9")
+    output.close()
+
+    without, with_it = (json.loads(line)["event"] for line in stream.getvalue().splitlines())
+    assert without == "The fleet is ready on ipc:///b."
+    assert with_it == "The fleet is ready on ipc:///b. Its page is at http://[::1]:9/"
+
+
+@pytest.mark.parametrize(
+    ("service", "off"),
+    [
+        ("federation", Settings(federation=FederationSettings(enabled=False))),
+        ("api", Settings(api=ApiSettings(enabled=False))),
+    ],
+)
+def test_a_door_that_is_shut_has_no_process(tmp_path: Path, service: str, off: Settings) -> None:
+    def services(settings: Settings) -> set[str]:
         return {part.service for part in plan(settings, state=tmp_path, bus="b", config=tmp_path)}
 
-    assert services(True) - services(False) == {"federation"}
+    assert services(Settings()) - services(off) == {service}
+
+
+def test_the_api_is_stopped_first(tmp_path: Path) -> None:
+    """What is being answered needs all the others."""
+    assert plan(Settings(), state=tmp_path, bus="b", config=tmp_path)[-1].service == "api"

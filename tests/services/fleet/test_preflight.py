@@ -14,6 +14,8 @@ import pytest
 
 from services.errors import FleetRunningError, PreflightError
 from services.fleet import preflight
+from services.runtime import api_address
+from services.runtime.settings import ApiSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -282,6 +284,38 @@ for name in sys.argv[1:]:
     assert small == "taken"
     assert [line for line in others if "nor in the cache" in line or "no model" in line] == others
     assert len(others) == 3
+
+
+def test_the_apis_port_is_chosen_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert preflight.api_port(ApiSettings(enabled=False)) is None
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(api_address, "PORT", port)
+
+        other = preflight.api_port(ApiSettings())
+        with pytest.raises(PreflightError, match=rf"port {port} of 127\.0\.0\.1: it is in use"):
+            preflight.api_port(ApiSettings(port=port))
+
+    assert other not in (None, port)
+    assert preflight.api_port(ApiSettings()) == port, "the usual one where it is free"
+
+
+def test_a_port_of_the_api_that_is_taken_is_refused(short_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = short_path / "settings.toml"
+        config.write_text(f"[api]\nport = {port}\n")
+        code, out, err = run_all("--state", short_path / "state", "--config", config)
+
+    assert (code, out) == (2, "")
+    assert err == (
+        f"run_all.py: The API cannot bind port {port} of 127.0.0.1: it is in use; set api.port.\n"
+    )
+    assert not (short_path / "state").exists(), "what was refused leaves nothing"
 
 
 def test_help_teaches_by_examples() -> None:

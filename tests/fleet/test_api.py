@@ -1,0 +1,126 @@
+"""A whole fleet over HTTP: the vectors of the bus, an end in order, no door that stands open."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import openai
+import pytest
+
+from schemas import EncodeRequested, FleetHeartbeat
+from services.runtime.client import FleetClient
+from tests.fleet import harness
+from tests.fleet.cards import head, install
+
+pytestmark = pytest.mark.timeout(120)
+
+CONFIG = """
+[api]
+[fleet]
+stop_grace = 30 # for a machine that does other things, too
+"""
+TEXTS = ["card still not here", "how do I top up?", "a passage about nothing in particular"]
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[harness.Fleet]:
+    folder = Path(tempfile.mkdtemp(prefix="cs-"))
+    with harness.running(folder, "--workers", "1", config=CONFIG) as running:
+        yield running
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def test_the_vectors_are_those_of_the_bus(fleet: harness.Fleet) -> None:
+    """Exactly: whoever changes from one to the other must not embed anything again."""
+    async with (
+        fleet.bus() as bus,
+        openai.AsyncOpenAI(base_url=f"{fleet.api}/v1", api_key="any") as api,
+    ):
+        stored = await install(bus, fleet, head("banking", 1))
+        over_bus = FleetClient(bus)
+        for model, options in {
+            "base": {"route": "base"},
+            "auto": {"route": "auto"},
+            "banking": {"skills": ["banking"]},
+            stored.digest[7:19]: {"skills": ["banking"]},
+        }.items():
+            expected = await over_bus.encode(TEXTS, **options)  # type: ignore[arg-type]
+            answer = await api.embeddings.create(model=model, input=TEXTS)
+            coded = await api.embeddings.create(model=model, input=TEXTS, encoding_format="base64")
+
+            assert (np.array([row.embedding for row in answer.data]) == expected.vectors).all()
+            raw = b"".join(base64.b64decode(str(row.embedding)) for row in coded.data)
+            assert raw == np.ascontiguousarray(expected.vectors, "<f4").tobytes()
+            assert answer.usage.total_tokens == expected.tokens
+            extra = answer.data[0].model_extra
+            assert extra is not None
+            names = [skill["name"] for skill in extra["consonance"]["skills"]]
+            assert names == [skill.name for skill in expected.rows[0].skills]
+
+        with pytest.raises(openai.NotFoundError, match="did you mean 'banking'"):
+            await api.embeddings.create(model="bankin", input=TEXTS)
+        assert "banking" in [model.id async for model in api.models.list()]
+
+
+async def test_it_ends_in_order_and_comes_back_where_it_was(fleet: harness.Fleet) -> None:
+    async with (
+        fleet.bus() as bus,
+        bus.watch(EncodeRequested) as requests,
+        bus.watch(FleetHeartbeat) as beats,
+        httpx.AsyncClient(base_url=str(fleet.api), timeout=60) as client,
+    ):
+        pids = await harness.processes(bus)
+        api, encoder = pids["api", "1"], pids["encoder", "1"]
+        os.kill(encoder, signal.SIGSTOP)
+        try:
+            request = client.post("/v1/embeddings", json={"model": "base", "input": TEXTS})
+            answering = asyncio.create_task(request)
+            while (await requests.get(timeout=20)).source != "/api/1":
+                pass
+            os.kill(api, signal.SIGTERM)
+            while (beat := (await beats.get(timeout=20)).data).pid != api or beat.state == "ready":
+                pass
+        finally:
+            os.kill(encoder, signal.SIGCONT)
+        answer = await answering
+
+        async def another() -> bool:
+            return (await harness.processes(bus)).get(("api", "1"), api) != api
+
+        await harness.until(another, seconds=30, what="the API is started again")
+        again = await client.get("/v1/models")
+
+    assert (beat.state, answer.status_code) == ("draining", 200)
+    assert len(answer.json()["data"]) == len(TEXTS)
+    assert again.status_code == 200
+
+
+def test_a_fleet_that_others_would_reach_without_a_key_does_not_start() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="cs-"))
+    config = folder / "settings.toml"
+    config.write_text('[api]\nhost = "0.0.0.0"\n[federation]\nenabled = false\n')
+    command = [sys.executable, "run_all.py", "--state", str(folder / "state")]
+    ended = subprocess.run(
+        [*command, "--config", str(config), "--workers", "1"],
+        cwd=harness.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith(
+        "run_all.py: api-1 refused to start: the API is not bound to 0.0.0.0 without a key"
+    )
