@@ -91,6 +91,8 @@ class EventLog:
         self.floor = 0
         """Everything beyond this sequence, up to the head, is in memory."""
         self.head = 0
+        self.over = False
+        """It hears nothing any more."""
         self.readers: set[Reader] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -141,7 +143,12 @@ class EventLog:
                         self._keep([event])
                     elif event.sequence > self.head:
                         await self._catch_up()
+        except Exception:
+            if not live.done():
+                raise
+            _log.exception("nothing more is told to those who listen")
         finally:
+            self.over = True
             for reader in tuple(self.readers):
                 reader.end()
 

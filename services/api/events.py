@@ -59,7 +59,7 @@ class EventHub:
         self.listeners += 1
         try:
             async with self._changing:
-                if self._log is None:
+                if self._log is None or self._log.over:
                     log = EventLog(self._bus)
                     await log.__aenter__()
                     self._log = log

@@ -58,7 +58,7 @@ class Processes:
         stopped."""
         return [
             beat
-            for (name, _), (at, beat) in self._heard.items()
+            for (name, _), (at, beat) in sorted(self._heard.items(), key=_place)
             if service in (None, name) and now - at < SILENCE and beat.state != "stopped"
         ]
 
@@ -78,7 +78,7 @@ class Processes:
                 age_s=round(now - at, 1),
                 counters={name: it for name, it in beat.counters.items() if _is_plain(name)},
             )
-            for _, (at, beat) in sorted(self._heard.items(), key=lambda item: _order(*item[0]))
+            for _, (at, beat) in sorted(self._heard.items(), key=_place)
         )
 
 
@@ -162,7 +162,9 @@ def _is_plain(name: str) -> bool:
     return "_le_" not in name and not name.startswith("card:")
 
 
-def _order(service: str, instance: str) -> tuple[str, int, str]:
+def _place(item: tuple[tuple[str, str], object]) -> tuple[str, int, str]:
+    """By service, then by number."""
+    service, instance = item[0]
     return service, int(instance) if instance.isdecimal() else 0, instance
 
 

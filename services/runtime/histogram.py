@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 __all__ = ["MILLISECONDS", "ROWS", "Buckets", "Histogram"]
 
-MILLISECONDS: Final = (2, 5, 10, 20, 50, 75, 100, 150, 250, 400, 700, 1000, 2500, 10_000, 30_000)
+MILLISECONDS: Final = (2, 5, 10, 20, 50, 100, 150, 250, 400, 700, 1000, 2500, 5000, 10_000, 30_000)
 """Upper bounds for durations, in milliseconds."""
 
 ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -3,10 +3,11 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -330,6 +331,34 @@ async def test_a_reader_for_whom_too_much_waits_is_cut_off(
         assert [frames async for frames in slow.frames(5.0)] == []
         quick.close()
         await reading
+
+
+async def test_what_was_lost_on_the_way_is_told_in_its_place() -> None:
+    """A listener is told in the journal's order even where the bus was not."""
+    name = uuid4().hex
+    async with (
+        MemoryBus(name, source="/test/1") as behind,
+        MemoryBus(name, source="/api/1") as bus,
+    ):
+        heard = bus.link.on_message
+
+        def losing(message: Sequence[bytes]) -> None:
+            if b'"q2"' not in message[1]:
+                heard(message)
+
+        bus.link.on_message = losing
+        async with EventLog(bus) as log:
+            reader = await log.reader([GIVEN, REFUSED], None)
+            told = b""
+            for data in (feedback(1), feedback(2), refusal(3), feedback(4)):
+                await behind.publish(Event(data=data, source="/test/1"))
+            async with asyncio.timeout(20):
+                async for frames in reader.frames(5.0):
+                    told += frames
+                    if log.head == 4 and reader.after == 4:
+                        reader.close()
+    numbers = [int(line[4:]) for line in told.decode().splitlines() if line.startswith("id: ")]
+    assert numbers == [1, 2, 3, 4]
 
 
 async def test_a_listener_that_takes_nothing_is_let_go(

@@ -168,7 +168,7 @@ async def test_a_process_that_falls_silent_is_shown_as_gone() -> None:
     async with two() as (on, bus), FleetView(bus, clock=clock) as view:
         await on.say(beat("router"), beat("encoder", counters={"dim": 4}))
         await eventually(lambda: len(view.snapshot().processes) == 2)
-        assert [it.service for it in view.beats()] == ["router", "encoder"]
+        assert [it.service for it in view.beats()] == ["encoder", "router"]
         clock.now += 6.0
         assert {it.state for it in view.snapshot().processes} == {"gone"}
         assert view.beats() == []
