@@ -121,11 +121,13 @@ def _consonance(words: list[str]) -> None:
 
 
 def _cyclopts(app: Any, words: list[str]) -> None:
-    command, _, _ = app.parse_args(
+    command, bound, _ = app.parse_args(
         words, exit_on_error=False, print_error=False, verbose=False, help_on_error=False
     )
     shown = getattr(command, "__name__", "") in ("help_print", "version_print")
     assert not shown or {"--help", "--version"} & set(words), "this only prints the help"
+    for given in bound.arguments.values():  # where - may stand for a file, the command itself looks
+        assert not isinstance(given, Path) or not re.match("-.", str(given)), f"option {given}"
 
 
 def _python(words: list[str]) -> None:
