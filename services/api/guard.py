@@ -24,6 +24,7 @@ from services.api.errors import (
     Forbidden,
     InternalFailure,
     InvalidRequest,
+    MethodNotAllowed,
     Overloaded,
     Unauthenticated,
 )
@@ -94,6 +95,8 @@ class Guarded:
         request = Request(scope, receive)
         try:
             self._gate.admit(request, self.operation)
+            if self.operation.lasting and request.method == "HEAD":
+                raise MethodNotAllowed(f"{request.url.path} does not take HEAD: it has no end")
             if self.operation.costly and not self.operation.lasting:
                 self._gate.enter()
                 try:

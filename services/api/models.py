@@ -33,7 +33,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     owned_by: str
     """`consonance`, or the peer that a skill came from."""
     consonance: Skill | None = None
-    """The skill behind it, with its metrics; null of `auto` and `base`."""
+    """The skill behind it, with its metrics; null of `auto`, `base` and what only a peer has."""
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,10 +47,19 @@ _GENERAL = tuple(Model(id=name, created=0, owned_by=OWNER) for name in ("auto", 
 
 
 async def list_models(request: Request) -> Response:
-    """`auto`, `base`, and each skill that serves under its name."""
-    cards = await Catalogue.of(context_of(request).client)
+    """`auto`, `base`, each skill that serves under its name, and what only a peer has."""
+    context = context_of(request)
+    cards = await Catalogue.of(context.client)
     skills = tuple(_model(card, card.name) for card in cards.foremost())
-    return answer(ModelList(data=(*_GENERAL, *skills)))
+    here = {card.digest for card in cards if card.state in SERVING}
+    offers = dict.fromkeys(
+        (f"{peer.peer}/{offer.name}", peer.peer)
+        for peer in context.view.snapshot().peers
+        for offer in peer.skills
+        if offer.digest not in here
+    )
+    remote = tuple(Model(id=name, created=0, owned_by=peer) for name, peer in offers)
+    return answer(ModelList(data=(*_GENERAL, *skills, *remote)))
 
 
 async def show_model(request: Request) -> Response:
@@ -83,8 +92,8 @@ OPERATIONS: tuple[Operation, ...] = (
         list_models,
         "read",
         "List models",
-        "`auto`, `base`, and every skill that serves, with what the gate measured. Older versions "
-        "that can still be named stand in `/v1/skills`.",
+        "`auto`, `base`, every skill that serves, with what the gate measured, and as `peer/name` "
+        "those that a peer offers. Older versions that can be named stand in `/v1/skills`.",
         gives=ModelList,
         tag="embeddings",
     ),

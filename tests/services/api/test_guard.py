@@ -249,6 +249,7 @@ async def test_who_goes_away_frees_the_place(tmp_path: Path) -> None:
     [
         ("GET", "/v1/embeddings", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
+        ("OPTIONS", "/v1/embeddings", 405, "method_not_allowed"),
         ("GET", "/nothing/here", 404, "not_found"),
         ("GET", "/page/nothing.js", 404, "not_found"),
         ("GET", "/page/%2e%2e/keys.py", 404, "not_found"),
@@ -260,6 +261,11 @@ async def test_what_is_not_there_is_told_in_the_same_shape(
     answer = await door.client.request(method, path)
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == code
+
+
+async def test_a_stream_has_no_head(door: Door) -> None:
+    assert (await door.client.head("/v1/models")).status_code == 200
+    assert (await door.client.head("/v1/events")).status_code == 405
 
 
 async def test_every_answer_bears_an_id_and_the_browsers_orders(door: Door) -> None:

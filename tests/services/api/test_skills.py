@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from schemas import (
     Event,
     Payload,
     SkillCard,
+    SkillDiscovered,
     SkillInstalled,
     SkillPublished,
     SkillRejected,
@@ -54,6 +56,20 @@ async def test_models_are_what_an_embedding_may_name(door: Door) -> None:
     assert models[2]["consonance"]["version"] == 3
     assert models[2]["consonance"]["metrics"]["gain"] == 0.2
     assert models[0]["consonance"] is None
+
+
+async def test_what_a_peer_offers_is_a_model_until_it_is_here(door: Door) -> None:
+    door.player.cards = [card("legal", 7)]
+    for one in (plain("legal", 7), plain("medical", 1), plain("medical", 2)):
+        offer = SkillDiscovered(card=one, peer="paris")
+        await door.player.bus.publish(Event(data=offer, source="/federation/1"))
+
+    async with asyncio.timeout(5):
+        while len(models := (await get(door, "/v1/models"))["data"]) < 4:
+            pass
+
+    assert [model["id"] for model in models] == ["auto", "base", "legal", "paris/medical"]
+    assert (models[3]["owned_by"], models[3]["consonance"]) == ("paris", None)
 
 
 async def test_skills_are_every_version_of_all(door: Door) -> None:
