@@ -113,6 +113,14 @@ _FIGURES: Final = (
         )
         for state in ("installed", "kept", "retired", "rejected")
     ),
+    _Figure(
+        "adapter_manager", "pinned", "pinned_versions", "Versions that encoders are to keep.",
+        GaugeMetricFamily,
+    ),
+    _Figure(
+        "encoder", "pins_refused", "refused_pins", "Cards that were to be kept and do not fit.",
+        GaugeMetricFamily, each=True,
+    ),
     _Figure("federation", "peers", "peers", "Peers that answer.", GaugeMetricFamily),
     _Figure("federation", "offers", "offers", "Cards on offer by peers.", GaugeMetricFamily),
     _Figure("federation", "fetched", "fetched_cards", "Cards fetched from peers."),
