@@ -66,7 +66,8 @@ class ApiService(Service):
         self.url, self.counters["port"] = url_of(own.host, port), port
         model = await asyncio.to_thread(self._model)
         sizes = trained_sizes(model.folder) if model is not None else ()
-        self._view = FleetView(self.bus, model=_reference(model))
+        missed = 3 * self.settings.federation.repeat + 5
+        self._view = FleetView(self.bus, model=_reference(model), offered=missed)
         await self._view.start()
         metrics = ApiMetrics(self._view)
         self._api = api = ApiContext(
