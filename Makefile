@@ -38,7 +38,7 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.learning --data "$(DATA)" --feedback 64,256,1024 --seeds 5 $(ARGS)
 
 docs: $(STAMP)
-	$(PY) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 docs-check: $(STAMP)
 	$(PY) -m pytest -q -m docs $(ARGS)

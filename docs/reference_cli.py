@@ -53,14 +53,17 @@ def page() -> str:
         top = app[name]
         parts += [f"## `{root} {name}`", ""]
         found = list(leaves(top, (root, name)))
+        shown = {""}  # commands of one group have their examples in common
         if top.default_command is None:
             parts += [str(top.help or "").strip(), "", *_block(_examples(top))]
+            shown.add(_examples(top))
         for words, command in found:
             if words != (root, name):
                 parts += [f"### `{' '.join(words)}`", ""]
             parts += _told(words, command)
-            if command is top or _examples(command) != _examples(top):
+            if _examples(command) not in shown:
                 parts += _block(_examples(command))
+                shown.add(_examples(command))
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -86,7 +89,7 @@ def _examples(command: App) -> str:
 
 
 def _block(text: str) -> list[str]:
-    return ["```text", text, "```", ""] if text else []
+    return ["```text", text, "```", ""]
 
 
 def _told(words: tuple[str, ...], command: App) -> list[str]:
