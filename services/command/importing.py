@@ -36,6 +36,11 @@ def import_card(
     base = find_model(model)
     if source.is_dir():
         if not (source / "head.safetensors").exists():
+            if not (source / "adapter_config.json").exists():
+                raise InputRefused(
+                    f"{source} is no PEFT folder: it has neither adapter_config.json nor "
+                    "head.safetensors"
+                )
             about = {"dim": _dim(model), **about}
         return import_peft(source, name=chosen, base_model=base.base_model, **about), None
     if source.suffix != ".safetensors":

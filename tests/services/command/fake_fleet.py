@@ -118,7 +118,8 @@ class FakeFleet:
 
     async def _start(self) -> None:
         settings = BrokerSettings(heartbeat_seconds=0.2)
-        self.state.mkdir(mode=0o700, parents=True)
+        (self.state / "cards").mkdir(mode=0o700, parents=True)
+        self.state.chmod(0o700)
         self._broker = await Broker(self.url, self.state, settings).__aenter__()
         self.bus: Bus = await connect(self.url, source="/fake/1")
         kinds = (
@@ -153,11 +154,13 @@ class FakeFleet:
 
     async def _serve(self) -> None:
         async for event in self._events:
-            for data, to in self._answers(event):
+            for ordinal, (data, to) in enumerate(self._answers(event)):
                 attachments = ()
                 if isinstance(data, EncodeCompleted):
                     attachments = (to_stream(vectors_of(event.data.texts)),)
-                answer = event.derive(data, source="/fake/1", to=to, attachments=attachments)
+                answer = event.derive(
+                    data, source="/fake/1", ordinal=ordinal, to=to, attachments=attachments
+                )
                 await self.bus.publish(msgspec.structs.replace(answer, correlation_id=event.id))
 
     def _answers(self, event: Event[Any]) -> list[tuple[Any, str | None]]:

@@ -1,0 +1,113 @@
+"""Keys of the API, a node's identity, and its peers."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from schemas import FleetHeartbeat, SkillDiscovered
+from services.api.keys import KeyStore
+from services.federation.identity import NodeKey
+from services.federation.trust import TrustList
+from tests.services.command.conftest import Run
+from tests.services.command.fake_fleet import FakeFleet, listed
+
+
+def test_a_key_is_made_listed_and_taken_back(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("keys", "create", "search", "--scopes", "read", "feedback")
+    assert (code, err) == (0, "")
+    store = KeyStore.of(tmp_path / ".consonance")
+    found = store.find(out.strip())
+    assert found is not None
+    assert found.scopes == ("read", "feedback")
+    assert stat.S_IMODE((tmp_path / ".consonance/keys/api.json").stat().st_mode) == 0o600
+    # The token is told once
+    assert out.strip() not in (tmp_path / ".consonance/keys/api.json").read_text()
+    made = json.loads(run("keys", "create", "admin", "--scopes", "admin", "--json").out)
+    assert store.find(made["token"]) is not None
+    keys = json.loads(run("keys", "list", "--json").out)["keys"]
+    assert [(one["name"], one["scopes"]) for one in keys] == [
+        ("search", ["read", "feedback"]),
+        ("admin", ["admin"]),
+    ]
+    assert "search" in run("keys", "list").out
+    assert run("keys", "revoke", "search").out == "search is revoked\n"
+    assert "that was the last key" in run("keys", "revoke", "admin").err
+    assert "there are no keys" in run("keys", "list").err
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("keys create no/name", "name must match"),
+        ("keys create a --scopes write", "write"),
+        ("keys revoke nobody", "there is no key 'nobody'"),
+        ("trust add nonsense", "that is no public key"),
+        ("trust remove anna", "cannot be changed"),
+        ("authority issue absent b --out b", "there is no authority in absent"),
+        ("key --config absent.toml", "absent.toml"),
+    ],
+)
+def test_wrong_input_is_one_sentence(run: Run, words: str, why: str) -> None:
+    code, out, err = run(*words.split())
+    assert (code, out) == (2, "")
+    assert why in err
+    assert err.count("\n") == 1
+
+
+def test_identity_and_trust_are_those_of_federation(run: Run, tmp_path: Path) -> None:
+    shown = json.loads(run("key", "--state", "s", "--json").out)
+    assert shown["public"] == NodeKey.load_or_create(tmp_path / "s/keys/node.key").public
+    anna = NodeKey.generate()
+    assert run("trust", "add", anna.public, "anna", "--state", "s").code == 0
+    assert TrustList(tmp_path / "s/keys/trusted", None).accepts(anna.public)
+    assert anna.fingerprint in run("trust", "list", "--state", "s").out
+    assert run("trust", "remove", "anna", "--state", "s").code == 0
+    assert run("authority", "create", "ca").code == 0
+    assert run("authority", "issue", "ca", "b", "--out", "b", "--json").code == 0
+    assert (tmp_path / "b/node.crt").exists()
+
+
+def test_peers_and_what_they_offer(on: Run, fleet: FakeFleet) -> None:
+    offer = SkillDiscovered(card=listed("far"), peer="london")
+
+    async def offering() -> None:
+        import asyncio
+
+        async def repeat() -> None:
+            from schemas import Event
+
+            while True:
+                counters = {"federating": 1, "port": 4711, "offers": 1}
+                beat = FleetHeartbeat(
+                    service="federation",
+                    instance="1",
+                    pid=1,
+                    state="ready",
+                    queue=0,
+                    rss_bytes=1,
+                    counters=counters,
+                )
+                for data in (offer, beat):
+                    await fleet.bus.publish(Event(data=data, source="/federation/1"))
+                await asyncio.sleep(0.1)
+
+        fleet._tasks.append(asyncio.create_task(repeat()))
+
+    fleet.do(offering)
+    offers = json.loads(on("peers", "--json").out)["offers"]
+    assert [(one["peer"], one["name"], one["version"]) for one in offers] == [("london", "far", 1)]
+    assert "far@1" in on("peers").out
+
+
+def test_without_a_gateway_there_are_no_peers(on: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from services.runtime.client import FleetClient
+
+    found = FleetClient.sync_remote_skills
+    monkeypatch.setattr(FleetClient, "sync_remote_skills", lambda self: found(self, timeout=0.3))
+    code, _, err = on("peers")
+    assert code == 1
+    assert "this fleet does not federate now" in err

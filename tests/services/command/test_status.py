@@ -1,0 +1,56 @@
+"""What a fleet is doing, once or again and again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from schemas import FeedbackJudged
+from tests.services.command.conftest import Run, Start
+from tests.services.command.fake_fleet import FakeFleet
+
+
+def judge(fleet: FakeFleet) -> None:
+    fleet.say(
+        FeedbackJudged(
+            feedback_id="1",
+            query="q",
+            relevant=("a",),
+            irrelevant=(),
+            domain="bank",
+            served=(),
+            rouge_score=0.5,
+            entropy_delta=0.0,
+        )
+    )
+
+
+def test_for_people_and_for_programs(on: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = on("status")
+    assert (code, err) == (0, "")
+    for words in ("router/1", "encoder/2", "ready", "Requests of the last minute", "bank@1"):
+        assert words in out
+    assert "+0.100 (+0.050 to +0.150)" in out
+
+    code, out, _ = on("status", "--json")
+    found = json.loads(out)
+    assert {one["service"] for one in found["processes"]} == {"broker", "router", "encoder"}
+    assert [one["name"] for one in found["skills"]] == ["bank", "slang", "slang"]
+    assert {"time", "since", "model", "requests", "loop", "peers", "journal"} <= set(found)
+
+
+def test_it_goes_on_until_it_is_interrupted(start: Start, fleet: FakeFleet) -> None:
+    words = ("--watch", "--every", 0.2, "--json", "--state", fleet.state)
+    process = start("status", *words)
+    assert process.stdout is not None
+    first = json.loads(process.stdout.readline())
+    judge(fleet)
+    while not (after := json.loads(process.stdout.readline()))["loop"]["domains"]:
+        assert process.poll() is None
+    assert after["time"] > first["time"]
+    assert after["loop"]["domains"][0]["domain"] == "bank"
+
+    process.terminate()
+
+    assert process.wait(20) == 130
