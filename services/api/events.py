@@ -203,7 +203,8 @@ OPERATIONS: tuple[Operation, ...] = (
         "beyond that number come first: nothing is missed and nothing comes twice. Where some of "
         "them are beyond retention, an event `truncated` says so. A comment comes every 15 s where "
         "nothing else does. Who reads too slowly is cut off, after an event `cut` where it can be "
-        "told, and may come again with the last number.",
+        "told, and may come again with the last number. What other clients have embedded is not "
+        "told; the feedback that was given is, with its texts.",
         media="text/event-stream",
         query=(
             Query(

@@ -58,6 +58,9 @@ _FIGURES: Final = (
         label=("outcome", "answered"),
     ),
     _Figure("router", "failed", "requests", label=("outcome", "failed")),
+    _Figure(
+        "router", "own", "own_requests", "Requests of the fleet itself that ended: it learns."
+    ),
     _Figure("router", "texts", "texts", "Texts of requests that were accepted."),
     _Figure(
         "router", "reassigned", "reassigned_requests",

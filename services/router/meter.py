@@ -9,7 +9,11 @@ from typing import Final
 
 from services.runtime.histogram import MILLISECONDS, Histogram
 
-__all__ = ["Meter"]
+__all__ = ["OWN", "Meter"]
+
+OWN: Final = ("dissonance_monitor", "distiller", "factory")
+"""Services that ask in bulk and wait patiently, in order to learn: counted apart, or they would
+tell how long people wait."""
 
 MINUTE: Final = 60.0
 
@@ -21,18 +25,22 @@ class Meter:
     """Counters for the heartbeat; bounded however many requests come. `now` is monotonic seconds.
 
     A request is counted when it ends: answered by an encoder, or failed, whoever told the client.
+    `source` is who asked.
     """
 
     def __init__(self) -> None:
         self.answers = 0
         self.failures = 0
+        self.own = 0
         self._times: deque[tuple[float, float]] = deque(maxlen=MOST)
         self._seconds: deque[list[int]] = deque(maxlen=int(MINUTE) + 1)
         """Of each second in which a request ended: which, and how many answers, texts, failures."""
         self._histogram = Histogram("latency_ms", MILLISECONDS)
 
-    def answered(self, texts: int, seconds: float, now: float) -> None:
+    def answered(self, source: str, texts: int, seconds: float, now: float) -> None:
         """An encoder has answered a request of so many texts, so long after it had come."""
+        if self._is_own(source):
+            return
         self.answers += 1
         self._histogram.add(1000 * seconds)
         self._times.append((now, 1000 * seconds))
@@ -40,8 +48,10 @@ class Meter:
         second[1] += 1
         second[2] += texts
 
-    def failed(self, now: float) -> None:
+    def failed(self, source: str, now: float) -> None:
         """A client was told that there will be no vectors."""
+        if self._is_own(source):
+            return
         self.failures += 1
         self._second(now)[3] += 1
 
@@ -57,6 +67,7 @@ class Meter:
         return {
             "answered": self.answers,
             "failed": self.failures,
+            "own": self.own,
             "minute_requests": answers + failures,
             "minute_texts": texts,
             "minute_failed": failures,
@@ -64,6 +75,11 @@ class Meter:
             "p95_ms": _ranked(took, 0.95),
             **self._histogram.counters(),
         }
+
+    def _is_own(self, source: str) -> bool:
+        own = source.strip("/").partition("/")[0] in OWN
+        self.own += own
+        return own
 
     def _second(self, now: float) -> list[int]:
         second = math.floor(now)

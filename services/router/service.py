@@ -219,7 +219,7 @@ class RouterService(Service):
 
     async def _refuse(self, event: Event[EncodeRequested], refusal: Refused) -> None:
         self.counters["refused"] += 1
-        self.meter.failed(time.monotonic())
+        self.meter.failed(event.source, time.monotonic())
         if not event.data.reply_to:
             return
         failed = EncodeFailed(
@@ -235,11 +235,11 @@ class RouterService(Service):
         entry = self.dispatcher.finished(event)
         if entry is None or entry.request is None:
             return
-        moment = time.monotonic()
+        source, moment = entry.request.source, time.monotonic()
         if event.data.failed is None:
-            self.meter.answered(entry.texts, moment - entry.came, moment)
+            self.meter.answered(source, entry.texts, moment - entry.came, moment)
         elif event.data.failed != "deadline":
-            self.meter.failed(moment)  # its worker has told the client
+            self.meter.failed(source, moment)  # its worker has told the client
         else:
             # Only here, or where the tick closes the entry: a client is told once.
             why = "the deadline passed in the queue of its worker"

@@ -61,7 +61,8 @@ class ProcessStatus(_Told, frozen=True, kw_only=True):
 
 
 class Minute(_Told, frozen=True, kw_only=True):
-    """Requests of all clients that ended in the last minute, as the router counted them."""
+    """Requests of all clients that ended in the last minute, as the router counted them; what the
+    fleet itself asks for in order to learn is not among them."""
 
     requests: int
     texts: int

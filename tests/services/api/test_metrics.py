@@ -84,8 +84,8 @@ async def test_models_that_are_told_apart_are_bounded(
 
 async def test_heartbeats_become_figures_of_the_fleet(door: Door) -> None:
     meter, tally = Meter(), Tally()
-    meter.answered(2, 0.03, now=1.0)
-    meter.failed(now=1.0)
+    meter.answered("/client/1", 2, 0.03, now=1.0)
+    meter.failed("/client/1", now=1.0)
     tally.batch(3)
     tally.placed("sha256:0123456789ab", 9)
     encoder = {"tokens": 50, "batches": 1, "cards": 1, "rows:law": 7, **tally.counters()}

@@ -9,19 +9,21 @@ import pytest
 
 from bus import Bus
 from schemas import EncodeAssigned, EncodeFailed, EncodeFinished, Event, FleetHeartbeat
-from services.router.meter import MOST, Meter
+from services.router.meter import MOST, OWN, Meter
 from services.router.service import RouterService
 from services.runtime.histogram import Buckets
 from tests.services.encoder.processes import Processes, until
 from tests.services.router.fleet import ask
 
+CLIENT = "/client/1"
+
 
 def test_the_last_minute_is_told_and_what_is_older_is_not() -> None:
     meter = Meter()
-    meter.answered(5, 0.9, now=100.0)
+    meter.answered(CLIENT, 5, 0.9, now=100.0)
     for milliseconds in range(1, 101):
-        meter.answered(2, milliseconds / 1000, now=150.0)
-    meter.failed(now=159.5)
+        meter.answered(CLIENT, 2, milliseconds / 1000, now=150.0)
+    meter.failed(CLIENT, now=159.5)
 
     told = meter.counters(now=160.5)
     assert (told["answered"], told["failed"]) == (101, 1)
@@ -35,10 +37,22 @@ def test_the_last_minute_is_told_and_what_is_older_is_not() -> None:
     assert buckets.total == 101
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_what_the_fleet_asks_itself_is_counted_apart(name: str) -> None:
+    """In bulk and patiently: it does not tell how long people wait."""
+    meter = Meter()
+    meter.answered(f"/{name}/1", 64, 9.0, now=1.0)
+    meter.failed(f"/{name}/2", now=1.0)
+    meter.answered(f"/somebody/{name}", 1, 0.05, now=1.0)
+    told = meter.counters(now=1.0)
+    assert (told["own"], told["answered"], told["failed"]) == (2, 1, 0)
+    assert (told["minute_requests"], told["minute_texts"], told["p95_ms"]) == (1, 1, 50.0)
+
+
 def test_what_is_remembered_is_bounded_and_what_is_counted_is_not() -> None:
     meter = Meter()
     for number in range(3 * MOST):
-        meter.answered(1, 0.001 * (number >= MOST), now=number * 30.0 / (3 * MOST))
+        meter.answered(CLIENT, 1, 0.001 * (number >= MOST), now=number * 30.0 / (3 * MOST))
     told = meter.counters(now=31.0)
     assert told["minute_requests"] == 3 * MOST
     assert told["p50_ms"] == 1.0
