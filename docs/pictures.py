@@ -35,7 +35,6 @@ PIECES = 480
 OPEN = 11
 """Clashes of the open batch in the picture."""
 SETTINGS = {
-    "monitor": {"batch_max_age": 10.0},
     "factory": {"quiet_period": 15.0, "body_time_budget": 150.0},
     "federation": {"enabled": False},
 }
@@ -140,7 +139,6 @@ async def story(fleet: Fleet, browser: Browser) -> None:
         await fleet.until(
             lambda _, it: (
                 it["training"] is None
-                and it["open"] == 0
                 and any(verdict["depth"] == "body" for verdict in it["verdicts"])
             )
         )
@@ -167,7 +165,7 @@ async def best_example(
 
 
 async def shoot(browser: Browser, url: str, name: str, example: tuple[str, Sequence[str]]) -> None:
-    """The whole page in each shape."""
+    """The whole page in the light, and down to the end of the loop in the other shapes."""
     query, passages = example
     for shape, how in SHAPES.items():
         context = await browser.new_context(**how)
@@ -181,7 +179,10 @@ async def shoot(browser: Browser, url: str, name: str, example: tuple[str, Seque
         await page.locator(".brand").click()
         await page.wait_for_timeout(2_500)  # milliseconds; one more look, and transitions end
         path = FOLDER / f"page-{name}-{shape}.png"
-        await page.screenshot(path=path, full_page=True)
+        whole = await page.locator("html" if shape == "light" else ".loop").bounding_box()
+        assert whole is not None  # noqa: S101 (both are always there)
+        end = {**how["viewport"], "x": 0, "y": 0, "height": whole["y"] + whole["height"]}
+        await page.screenshot(path=path, full_page=True, clip=end)
         await context.close()
         print(path)
 

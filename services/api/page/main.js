@@ -1,6 +1,6 @@
 /** Brings the parts together: asks every two seconds how things stand, and at once when something happens. */
 
-import { call, key } from "./api.js";
+import { ApiError, call, key } from "./api.js";
 import { tones } from "./drawing.js";
 import { patch } from "./dom.js";
 import { ground, peers, processes } from "./fleet.js";
@@ -33,7 +33,8 @@ async function look() {
   clearTimeout(timer);
   [looking, again, looked] = [true, false, performance.now()];
   try {
-    show(await call("GET", "v1/status", { within: 4 * PERIOD }));
+    const status = await call("GET", "v1/status", { within: 4 * PERIOD });
+    if (link !== "locked") show(status); // or something else was refused meanwhile
   } catch (error) {
     if (!refused(error)) away(error);
   }
@@ -93,10 +94,13 @@ function refused(error) {
 
 function away(error) {
   const alone = error.status === 0;
-  set("away", alone ? "no answer" : "no fleet");
-  write("sentence", alone ? "The server does not answer." : "No fleet behind this page.");
+  const ours = !(error instanceof ApiError);
+  if (ours) console.error(error);
+  set("away", ours ? "page failed" : alone ? "no answer" : "no fleet");
+  write("sentence", ours ? "This page has a fault." : alone ? error.message : "No fleet behind this page.");
+  const why = alone ? "" : `${error.message.replace(/\.?$/, ".")} `;
   const since = stood ? `Below: how it stood at ${clock(stood)}. ` : "";
-  write("aside", `${alone ? "" : `${error.message.replace(/\.?$/, ".")} `}${since}It is asked again every ${PERIOD / 1000} seconds.`);
+  write("aside", `${why}${since}It is asked again every ${PERIOD / 1000} seconds.`);
   at("live").hidden = stood === null;
 }
 
@@ -106,6 +110,7 @@ function set(state, text) {
   at("link").dataset.state = state;
   write("link-text", text);
   at("forget-key").hidden = key.get() === null;
+  at("metrics").hidden = state === "locked" || key.get() !== null; // a link carries no key
   document.body.classList.toggle("away", state === "away");
 }
 
@@ -121,7 +126,7 @@ at("lock").addEventListener("submit", (event) => {
   at("lock").hidden = true;
   set("connecting", "connecting");
   write("sentence", "Connecting to the fleet …");
-  look();
+  soon();
 });
 at("forget-key").addEventListener("click", () => {
   key.drop();

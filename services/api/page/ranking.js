@@ -5,7 +5,7 @@ import { score } from "./format.js";
 
 const WHY = {
   base_requested: "the base model was asked for",
-  below_threshold: "no skill knows queries like this one",
+  below_threshold: "none knows queries like this one",
   ambiguous: "more than one skill claims queries like this one",
   document: "documents are left to the base model",
   no_skills: "nothing has been learned yet",
@@ -18,7 +18,7 @@ export function made({ skills = [], reason = null } = {}) {
     const names = skills.map((skill) => `${skill.name}@${skill.version} (${score(skill.score, 2)})`);
     return `made by ${names.join(" and ")}`;
   }
-  return `no skill: ${WHY[reason] ?? reason ?? "none was applied"}`;
+  return `no skill applied: ${WHY[reason] ?? reason ?? "none was applied"}`;
 }
 
 /** The passages by their cosine to the query, best first; ties keep their order. */

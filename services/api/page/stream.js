@@ -88,7 +88,7 @@ export class Stream {
     } catch {
       return; // a number to go on from, without an event
     }
-    if (event?.type === type) this.#heard(event);
+    if (event?.type === type && event.data) this.#heard(event);
   }
 }
 

@@ -116,11 +116,16 @@ export class Trial {
     const kind = button.dataset.mark;
     if (this.#marks.get(index) === kind) this.#marks.delete(index);
     else this.#marks.set(index, kind);
-    for (const other of this.#at("ranking").querySelectorAll(`[data-of="${index}"]`)) {
-      other.setAttribute("aria-pressed", String(this.#marks.get(index) === other.dataset.mark));
-    }
+    this.#press();
     const number = (wanted) => [...this.#marks.values()].filter((one) => one === wanted).length;
     this.#tell("give", `${number("relevant")} right, ${number("irrelevant")} wrong.`);
+  }
+
+  #press() {
+    for (const button of this.#at("ranking").querySelectorAll("[data-mark]")) {
+      const marked = this.#marks.get(Number(button.dataset.of)) === button.dataset.mark;
+      button.setAttribute("aria-pressed", String(marked));
+    }
   }
 
   async #give() {
@@ -131,6 +136,8 @@ export class Trial {
     const said = { query, relevant: marked("relevant"), irrelevant: marked("irrelevant"), served };
     const { id } = await call("POST", "v1/feedback", { body: domain ? { ...said, domain } : said });
     this.#waiting = id;
+    this.#marks.clear();
+    this.#press();
     this.#tell("give", `Kept, as ${short(id)}. It is being judged.`);
     this.#lately.forEach((event) => this.#judged(event)); // it may have been quicker than the answer
   }

@@ -34,8 +34,7 @@ async def full(window: Window, standin: StandIn, **how: object) -> Page:
     return page
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (768, "dark"), (1280, "light")])
 async def test_it_fits_and_stands_out_from_its_ground(
     window: Window, standin: StandIn, width: int, scheme: str
 ) -> None:

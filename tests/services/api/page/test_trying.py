@@ -56,7 +56,7 @@ async def test_without_skills_it_says_why_none_was_applied(window: Window) -> No
     page = await ranked(window)
 
     await expect(page.locator(".bent .how")).to_have_text(
-        "no skill: nothing has been learned yet; the order is the same"
+        "no skill applied: nothing has been learned yet; the order is the same"
     )
     assert await order(page, "bent") == list(PASSAGES)
 
@@ -118,6 +118,7 @@ async def test_from_the_skip_link_to_feedback_by_keyboard_alone(
 
     answer = page.locator("#give-told")
     await expect(answer).to_contain_text("Kept, as feedback-1")
+    await expect(page.locator("[aria-pressed=true]")).to_have_count(0)
     assert standin.given == [
         {
             "query": QUERY,
