@@ -112,8 +112,8 @@ export function connect(place) {
   if (!between) return;
   const frame = between.getBoundingClientRect();
   const middle = (row) => {
-    const box = row.getBoundingClientRect();
-    return box.top + Math.min(box.height, 53) / 2 - frame.top;
+    const box = row.querySelector(".place").getBoundingClientRect();
+    return box.top + box.height / 2 - frame.top;
   };
   const rows = (name) => [...place.querySelectorAll(`.side.${name} li`)];
   const left = new Map(rows("base").map((row, at) => [row.dataset.index, { y: middle(row), at }]));
