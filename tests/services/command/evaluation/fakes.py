@@ -48,6 +48,8 @@ class FakeFleet:
         self.applies_to: tuple[str, ...] = ("query",)
         self.requests: list[EncodeRequested] = []
         self._places: dict[str, int] = {}
+        self.silent_after: int | None = None
+        """So many document requests are answered, the others are not."""
         self.fail_after: int | None = None
         """So many document requests are answered, the others fail."""
 
@@ -83,6 +85,8 @@ class FakeFleet:
         answered = sum(it.role == "document" for it in self.requests)
         if document and self.fail_after is not None and answered > self.fail_after:
             await self.fail(event, "internal", "the encoder is on fire")
+            return
+        if document and self.silent_after is not None and answered > self.silent_after:
             return
         unknown = [name for name in data.skills if name not in {"jargon", "jargon@2"}]
         if unknown:

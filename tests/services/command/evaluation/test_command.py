@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -125,6 +126,38 @@ async def test_what_the_fleet_cannot_do_is_a_sentence_and_an_exit_code(
     assert code == 1
     assert "the encoder is on fire" in err
     assert "Traceback" not in err
+
+
+async def test_an_interrupted_run_says_so_and_the_next_goes_on(
+    fleet: FakeFleet, short_path: Path
+) -> None:
+    shop(short_path / "shop")
+    corpus = short_path / "shop" / "corpus.jsonl"
+    with corpus.open("a") as file:
+        file.writelines(f'{{"_id": "n{n}", "text": "number {n}"}}\n' for n in range(1500))
+    fleet.silent_after = 17  # the probe, and the first block of 1,024
+    words = (*COMMAND, "shop", "--state", "state")
+    process = await asyncio.create_subprocess_exec(
+        *words,
+        cwd=short_path,
+        env=environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    cache = short_path / "state" / "evaluation"
+    while not list(cache.rglob("*.npy")):
+        await asyncio.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    assert (process.returncode, out) == (130, b"")
+    assert b"interrupted" in err
+    assert b"Traceback" not in err
+    assert not list(cache.rglob("*.part"))
+
+    fleet.silent_after = None
+    code, told, err_ = await ended("shop", "--state", "state", cwd=short_path)
+    assert code == 0, err_
+    assert "Documents: 481 embedded now, 1,024 from the cache" in told
 
 
 REFUSED = {
