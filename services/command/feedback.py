@@ -138,7 +138,11 @@ async def _many(file: Path | None, domain: str | None, at: Place) -> Intake:
                             tell(1, len(line) + 1)
                     await taken.flush()
                 except BaseException:
-                    note(f"until then: {taken.told}; run it again to go on")
+                    # Of the last handful nobody knows: its receipt may have been on its way.
+                    note(
+                        f"{taken.lines:,} lines were read and at least {taken.journaled:,} "
+                        "journaled; run it again to go on, none is taken twice"
+                    )
                     raise
     return taken
 
