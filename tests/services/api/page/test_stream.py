@@ -6,6 +6,7 @@ import json
 import pytest
 from playwright.async_api import expect
 
+from schemas import catalogue
 from tests.services.api.page import canned
 from tests.services.api.page.standin import StandIn
 from tests.services.api.page.window import Window
@@ -18,6 +19,14 @@ async def listening(standin: StandIn, count: int = 1) -> None:
     async with asyncio.timeout(10):
         while standin.listening != count:
             await asyncio.sleep(0.02)
+
+
+async def test_it_listens_to_types_that_there_are(window: Window) -> None:
+    page = await window.open()
+    types = await page.evaluate("() => import('/page/news.js').then((news) => news.TYPES)")
+
+    assert len(types) == len({*types}) == 15
+    assert {*types} <= catalogue().keys()
 
 
 async def test_an_event_may_come_in_pieces_with_any_line_ends(
