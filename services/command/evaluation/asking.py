@@ -45,6 +45,8 @@ async def evaluated(
     Raises `NoFleet`, and what `evaluate` raises.
     """
     async with connected(at) as bus:
+        if cache is None:  # of a fleet elsewhere there is no state folder yet
+            at.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _bars() as progress:
             return await evaluate(
                 FleetClient(bus, deadline_ms=DEADLINE),

@@ -111,7 +111,10 @@ def evaluate(
     _write_runs(out, collection, found)
     if feedback is not None:
         count = write_feedback(feedback, collection, found.ranked["base"], domain)
-        note(f"{feedback} holds {count:,} pieces of feedback of the domain {domain}")
+        note(
+            f"{feedback} holds {count:,} pieces of feedback of the domain {domain}; what was "
+            f"learned from them says nothing on the split {split}: measure it on another"
+        )
     print_json(found.report) if json else show(told(found.report))
     return DONE
 

@@ -29,12 +29,10 @@ class Findings:
 
     def __init__(self, queries: Sequence[Query], ranked: Ranked, k: int) -> None:
         self.queries = queries
-        relevance = np.array(
-            [
-                [query.relevance.get(int(number), 0) for number in row]
-                for query, row in zip(queries, ranked.documents, strict=True)
-            ]
-        )
+        relevance = np.zeros(ranked.documents.shape, np.int64)
+        for row, query in enumerate(queries):
+            said = query.relevance.get
+            relevance[row] = [said(number, 0) for number in ranked.documents[row].tolist()]
         judged = [tuple(query.relevance.values()) for query in queries]
         relevant = [sum(value > 0 for value in values) for values in judged]
         self.measures: dict[str, npt.NDArray[np.float64]] = {

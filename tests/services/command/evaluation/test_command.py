@@ -87,6 +87,7 @@ async def test_it_prints_a_table_or_json_and_writes_runs_and_feedback(
     assert first[:4] == ["refunds-0", "Q0", "refunds", "1"]
     pieces = [json.loads(line) for line in (short_path / "given.jsonl").read_text().splitlines()]
     assert len(pieces) == 30
+    assert "says nothing on the split test" in err
     assert pieces[0]["domain"] == "shop"
     assert pieces[0]["relevant"] == [DOCUMENTS["refunds"]]
 
