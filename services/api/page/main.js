@@ -117,6 +117,7 @@ function set(state, text) {
 /** Text that is the same is left alone: nothing is read out twice. */
 function write(id, text) {
   if (at(id).textContent !== text) at(id).textContent = text;
+  if (id === "sentence") document.title = `${text} · Consonance`; // a tab in the background tells, too
 }
 
 at("lock").addEventListener("submit", (event) => {

@@ -14,6 +14,7 @@ async def test_a_fleet_that_has_learned_nothing_says_what_to_do(window: Window) 
     page = await window.open()
 
     await expect(page.locator("h1")).to_have_text("Up and listening. Nothing learned yet.")
+    await expect(page).to_have_title("Up and listening. Nothing learned yet. · Consonance")
     await expect(page.locator(".notches .off")).to_have_count(16)
     await expect(page.locator(".notches .on")).to_have_count(0)
     await expect(page.locator("#domains")).to_contain_text("that opens a batch")
