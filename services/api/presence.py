@@ -39,8 +39,10 @@ class Presence:
         """The services of which no process is alive, ready or not.
 
         One that restarts is not gone: who asks meanwhile waits a little instead of being refused.
+        Without the broker nobody can be heard, and it alone is named.
         """
         if self._clock() - self._since < PATIENCE:
             return ()
         alive = {beat.service for beat in self._beats()}
-        return tuple(name for name in NEEDED if name not in alive)
+        found = tuple(name for name in NEEDED if name not in alive)
+        return found[:1] if "broker" in found else found

@@ -55,6 +55,13 @@ async def test_where_the_fleet_is_gone_nobody_waits(
     assert "nothing is heard of encoder" in answer.json()["error"]["message"]
 
 
+def test_without_the_broker_nobody_else_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "PATIENCE", 0.0)
+    nobody = presence.Presence(lambda: ())
+    assert nobody.gone() == ("broker",)
+    assert nobody.unready() == ("broker", "router", "encoder")
+
+
 async def test_a_process_that_restarts_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
