@@ -163,7 +163,7 @@ def _state(state: str) -> Text:
 
 
 def _table(*headings: str) -> Table:
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption_justify="left")
     for heading in headings:
         right: Any = "right" if heading.startswith(">") else "left"
         made.add_column(heading.removeprefix(">"), justify=right)
