@@ -165,3 +165,13 @@ async def test_a_client_on_this_machine_needs_the_bus_alone(short_path: Path) ->
             await asyncio.wait_for(names["main"](url), LIMIT)
             await player.aclose()
     assert [asked.role for asked in player.asked] == ["query", "document"]
+
+
+def test_the_reasons_of_the_page_are_those_that_the_fleet_gives() -> None:
+    text = (DOCS / "how-to/when-it-does-not-learn.md").read_text("utf-8")
+    reasons = re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE)
+    assert len(reasons) > 5
+    folders = ("lora/training", "services/distiller", "services/factory")
+    files = [file for folder in folders for file in (ROOT / folder).glob("*.py")]
+    source = "\n".join(file.read_text("utf-8") for file in files)
+    assert [reason for reason in reasons if reason not in source] == []
