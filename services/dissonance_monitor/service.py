@@ -272,7 +272,8 @@ class DissonanceMonitor(Service):
             if pause is None and due is not None:
                 pause = min(LOOK, max(0.0, due - time.time()))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
 
     async def _say_batches(self) -> float | None:
         """Publish the outbox; seconds until it should be tried again where that failed."""

@@ -187,7 +187,8 @@ class Distiller(Service):
                 elif len(self._busy) < self.settings.distiller.teachers_at_once:
                     self._busy[domain] = self.spawn(self._work(domain, wait), f"distill {domain}")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
 
     def _due(self, domain: str, wait: Wait | None) -> float:
         """When a domain's order may be taken in hand, seconds since the epoch."""

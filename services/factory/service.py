@@ -263,7 +263,8 @@ class SkillFactory(Service):
                     pause = wait if pause is None else min(pause, wait)
             self._count()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
 
     async def _run(self, owed: Owed) -> None:
         try:

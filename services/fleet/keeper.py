@@ -88,7 +88,8 @@ class Keeper:
                 f"{self.part.name} {why}; starting it again in {delay:.1f} s.", "warning"
             )
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.dismissed.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await self.dismissed.wait()
             self.restarts += 1
 
     async def stop(self, grace: float) -> None:

@@ -135,7 +135,8 @@ class RouterService(Service):
         self.spawn(self._ask_for_list(), "list")
         self.spawn(self._tick(), "tick")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._listed.wait(), SETUP_PATIENCE)
+            async with asyncio.timeout(SETUP_PATIENCE):
+                await self._listed.wait()
         await self.listen(EncodeRequested, self._requested)
 
     async def aclose(self) -> None:
@@ -317,14 +318,16 @@ class RouterService(Service):
         left = self._started + LIST_PATIENCE - time.monotonic()
         if not self._listed.is_set() and left > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._listed.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._listed.wait()
 
     async def _ask_for_list(self) -> None:
         pause = 0.25
         while not self._listed.is_set():
             await self._send(self.event(SkillListRequested(reply_to=self.address)))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._listed.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._listed.wait()
             pause = min(pause * 2, 4.0)
 
     async def _list(self, event: Event[SkillListed]) -> None:
