@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from services.command.evaluation.errors import OtherVectors
-from services.command.evaluation.folder import Collection, texts_of
-from services.runtime.client import FleetClient
+from services.command.evaluation.folder import Block, Collection, texts_of
+from services.runtime.client import Encoded, FleetClient
 
 __all__ = ["Corpus", "embedded", "summed"]
 
@@ -61,18 +61,20 @@ async def embedded(
 
     Raises `OtherVectors`, and what `FleetClient.encode` and the disk raise.
     """
-    first = texts_of(collection, collection.blocks[0])[:_ASKED_AGAIN]
-    probe = await client.encode(first, role="document", route="base")
+    probe = await _asked_again(client, collection, collection.blocks[0])
+    width = probe.vectors.shape[1]
     name = model or f"id-{hashlib.sha256(probe.model.encode()).hexdigest()}"
     folder = cache / name[:20]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check(folder, collection, probe.vectors)
     files: list[Path] = []
     found = 0
     for block in collection.blocks:
         file = folder / f"{block.digest}.npy"
         files.append(file)
-        if _shape(file) == (block.count, probe.vectors.shape[1]):
+        if _shape(file) == (block.count, width):
+            if not found:
+                again = probe if not block.start else await _asked_again(client, collection, block)
+                _check(file, again.vectors)
             found += block.count
         else:
             texts = texts_of(collection, block)
@@ -99,17 +101,20 @@ def _told(progress: Callable[[int, int], None], found: int, done: int) -> None:
     progress(done, found)
 
 
-def _check(folder: Path, collection: Collection, probe: Floats) -> None:
+async def _asked_again(client: FleetClient, collection: Collection, block: Block) -> Encoded:
+    """The first few documents of a block."""
+    few = texts_of(collection, block)[:_ASKED_AGAIN]
+    return await client.encode(few, role="document", route="base")
+
+
+def _check(file: Path, again: Floats) -> None:
     """A model's name and weights do not tell all of it, such as its prompts: its vectors do."""
-    file = folder / f"{collection.blocks[0].digest}.npy"
-    if _shape(file) != (collection.blocks[0].count, probe.shape[1]):
-        return
-    stored = np.load(file, mmap_mode="r")[: len(probe)]
-    lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(probe, axis=1)
-    if ((stored * probe).sum(axis=1) < SAME * lengths).any():
+    stored = np.load(file, mmap_mode="r")[: len(again)]
+    lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(again, axis=1)
+    if ((stored * again).sum(axis=1) < SAME * lengths).any():
         raise OtherVectors(
-            f"the vectors in {folder} are not those of the fleet's model: remove that folder, or "
-            "name another --cache"
+            f"the vectors in {file.parent} are not those of the fleet's model: remove that folder, "
+            "or name another --cache"
         )
 
 

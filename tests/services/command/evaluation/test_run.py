@@ -139,6 +139,20 @@ async def test_another_model_of_the_same_name_does_not_get_these_vectors(bench: 
         await bench.evaluate()
 
 
+async def test_the_first_block_that_is_found_tells_whose_vectors_they_are(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "BLOCK", 2)
+    await bench.evaluate()
+    corpus = bench.folder / "corpus.jsonl"
+    corpus.write_text(corpus.read_text().replace("a refund", "the refund"))
+    assert (await bench.evaluate()).report.embedded == 2
+    corpus.write_text(corpus.read_text().replace("the refund", "any refund"))
+    bench.fleet.other = True
+    with pytest.raises(OtherVectors, match="not those of the fleet's model"):
+        await bench.evaluate()
+
+
 async def test_vectors_are_kept_apart_by_model(bench: Bench) -> None:
     await bench.evaluate()
     bench.fleet.model, bench.fleet.other = "another", True
