@@ -15,6 +15,7 @@ export const counted = (value, one, many = `${one}s`) => `${count(value)} ${valu
 export function signed(value, digits = 3) {
   if (!known(value)) return NOTHING;
   const text = Math.abs(value).toFixed(digits);
+  if (Number(text) === 0) return text; // no sign of a zero
   return `${value < 0 ? "−" : "+"}${text}`;
 }
 
