@@ -42,7 +42,8 @@ Examples:
     consonance card probe default --texts questions.txt
 
 A card is a file, a digest (or 12 of its digits) in the state folder's store,
-or a skill of the running fleet by name.
+or a skill of the running fleet by name. A model is a folder, a hub id, or the
+word default.
 """
 
 app = group("card", "Inspect, verify, import, export and make skill cards.", _EXAMPLES)

@@ -77,6 +77,7 @@ def _encode(
     role: Literal["query", "document"] = "query",
     form: Annotated[Literal["npy", "jsonl", "parquet"] | None, UNSAID] = None,
     force: Annotated[bool, FLAG] = False,
+    timeout: float = 60.0,
     at: Place = HERE,
     json: Annotated[bool, FLAG] = False,
 ) -> int:
@@ -96,6 +97,8 @@ def _encode(
         The form of the file, whatever its name ends with
     force
         Replace the file where it exists
+    timeout
+        Seconds for the fleet to answer a request of 64 lines
     json
         Write the summary as JSON; with vectors on standard output there is none
     """
@@ -103,8 +106,13 @@ def _encode(
 
     wanted = model_of(model)
     source = source_of(file)
+    if not 0.001 <= timeout <= 86_400:
+        raise InputRefused(f"--timeout is from 0.001 to 86400 seconds, not {timeout:g}")
     sink = sink_for(out, form, force=force)
-    summary = run(_work(source, sink, wanted, role, at, out))
+    if source is None and sys.stdin.isatty():
+        note("reading standard input; Ctrl-D ends it")
+    work = _work(source, sink, wanted, role, at, round(timeout * 1000))
+    summary = msgspec.structs.replace(run(work), out=None if out is None else str(out))
     if out is not None and json:
         print_json(summary)
     elif out is not None or sys.stderr.isatty():
@@ -118,7 +126,7 @@ async def _work(
     model: Model,
     role: Literal["query", "document"],
     at: Place,
-    out: Path | None,
+    deadline_ms: int,
 ) -> Summary:
     from services.command.lines import chunks_of, opened
     from services.command.progress import counting
@@ -127,11 +135,10 @@ async def _work(
     with opened(source) as raw:
         longest = at.settings.router.max_text_bytes
         async with connected(at) as bus:
-            client = FleetClient(bus)
+            client = FleetClient(bus, deadline_ms=deadline_ms)
             with sink, counting("texts", raw.size) as tell:
                 chunks = chunks_of(raw, longest)
-                summary = await encode_lines(client, chunks, sink, model, role, tell)
-            return msgspec.structs.replace(summary, out=None if out is None else str(out))
+                return await encode_lines(client, chunks, sink, model, role, tell)
 
 
 async def encode_lines(

@@ -14,6 +14,7 @@ from services.command.place import HERE, Place
 
 if TYPE_CHECKING:
     from schemas import ListedCard
+    from services.runtime.client import FleetClient
 
 __all__ = ["app"]
 
@@ -103,25 +104,30 @@ def history(name: str, /, *, at: Place = HERE, json: Annotated[bool, FLAG] = Fal
     Parameters
     ----------
     name
-        The skill, without a version
+        The skill; all its versions are told
     json
         Write each event as one line of JSON
     """
 
-    async def work() -> int:
-        from services.command.cards import client_at, found
-        from services.command.past import happenings
-        from services.command.told import say_event
+    from services.command.cards import client_at, found
+    from services.command.past import happenings
+    from services.command.told import say_event
 
+    async def work() -> int:
         async with client_at(at) as client:
-            count = 0
-            async for event in happenings(client.bus, name):
-                say_event(event, json=json)
-                count += 1
-            if not count:
-                await found(client, name)  # refuses a name that nobody has
-                note(f"the journal has forgotten what became of {name}")
+            if await tell(client, name):
+                return DONE
+            meant = (await found(client, name)).name  # refuses a name that nobody has
+            if meant == name or not await tell(client, meant):
+                note(f"the journal has forgotten what became of {meant}")
         return DONE
+
+    async def tell(client: FleetClient, plain: str) -> int:
+        count = 0
+        async for event in happenings(client.bus, plain):
+            say_event(event, json=json)
+            count += 1
+        return count
 
     return run(work())
 

@@ -81,6 +81,8 @@ class FakeFleet:
         self.cards = [listed("bank"), listed("slang", 2), listed("slang", 1, "kept")]
         self.forgetful: tuple[str, ...] = STORES
         """Stores that do forget a domain."""
+        self.silent = False
+        """Nobody answers an encode request."""
         self.asked: list[EncodeRequested] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -167,7 +169,7 @@ class FakeFleet:
         data = event.data
         if isinstance(data, EncodeRequested):
             self.asked.append(data)
-            return [(self._encoded(event.id, data), data.reply_to)]
+            return [] if self.silent else [(self._encoded(event.id, data), data.reply_to)]
         if isinstance(data, SkillListRequested):
             return [(SkillListed(cards=tuple(self.cards)), data.reply_to)]
         if isinstance(data, SkillPublished):

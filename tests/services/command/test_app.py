@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 
+from services.command import main
 from services.command.app import app
 from services.command.errors import CODES
+from services.errors import GaveUpError, RefusedError
 from tests.services.command.conftest import ROOT, Run, Start
 from tests.services.command.fake_fleet import FakeFleet
 
@@ -219,6 +221,31 @@ def test_up_is_run_all(run: Run, tmp_path: Path) -> None:
     assert code == 2
     assert err == "consonance: The model folder ./nowhere does not exist.\n"
     assert not (tmp_path / ".consonance").exists()
+
+
+@pytest.mark.parametrize(("refused", "code"), [(False, 1), (True, 2)], ids=["failed", "refused"])
+def test_a_fleet_that_gives_up_shows_why(
+    run: Run, monkeypatch: pytest.MonkeyPatch, refused: bool, code: int
+) -> None:
+    def fail(*_: object, **__: object) -> int:
+        kind = RefusedError if refused else GaveUpError
+        raise kind("router-1 failed 5 times.", ('{"event": "it burns", "level": "error"}',))
+
+    monkeypatch.setattr("services.fleet.cli._serve", fail)
+    found = run("up")
+    assert (found.code, found.out) == (code, "")
+    last, why = found.err.splitlines()
+    assert "it burns" in last
+    assert why == "consonance: router-1 failed 5 times."
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise RuntimeError("nobody thought of that")
+
+    monkeypatch.setattr("services.fleet.cli._serve", fail)
+    with pytest.raises(RuntimeError, match="nobody thought of that"):
+        main(["up"])
 
 
 def test_demo_and_bench_are_those_of_the_checkout(run: Run) -> None:

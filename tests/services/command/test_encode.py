@@ -196,6 +196,17 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(
     assert (tmp_path / "old.npy").read_text() == "old"
 
 
+def test_where_nobody_answers_it_ends_in_time(
+    on: Run, fleet: FakeFleet, lines: Path, tmp_path: Path
+) -> None:
+    fleet.silent = True
+    code, out, err = on("encode", lines, "--out", "v.npy", "--timeout", 0.3)
+    assert (code, out) == (1, "")
+    assert "no answer within 300 ms" in err or "nobody answered encode.requested" in err
+    assert err.count("\n") == 1
+    assert left(tmp_path) == set()
+
+
 def test_the_longest_line_is_the_one_that_the_fleet_takes(
     on: Run, fleet: FakeFleet, tmp_path: Path
 ) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from schemas import SkillInstalled, SkillRejected
-from tests.services.command.conftest import Run
+from tests.services.command.conftest import Run, Start
 from tests.services.command.fake_fleet import FakeFleet, listed
 
 
@@ -71,6 +72,7 @@ def test_history_is_what_the_journal_tells(on: Run, fleet: FakeFleet) -> None:
         json.loads(line) for line in on("skills", "history", "bank", "--json").out.splitlines()
     ]
     assert [event["sequence"] for event in events] == [1, 3]
+    assert on("skills", "history", "bank@1").out.splitlines() == lines
     fleet.cards.append(listed("old", state="kept"))
     assert "forgotten what became of old" in on("skills", "history", "old").err
 
@@ -127,6 +129,26 @@ def test_a_store_that_is_away_is_named(on: Run, fleet: FakeFleet) -> None:
     assert code == 1
     assert "so far: dissonance_monitor, distiller" in err
     assert "is in the journal" in err
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2), ("", 2)], ids=["y", "n", "enter"])
+def test_at_a_terminal_a_person_is_asked(
+    start: Start, fleet: FakeFleet, answer: str, code: int
+) -> None:
+    ours, theirs = os.openpty()
+    words = ("skills", "forget", "bank", "--state", fleet.state)
+    process = start(*words, stdin=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while b"[y/N]" not in seen:
+        seen += os.read(ours, 1000)
+    assert b"It cannot be undone" in seen
+
+    os.write(ours, f"{answer}\n".encode())
+
+    assert process.wait(20) == code
+    assert len(fleet.journal()) == (5 if code == 0 else 0)
+    os.close(ours)
 
 
 def test_nothing_is_forgotten_unless_somebody_says_so(on: Run, fleet: FakeFleet) -> None:
