@@ -63,5 +63,4 @@ ENV PATH=/opt/consonance/bin:$PATH \
     TOKENIZERS_PARALLELISM=false
 USER 10001:10001
 WORKDIR /var/lib/consonance
-VOLUME /var/lib/consonance
 CMD ["consonance", "--help"]

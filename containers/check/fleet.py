@@ -8,6 +8,7 @@ mounted as Compose would.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -23,7 +24,7 @@ from containers.check.tools import Buildah, CheckError, program, run
 
 __all__ = ["Fleet"]
 
-_HEALTHY_SECONDS = 180.0
+_HEALTHY_SECONDS = 300.0  # a busy machine of two cores takes a while to import PyTorch twice
 _LAST = 25  # lines of a log that an error quotes
 
 
@@ -56,6 +57,8 @@ class Fleet:
         self._work = work
         self._configs = configs
         self._running: list[_Running] = []
+        buildah("rm", "--all")
+        shutil.rmtree(work / "volumes", ignore_errors=True)
         hosts = "--add-host=broker:127.0.0.1"  # one network for all of them: the loopback
         self._container = buildah("from", "--pull-never", hosts, image)
         self.root = Path(buildah("mount", self._container))
@@ -64,7 +67,6 @@ class Fleet:
         """Run a service to its end; raises `CheckError` where that is not a good one."""
         running = self._start(service, service.name)
         code = running.process.wait(_HEALTHY_SECONDS)
-        self._running.remove(running)
         if code:
             raise CheckError(f"{service.name} ended with exit code {code}:\n{running.said()}")
 

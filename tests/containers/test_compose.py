@@ -125,7 +125,7 @@ def test_the_state_lies_in_the_volume() -> None:
 def test_the_settings_are_the_files_and_come_into_every_container() -> None:
     tables = tomllib.loads(SETTINGS.read_text("utf-8"))
     assert load_settings(SETTINGS).api.host == "0.0.0.0"  # noqa: S104
-    assert set(tables) == {"fleet", "api", "federation"}
+    assert set(tables) == {"fleet", "encoder", "api", "federation"}
     file = interpolated(DOCUMENT["configs"]["settings"]["file"], {})
     assert (ROOT / file).resolve() == SETTINGS
     assert all(service.configs for service in FOUND.values())
