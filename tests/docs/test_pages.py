@@ -20,6 +20,7 @@ from bus import connect
 from bus.security import make_client_keys
 from lora import LoRAFormat
 from lora.interop import export_peft
+from services.fleet.plan import SERVICES
 from tests.docs.snippets import DOCS, ROOT, Snippet, commands, of_text
 from tests.lora import cards
 from tests.services.api.kit import DIM, Door, Player, card, opened
@@ -165,6 +166,13 @@ async def test_a_client_on_this_machine_needs_the_bus_alone(short_path: Path) ->
             await asyncio.wait_for(names["main"](url), LIMIT)
             await player.aclose()
     assert [asked.role for asked in player.asked] == ["query", "document"]
+
+
+def test_every_process_of_a_fleet_is_on_the_page_for_those_who_run_it() -> None:
+    text = (DOCS / "how-to/operate.md").read_text("utf-8")
+    table = text.split("## What runs\n")[1].split("\n## ")[0]
+    told = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(told) == sorted(["broker", *(role.service for role in SERVICES)])
 
 
 def test_the_reasons_of_the_page_are_those_that_the_fleet_gives() -> None:

@@ -66,6 +66,13 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
         assert not re.search(r"(url\(|@import )['\"]?(https?:)?//", sheet.read_text("utf-8")), sheet
 
 
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+def test_what_stands_outside_of_the_site_links_to_what_is_there(name: str) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)", (ROOT / name).read_text("utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_the_scripts_that_write_pages_stay_here_and_the_examples_go_along(site: Path) -> None:
     assert not list(site.glob("*.py"))
     assert (site / "examples" / "read_card.py").is_file()

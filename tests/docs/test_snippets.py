@@ -7,6 +7,7 @@ fails here. What is more than that, pages have tests of their own for.
 from __future__ import annotations
 
 import argparse
+import configparser
 import contextlib
 import importlib.util
 import io
@@ -18,12 +19,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgspec
 import pytest
 import yaml
 from cyclopts import CycloptsError
 
+from services.command.errors import CommandError
+from services.command.kinds import kinds_of
 from services.runtime.settings import load_settings
 from tests.docs.snippets import ROOT, Snippet, commands, of_text, snippets
 
@@ -63,7 +67,7 @@ def test_commands_are_read_by_the_programs_that_they_name(snippet: Snippet) -> N
     for words in found:
         try:
             check(words)
-        except (AssertionError, CycloptsError, SystemExit, ValueError) as error:
+        except (AssertionError, CommandError, CycloptsError, SystemExit, ValueError) as error:
             pytest.fail(f"{snippet.name}: {shlex.join(words)}: {error}")
 
 
@@ -79,9 +83,14 @@ def test_python_compiles(snippet: Snippet) -> None:
     compile(unfolded(snippet.body), snippet.name, "exec")
 
 
-@pytest.mark.parametrize("snippet", params("json", "yaml"))
+@pytest.mark.parametrize("snippet", params("json", "yaml", "ini"))
 def test_data_can_be_read(snippet: Snippet) -> None:
-    (json.loads if snippet.kind == "json" else yaml.safe_load)(snippet.body)
+    read = {
+        "json": json.loads,
+        "yaml": yaml.safe_load,
+        "ini": configparser.ConfigParser().read_string,
+    }
+    read[snippet.kind](snippet.body)
 
 
 def unfolded(body: str) -> str:
@@ -126,6 +135,8 @@ def _cyclopts(app: Any, words: list[str]) -> None:
     )
     shown = getattr(command, "__name__", "") in ("help_print", "version_print")
     assert not shown or {"--help", "--version"} & set(words), "this only prints the help"
+    if "types" in bound.arguments:  # of events: the command looks when it runs
+        kinds_of(bound.arguments["types"], durable="journal" in words)
     for given in bound.arguments.values():  # where - may stand for a file, the command itself looks
         assert not isinstance(given, Path) or not re.match("-.", str(given)), f"option {given}"
 
@@ -212,7 +223,8 @@ def _curl(words: list[str]) -> None:
     parser.add_argument("-X", "--request")
     parser.add_argument("-N", "--no-buffer", action="store_true")
     given = parser.parse_args(words)
-    path = re.sub(r"^https?://[^/]+", "", given.url).partition("?")[0]
+    path, _, query = re.sub(r"^https?://[^/]+", "", given.url).partition("?")
+    kinds_of(parse_qs(query).get("types", []))
     method = given.request or ("POST" if given.data else "GET")
     found = [
         one
@@ -254,6 +266,8 @@ $ curl http://h/v1/feedback -d '{"a":
     [
         "consonance encode --no-such-option",
         "consonance no-such-command",
+        "consonance watch --types no.such",
+        "consonance journal tail --types encode.requested",
         "python run_all.py --workers many",
         "python -m lora extract base tuned",
         "python -m services.federation.commands trust",
@@ -268,5 +282,5 @@ $ curl http://h/v1/feedback -d '{"a":
 )
 def test_what_does_not_exist_is_found_out(line: str) -> None:
     quiet = contextlib.redirect_stderr(io.StringIO())
-    with quiet, pytest.raises((AssertionError, CycloptsError, SystemExit)):
+    with quiet, pytest.raises((AssertionError, CommandError, CycloptsError, SystemExit)):
         check(shlex.split(line))
