@@ -9,7 +9,7 @@ const SHOWN = 8;
 /** One article a name: its serving version in full, the others folded away. */
 export function skills(status) {
   if (!status.skills.length) {
-    return [h("p", { class: "empty-line soft" }, "None yet. The first comes when a card passes the gate.")];
+    return [h("p", { class: "soft" }, "None yet. The first comes when a card passes the gate.")];
   }
   const names = new Map();
   for (const skill of status.skills) {

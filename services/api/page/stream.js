@@ -93,7 +93,7 @@ export class Stream {
 }
 
 /** A function that takes the text as it comes, in pieces of any size, and dispatches whole events. */
-export function parser(dispatch) {
+function parser(dispatch) {
   let rest = "";
   let [id, type, data] = [null, "message", []];
   const line = (text) => {
