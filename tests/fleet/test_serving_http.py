@@ -41,38 +41,6 @@ def fleet() -> Iterator[harness.Fleet]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-async def test_the_vectors_are_those_of_the_bus(fleet: harness.Fleet) -> None:
-    """Exactly: whoever changes from one to the other must not embed anything again."""
-    async with (
-        fleet.bus() as bus,
-        openai.AsyncOpenAI(base_url=f"{fleet.api}/v1", api_key="any") as api,
-    ):
-        stored = await install(bus, fleet, head("banking", 1))
-        over_bus = FleetClient(bus)
-        for model, options in {
-            "base": {"route": "base"},
-            "auto": {"route": "auto"},
-            "banking": {"skills": ["banking"]},
-            stored.digest[7:19]: {"skills": ["banking"]},
-        }.items():
-            expected = await over_bus.encode(TEXTS, **options)  # type: ignore[arg-type]
-            answer = await api.embeddings.create(model=model, input=TEXTS)
-            coded = await api.embeddings.create(model=model, input=TEXTS, encoding_format="base64")
-
-            assert (np.array([row.embedding for row in answer.data]) == expected.vectors).all()
-            raw = b"".join(base64.b64decode(str(row.embedding)) for row in coded.data)
-            assert raw == np.ascontiguousarray(expected.vectors, "<f4").tobytes()
-            assert answer.usage.total_tokens == expected.tokens
-            extra = answer.data[0].model_extra
-            assert extra is not None
-            names = [skill["name"] for skill in extra["consonance"]["skills"]]
-            assert names == [skill.name for skill in expected.rows[0].skills]
-
-        with pytest.raises(openai.NotFoundError, match="did you mean 'banking'"):
-            await api.embeddings.create(model="bankin", input=TEXTS)
-        assert "banking" in [model.id async for model in api.models.list()]
-
-
 async def test_it_ends_in_order_and_comes_back_where_it_was(fleet: harness.Fleet) -> None:
     async with (
         fleet.bus() as bus,
@@ -124,3 +92,39 @@ def test_a_fleet_that_others_would_reach_without_a_key_does_not_start() -> None:
     assert ended.stderr.splitlines()[-1].startswith(
         "run_all.py: api-1 refused to start: the API is not bound to 0.0.0.0 without a key"
     )
+
+
+async def test_the_vectors_are_those_of_the_bus(fleet: harness.Fleet) -> None:
+    """Exactly: whoever changes from one to the other must not embed anything again."""
+    async with (
+        fleet.bus() as bus,
+        openai.AsyncOpenAI(base_url=f"{fleet.api}/v1", api_key="any") as api,
+    ):
+        stored = await install(bus, fleet, head("banking", 1))
+        client = FleetClient(bus)
+        over_bus = {
+            "base": await client.encode(TEXTS, route="base"),
+            "auto": await client.encode(TEXTS, route="auto"),
+            "banking": await client.encode(TEXTS, skills=["banking"]),
+        }
+        over_bus[stored.digest[7:19]] = over_bus["banking"]
+        for model, expected in over_bus.items():
+            answer = await api.embeddings.create(model=model, input=TEXTS)
+
+            assert (np.array([row.embedding for row in answer.data]) == expected.vectors).all()
+            assert answer.usage.total_tokens == expected.tokens
+            extra = answer.data[0].model_extra
+            assert extra is not None
+            names = [skill["name"] for skill in extra["consonance"]["skills"]]
+            assert names == [skill.name for skill in expected.rows[0].skills]
+
+        expected = over_bus["banking"]
+        plain = await api.embeddings.create(model="banking", input=TEXTS, encoding_format="float")
+        coded = await api.embeddings.create(model="banking", input=TEXTS, encoding_format="base64")
+        assert (np.array([row.embedding for row in plain.data]) == expected.vectors).all()
+        raw = b"".join(base64.b64decode(str(row.embedding)) for row in coded.data)
+        assert raw == np.ascontiguousarray(expected.vectors, "<f4").tobytes()
+
+        with pytest.raises(openai.NotFoundError, match="did you mean 'banking'"):
+            await api.embeddings.create(model="bankin", input=TEXTS)
+        assert "banking" in [model.id async for model in api.models.list()]
