@@ -321,9 +321,11 @@ class ClientBus(Bus):
             letters.append(DeadLetter(entry.id, entry.group, entry.reason, event, raw))
         return tuple(letters)
 
-    async def erase(self, kinds: Kinds, where: Mapping[str, str]) -> int:
+    async def erase(
+        self, kinds: Kinds, where: Mapping[str, str], *, upto: int | None = None
+    ) -> int:
         types = [kind.type for kind in _kinds(kinds)]
-        answer = await self.call("erase", protocol.Erase(types=types, where=dict(where)))
+        answer = await self.call("erase", protocol.Erase(types=types, where=dict(where), upto=upto))
         return _read(answer, protocol.Erased).erased
 
     # the end

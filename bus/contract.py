@@ -241,8 +241,13 @@ class Bus(ABC):
         """List, deliver again, or drop dead letters; returns those concerned."""
 
     @abstractmethod
-    async def erase(self, kinds: Kinds, where: Mapping[str, str]) -> int:
-        """Erase the journaled events of `kinds` whose data equals `where`; how many it were."""
+    async def erase(
+        self, kinds: Kinds, where: Mapping[str, str], *, upto: int | None = None
+    ) -> int:
+        """Erase the journaled events of `kinds` whose data equals `where`; how many it were.
+
+        With `upto`: those with this sequence or a smaller one.
+        """
 
     @abstractmethod
     async def aclose(self) -> None:

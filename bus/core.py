@@ -181,8 +181,8 @@ class Core:
                 return lambda journal: protocol.Heads(journal.heads())
             case protocol.Dead():
                 return partial(_dead, asked)
-            case protocol.Erase(types=types, where=where):
-                return lambda journal: protocol.Erased(journal.erase(types, where))
+            case protocol.Erase(types=types, where=where, upto=upto):
+                return lambda journal: protocol.Erased(journal.erase(types, where, upto))
         raise Refused(f"{type(asked).__name__} is no request")
 
     def _entries(self, raws: Sequence[msgspec.Raw]) -> list[Entry]:

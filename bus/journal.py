@@ -222,10 +222,10 @@ class Journal:
         floors = self.connection.execute("SELECT type FROM types WHERE floor > ?", (after,))
         return any(types is None or kind in types for (kind,) in floors)
 
-    def erase(self, types: Sequence[str], where: Mapping[str, str]) -> int:
+    def erase(self, types: Sequence[str], where: Mapping[str, str], upto: int | None = None) -> int:
         """Erase events by their data, from the file and its log; how many. Raises `Refused`."""
         self._fold = True  # the write-ahead log holds them too
-        return self.retention.erase(types, where)
+        return self.retention.erase(types, where, upto)
 
     def close(self) -> None:
         """Close the file; what was committed stays."""

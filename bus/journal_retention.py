@@ -20,6 +20,7 @@ CHUNK = 500
 ROOM = 0.95
 """At the byte cap so much of it stays, so that not every append has to make room again."""
 
+_LAST = 2**63 - 1
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _log = logging.getLogger(__name__)
 
@@ -148,23 +149,24 @@ class Retention:
                 (kind, self._journal.head(kind), floor),
             )
 
-    def erase(self, types: Sequence[str], where: Mapping[str, str]) -> int:
+    def erase(self, types: Sequence[str], where: Mapping[str, str], upto: int | None = None) -> int:
         """Erase events and dead letters of `types` whose data has all values of `where`.
 
-        Their ids stay known, so that a late resend does not bring them back. Raises `Refused`.
+        None with a sequence beyond `upto`. Their ids stay known, so that a late resend does not
+        bring them back. Raises `Refused`.
         """
         for field in where:
             if not _FIELD.fullmatch(field):
                 raise Refused(f"{field!r} is no field name of an event's data")
         marks = ", ".join("?" * len(types))
         condition = (
-            f"type IN ({marks}) AND CASE WHEN json_valid(CAST(raw AS TEXT)) THEN "
+            f"type IN ({marks}) AND sequence <= ? AND CASE WHEN json_valid(CAST(raw AS TEXT)) THEN "
             + " AND ".join(
                 f"json_extract(CAST(raw AS TEXT), '$.data.{field}') = ?" for field in where
             )
             + " END"
         )
-        values = (*types, *where.values())
+        values = (*types, _LAST if upto is None else upto, *where.values())
         self._db.execute("PRAGMA secure_delete = ON")
         try:
             rows = self._db.execute(

@@ -144,10 +144,14 @@ class Dead(Request, frozen=True, kw_only=True):
 
 
 class Erase(Request, frozen=True, kw_only=True):
-    """`erase`: events of these types whose data has all these values. → `Erased`"""
+    """`erase`: events of these types whose data has all these values. → `Erased`
+
+    With `upto` only those with this sequence or a smaller one.
+    """
 
     types: Types
     where: Annotated[dict[str, str], Meta(min_length=1, max_length=100)]
+    upto: Count | None = None
 
 
 class Appended(msgspec.Struct, frozen=True):
