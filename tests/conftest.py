@@ -27,9 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes test: what a file shares is made once; fleets, which compete for the
     cores, and nodes, which would discover each other, come one after another."""
     here = Path(__file__).parent
-    alone = (here / "fleet", here / "services" / "federation")
+    alone = {here / "fleet", here / "services" / "federation", here / "docs" / "test_stores.py"}
     for item in items:
-        group = "alone" if item.path.parent in alone else str(item.path)
+        group = "alone" if alone & {item.path, item.path.parent} else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
 
 
