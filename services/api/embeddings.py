@@ -35,6 +35,9 @@ __all__ = ["OPERATIONS", "EmbeddingRequest", "EmbeddingResponse", "embed"]
 
 MOST_STACKED: Final = 3
 
+LONGEST_NAME: Final = 160
+"""Characters; a peer, a name and a version have fewer."""
+
 _TOKENS: Final = (
     "input holds token numbers: they mean something else to every model, and this one would give "
     "vectors of other texts; send the texts themselves (in LangChain: "
@@ -181,9 +184,10 @@ def _route(model: str) -> tuple[Route, tuple[str, ...]]:
         raise InvalidRequest(
             f"model names {len(skills)} skills, at most {MOST_STACKED} are stacked", param="model"
         )
-    if any(name in ("", "auto", "base") for name in skills):
+    if any(name in ("", "auto", "base") or len(name) > LONGEST_NAME for name in skills):
         raise NotFound(
-            f"the model {model!r} does not exist: it is base, auto, or skills joined by +",
+            f"the model {model[:LONGEST_NAME]!r} does not exist: it is base, auto, or skills "
+            "joined by +",
             param="model",
             code="model_not_found",
         )

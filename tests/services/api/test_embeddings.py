@@ -130,7 +130,11 @@ async def test_token_numbers_are_refused_and_it_is_said_why(door: Door, tokens: 
     assert "check_embedding_ctx_length=False" in error["message"]
 
 
-@pytest.mark.parametrize("model", ["nope", "nope@2", "", "banking+", "banking+base", "auto+auto"])
+@pytest.mark.parametrize(
+    "model",
+    ["nope", "nope@2", "", "banking+", "banking+base", "auto+auto", "x" * 100_000],
+    ids=lambda model: model[:20] or "empty",
+)
 async def test_an_unknown_model_is_not_found(door: Door, model: str) -> None:
     door.player.cards = [card("banking")]
 
@@ -139,6 +143,7 @@ async def test_an_unknown_model_is_not_found(door: Door, model: str) -> None:
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "model_not_found"
     assert answer.json()["error"]["param"] == "model"
+    assert len(answer.text) < 1000
 
 
 @pytest.mark.parametrize(
