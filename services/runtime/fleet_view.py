@@ -170,8 +170,7 @@ class FleetView:
     def snapshot(self) -> Status:
         """What the fleet is doing now."""
         at, moment = self._clock(), now()
-        encoders = self._processes.alive(at, "encoder")
-        self._skills.alive(f"encoder-{beat.instance}" for beat in encoders)
+        encoders = self._encoders(at)
         return Status(
             time=moment,
             since=self._since,
@@ -222,6 +221,7 @@ class FleetView:
         if data.service == "broker" and data.heads is not None:
             self._heads |= data.heads
             self._beaten.set()
+            self._encoders(at)  # so that nothing gathers where nobody looks
         elif data.service == "router":
             self._requests.hear(data, self._wall(at))
         elif data.service == "adapter_manager" and another:
@@ -254,6 +254,12 @@ class FleetView:
             return None
         dims = [int(beat.counters.get("dim", 0)) for beat in encoders]
         return ModelStatus(id=model.id, sha256=model.sha256, dim=max(dims, default=0) or None)
+
+    def _encoders(self, at: float) -> list[FleetHeartbeat]:
+        """Those that are alive; what others had mapped is forgotten."""
+        encoders = self._processes.alive(at, "encoder")
+        self._skills.alive(f"encoder-{beat.instance}" for beat in encoders)
+        return encoders
 
     def _wall(self, at: float) -> float:
         """Seconds since the epoch that no change of the clock disturbs."""

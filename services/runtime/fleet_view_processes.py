@@ -26,6 +26,9 @@ STOPPED: Final = 15.0
 MOST: Final = 512
 """Processes that are remembered."""
 
+ROUTERS: Final = 16
+"""Routers that are; there is one, as a rule."""
+
 SLOT: Final = 5
 """Seconds that one bar of the history stands for."""
 
@@ -113,6 +116,8 @@ class Requests:
         """A router's heartbeat: what it counted since its last one is laid into the bars."""
         before = self._routers.get(beat.instance)
         self._routers[beat.instance] = _Router(beat.pid, now, beat.counters)
+        if len(self._routers) > ROUTERS:
+            del self._routers[min(self._routers, key=lambda it: self._routers[it].at)]
         if before is None or before.at >= now:
             return
         # A process that is new began to count at nothing.

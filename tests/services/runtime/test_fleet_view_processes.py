@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from services.runtime.fleet_view_processes import DROPPED, MOST, STOPPED, Processes, Requests
+from services.runtime.fleet_view_processes import (
+    DROPPED,
+    MOST,
+    ROUTERS,
+    STOPPED,
+    Processes,
+    Requests,
+)
 from services.runtime.fleet_view_status import Minute
 from services.runtime.histogram import Histogram
 from tests.services.runtime.fleet_view_kit import beat
@@ -158,3 +165,11 @@ def test_several_routers_are_told_together() -> None:
         requests.hear(beat("router", instance, counters=counters), 101.0)
     minute = requests.snapshot(101.0).minute
     assert minute == Minute(requests=10, texts=10, failed=0, p50_ms=30.0, p95_ms=60.0)
+
+
+def test_a_bounded_number_of_routers_is_remembered() -> None:
+    requests = Requests(started=100.0)
+    for number in range(40):
+        counters = {"minute_requests": 1}
+        requests.hear(beat("router", str(number), counters=counters), 101.0 + number / 1000)
+    assert requests.snapshot(102.0).minute.requests == ROUTERS
