@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from bus import BrokerSettings, MemoryBus
+from bus import BrokerSettings, MemoryBus, Unreachable
 from schemas import (
     EncodeRequested,
     Event,
@@ -379,6 +379,40 @@ async def test_a_listener_that_takes_nothing_is_let_go(
                     await say(door, large)
                 while hub_of(door).listeners > 1:
                     await asyncio.sleep(0.01)
+
+
+async def test_while_the_bus_is_away_nobody_can_begin_to_listen(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(log: EventLog) -> EventLog:
+        raise Unreachable("no broker answers")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EventLog, "__aenter__", away)
+        answer = await door.client.get("/v1/events")
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+    assert (hub_of(door).listeners, hub_of(door).listens) == (0, False)
+    async with listening(door) as listener:
+        await say(door, feedback(1))
+        assert (await listener.next()).id == 1
+
+
+async def test_a_stream_ends_where_the_journal_does_not_answer(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever listens comes again, and goes on where it was."""
+
+    async def away(*_: object) -> None:
+        raise Unreachable("no broker answers")
+
+    async with listening(door) as listener:
+        with monkeypatch.context() as patched:
+            patched.setattr(EventLog, "following", away)
+            await say(door, feedback(1))
+            with pytest.raises(StopAsyncIteration):
+                await listener.next()
+    async with listening(door, headers={"Last-Event-ID": str(listener.last)}) as again:
+        assert (await again.next()).id == 1
 
 
 async def test_a_listener_that_goes_away_leaves_nothing(door: Door) -> None:
