@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -36,7 +37,7 @@ async def held(what: str, at: Place) -> Held:
     Only for a name the fleet is asked. Raises `InputRefused`, `NoFleet`.
     """
     path = Path(what).expanduser() if what.startswith("~") else Path(what)
-    if path.is_file() or what.endswith(EXTENSION) or path.is_dir():
+    if path.is_file() or what.endswith(EXTENSION) or (os.sep in what and path.exists()):
         return Held(path)
     store = at.folder / "cards"
     digest = _DIGEST.fullmatch(what)

@@ -154,8 +154,8 @@ async def _forgotten(
         try:
             async with asyncio.timeout(timeout):
                 async for event in done:
-                    if event.data.domain != wish.domain:
-                        continue
+                    if event.correlation_id != asked.id:
+                        continue  # somebody else's wish
                     told.append(event.data)
                     kept = f", {event.data.kept} kept" if event.data.kept else ""
                     say(f"{event.data.service}: {event.data.erased} erased{kept}")

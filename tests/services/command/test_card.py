@@ -262,6 +262,7 @@ def test_out_as_peft_as_safetensors_and_as_it_is(run: Run, bank: LoRACard, tmp_p
         ("import bank.lora.arrow --publish --state s", "holds no cards"),
         ("inspect nowhere.lora.arrow", "there is no card file"),
         ("inspect notes.txt", "notes.txt"),
+        ("inspect ./full", "full is not a regular file"),
         ("extract ./no ./tuned --out x.arrow", "is called NAME.lora.arrow"),
         ("probe default", "give a file of --texts"),
     ],
