@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 
 import pytest
 
@@ -54,3 +57,22 @@ def test_it_goes_on_until_it_is_interrupted(start: Start, fleet: FakeFleet) -> N
     process.terminate()
 
     assert process.wait(20) == 130
+
+
+def test_at_a_terminal_it_is_a_picture_that_goes_away(start: Start, fleet: FakeFleet) -> None:
+    ours, theirs = os.openpty()
+    process = start("status", "--watch", "--state", fleet.state, stdin=theirs, stdout=theirs)
+    os.close(theirs)
+    seen = b""
+    while b"Requests" not in seen:
+        seen += os.read(ours, 10_000)
+    assert b"router/1" in seen
+
+    process.send_signal(signal.SIGINT)
+
+    with contextlib.suppress(OSError):  # the other end is closed: that is all of it
+        while more := os.read(ours, 10_000):
+            seen += more
+    os.close(ours)
+    assert process.wait(20) == 130
+    assert seen.count(b"\x1b[?1049h") == seen.count(b"\x1b[?1049l") == 1  # the screen is as it was
