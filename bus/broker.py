@@ -60,6 +60,7 @@ class Broker:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._size = 0
         self._backlog = 0
+        self._lags: dict[str, int] = {}
         self._evicted = 0
         self._lost_replies = 0
 
@@ -190,7 +191,12 @@ class Broker:
         self._later("beat", self.settings.heartbeat_seconds, self._beat)
         if self._stalled is not None:
             self._cut += self._stalled.look(costly=_resident() > MEMORY)
+        self.core.writer.submit(lambda journal: journal.leases.lags(), self._counted)
         self._emit(schemas.frames(schemas.Event(data=self._heartbeat(), source=SOURCE)))
+
+    def _counted(self, lags: object) -> None:
+        if isinstance(lags, dict):
+            self._lags = lags
 
     def _heartbeat(self, state: str | None = None) -> schemas.FleetHeartbeat:
         full = self._backlog >= FULL * self.settings.retention_bytes
@@ -210,6 +216,7 @@ class Broker:
                 "journal_bytes_limit": self.settings.retention_bytes,
                 "journal_backlog_bytes": self._backlog,
                 "journal_evicted": self._evicted,
+                **{f"lag:{group}": count for group, count in self._lags.items()},
             },
             heads=dict(self.core.heads),
         )

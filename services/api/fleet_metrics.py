@@ -139,6 +139,11 @@ _FIGURES: Final = (
         "broker", "journal_evicted", "journal_evicted_events",
         "Events that the byte cap took before a service had taken them.",
     ),
+    _Figure(
+        "broker", "lag:", "journal_lag_events",
+        "Events that a group of consumers has yet to acknowledge.",
+        GaugeMetricFamily, ("group", ""),
+    ),
 )  # fmt: skip
 
 _TIMES: Final = (

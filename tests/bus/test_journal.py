@@ -184,6 +184,17 @@ def test_the_byte_cap_always_holds_and_takes_done_ones_first(tmp_path: Path) -> 
     journal.close()
 
 
+def test_how_far_a_group_is_behind(journal: Journal) -> None:
+    put(journal, *(entry(n) for n in range(5)))
+    ((_, token),) = lease(journal, 1)
+    assert journal.leases.lags() == {"g": 5}, "one of them is in its hands"
+    journal.begin()
+    journal.leases.ack([token], [], b"")
+    journal.leases.declare("other", ["training.rejected"], "earliest")
+    journal.commit()
+    assert journal.leases.lags() == {"g": 4, "other": 0}
+
+
 def test_the_end_of_a_lease_may_be_told_twice(journal: Journal) -> None:
     put(journal, entry(1))
     ((_, token),) = lease(journal)
