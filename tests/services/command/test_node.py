@@ -66,6 +66,10 @@ def test_identity_and_trust_are_those_of_federation(run: Run, tmp_path: Path) ->
     assert TrustList(tmp_path / "s/keys/trusted", None).accepts(anna.public)
     assert anna.fingerprint in run("trust", "list", "--state", "s").out
     assert run("trust", "remove", "anna", "--state", "s").code == 0
+    added = json.loads(run("trust", "add", anna.public, "anna", "--state", "s", "--json").out)
+    assert (added["fingerprint"], added["new"]) == (anna.fingerprint, True)
+    gone = json.loads(run("trust", "remove", "anna", "--state", "s", "--json").out)
+    assert gone == {"removed": [{"public": anna.public, "name": "anna"}]}
     assert run("authority", "create", "ca").code == 0
     assert run("authority", "issue", "ca", "b", "--out", "b", "--json").code == 0
     assert (tmp_path / "b/node.crt").exists()
