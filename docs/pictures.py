@@ -35,7 +35,7 @@ PIECES = 480
 OPEN = 11
 """Clashes of the open batch in the picture."""
 SETTINGS = {
-    "factory": {"quiet_period": 15.0, "body_time_budget": 150.0},
+    "factory": {"quiet_period": 15.0},  # a person waits: not until the night
     "federation": {"enabled": False},
 }
 SHAPES: dict[str, dict[str, Any]] = {
@@ -72,14 +72,14 @@ class Fleet:
         piece = {"query": query, "relevant": [right], "irrelevant": wrong, "domain": DOMAIN}
         (await self._http.post("/v1/feedback", json=piece)).raise_for_status()
 
-    async def until(self, holds: Callable[[Any, Any], bool], limit: float = 900) -> None:
-        """Wait until the status and the domain's part of it are as wanted."""
+    async def until(self, holds: Callable[[Any], Any], limit: float = 1200) -> Any:
+        """The domain's status, as soon as it is as wanted."""
         async with asyncio.timeout(limit):
             while True:
                 status = (await self._http.get("/v1/status")).json()
                 domains = {it["domain"]: it for it in status["loop"]["domains"]}
-                if DOMAIN in domains and holds(status, domains[DOMAIN]):
-                    return
+                if DOMAIN in domains and holds(domains[DOMAIN]):
+                    return domains[DOMAIN]
                 await asyncio.sleep(0.5)
 
     @asynccontextmanager
@@ -123,21 +123,18 @@ async def story(fleet: Fleet, browser: Browser) -> None:
         print(f"giving {PIECES} pieces of feedback")
         for start in range(0, PIECES, 8):
             await asyncio.gather(*(give(pair) for pair in asked[start : start + 8]))
-        await fleet.until(lambda _, it: bool(it["verdicts"]))
-        await fleet.until(lambda _, it: it["training"] and it["training"]["phase"] == "body")
+        await fleet.until(lambda it: it["training"] and it["training"]["phase"] == "body")
         print("the body is being trained")
-        opened: list[int] = []
-        for pair in rest:
+        for given, pair in enumerate(rest, PIECES + 1):
             await give(pair)
-            await asyncio.sleep(0.3)
-            await fleet.until(lambda _, it: opened.append(it["open"]) or True)
-            if opened[-1] >= OPEN:
+            now = await fleet.until(lambda it, given=given: it["feedback"] >= given)
+            if now["open"] >= OPEN:
                 break
         example = await best_example(fleet, held_out, stored[-len(held_out) :])
         await shoot(browser, fleet.url, "learning", example)
         print("waiting for its verdict")
         await fleet.until(
-            lambda _, it: (
+            lambda it: (
                 it["training"] is None
                 and any(verdict["depth"] == "body" for verdict in it["verdicts"])
             )

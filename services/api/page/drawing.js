@@ -49,11 +49,12 @@ function ticks([low, high]) {
 export function scale([low, high]) {
   const { values, digits } = ticks([low, high]);
   const at = (value) => `${(100 * (value - low)) / (high - low)}%`;
+  const air = (high - low) / 25; // no figure hangs over the edge
   const text = (value) => (Math.abs(value) < 1e-9 ? "0" : signed(value, digits));
   return s(
     "svg",
     { class: "scale", height: 18, "aria-hidden": "true" },
-    ...values.map((value) => s("text", { x: at(value), y: 12, "text-anchor": "middle" }, text(value))),
+    ...values.filter((value) => value - low > air && high - value > air).map((value) => s("text", { x: at(value), y: 12, "text-anchor": "middle" }, text(value))),
   );
 }
 
