@@ -13,13 +13,14 @@ import { Stream } from "./stream.js";
 import { Trial } from "./trial.js";
 
 const PERIOD = 2000; // milliseconds between two looks
+const AWAY = 1000; // the same, while there was no answer
 const SOONEST = 400; // milliseconds between two looks when much happens
 const BACKLOG = 300; // events of the journal that the page looks back on when it opens
 
 const at = (id) => document.getElementById(id);
 const news = new News();
 const trial = new Trial(refused);
-const stream = new Stream({ types: TYPES, heard, refused });
+const stream = new Stream({ types: TYPES, heard, lost: soon, refused });
 
 let stood = null; // when the last answer was given, by the server's clock
 let timer = null;
@@ -40,7 +41,7 @@ async function look() {
   }
   looking = false;
   if (again) soon();
-  else timer = setTimeout(look, document.hidden ? 5 * PERIOD : PERIOD);
+  else timer = setTimeout(look, document.hidden ? 5 * PERIOD : link === "away" ? AWAY : PERIOD);
 }
 
 function soon() {
@@ -100,7 +101,7 @@ function away(error) {
   write("sentence", ours ? "This page has a fault." : alone ? error.message : "No fleet behind this page.");
   const why = alone ? "" : `${error.message.replace(/\.?$/, ".")} `;
   const since = stood ? `Below: how it stood at ${clock(stood)}. ` : "";
-  write("aside", `${why}${since}It is asked again every ${PERIOD / 1000} seconds.`);
+  write("aside", `${why}${since}It is asked again every second.`);
   at("live").hidden = stood === null;
 }
 

@@ -8,14 +8,19 @@ const LONGEST = 10_000; // milliseconds between two tries
 export class Stream {
   #types;
   #heard;
+  #lost;
   #refused;
   #last = null;
   #stop = null;
 
-  /** `heard(event)` gets each CloudEvent, `refused(error)` an answer that makes trying again pointless. */
-  constructor({ types, heard, refused }) {
+  /**
+   * `heard(event)` gets each CloudEvent, `lost()` is called when a connection breaks, `refused(error)` for an
+   * answer that makes trying again pointless.
+   */
+  constructor({ types, heard, lost, refused }) {
     this.#types = types;
     this.#heard = heard;
+    this.#lost = lost;
     this.#refused = refused;
   }
 
@@ -37,9 +42,11 @@ export class Stream {
 
   async #run(stopped) {
     let wait = 500;
+    let connected = false;
     while (!stopped.aborted) {
+      connected = false;
       try {
-        await this.#listen(stopped, () => (wait = 500));
+        await this.#listen(stopped, () => (connected = true));
       } catch (error) {
         if (error?.status === 401 || error?.status === 403) {
           this.stop();
@@ -48,6 +55,10 @@ export class Stream {
         }
       }
       if (stopped.aborted) return;
+      if (connected) {
+        wait = 500;
+        this.#lost();
+      }
       await new Promise((done) => setTimeout(done, wait * (0.75 + Math.random() / 2)));
       wait = Math.min(2 * wait, LONGEST);
     }

@@ -98,7 +98,7 @@ class StandIn:
         for queue in list(self._listeners):
             queue.put_nowait(None)
         if self._server is not None and self._serving is not None:
-            self._server.should_exit = True
+            self._server.should_exit = self._server.force_exit = True
             await self._serving
 
     def happen(self, kind: str, data: Json, *, sequence: int | None = None) -> Json:
