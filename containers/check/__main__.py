@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder to work in, kept, and used again")
     parser.add_argument("--run-in", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if options.run_in is not None:
             rehearse(options.run_in)
@@ -43,6 +45,8 @@ def main() -> int:
             return _check(work, options.mirror, options.torch_index)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except CheckError as error:
         print(f"container-check: {error}", file=sys.stderr)
         return 1
@@ -58,7 +62,12 @@ def _check(work: Path, mirror: str, torch_index: str | None) -> int:
     print(f"the image has {size}")
     # A network of its own: nothing here meets a fleet of yours, and nobody else this one.
     again = (sys.executable, "-m", "containers.check", "--run-in", str(work))
-    code = subprocess.run((program("unshare"), "--net", *again), cwd=ROOT, check=False).returncode
+    with subprocess.Popen((program("unshare"), "--net", *again), cwd=ROOT) as inner:
+        try:
+            code = inner.wait()
+        except BaseException:
+            inner.terminate()  # and waited for: it ends its processes first
+            raise
     if code == 0:
         print(f"all of compose.yaml runs; {time.monotonic() - start:.0f} s")
     return code
