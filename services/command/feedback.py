@@ -47,7 +47,8 @@ Examples:
 
 Lines that are refused are told with their number, the others are taken, and
 the exit code is 2. Interrupted, or run twice over one file, it takes no line
-twice: what is journaled already is counted as known.
+twice: what is journaled already is counted as known. What was forgotten since
+(skills forget) is taken again where a line, or --domain, says its domain.
 """
 
 app = group("feedback", "Tell what people found relevant to a query.", _EXAMPLES)

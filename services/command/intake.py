@@ -11,8 +11,9 @@ from typing import Final
 import msgspec
 
 from bus import Bus, Refused, TooLarge
-from schemas import Event, FeedbackGiven, derived_id
+from schemas import DomainForget, Event, FeedbackGiven, derived_id
 from services.command.errors import InputRefused
+from services.command.past import from_place
 
 __all__ = ["Intake", "Line", "Summary", "piece_of"]
 
@@ -79,6 +80,8 @@ class Intake:
         self._domain = domain
         self._say = say
         self._head: int | None = None
+        self._forgotten: dict[str, str] = {}
+        """The last order to forget a domain: what is given after it is given anew."""
         self._seen: Counter[bytes] = Counter()
         self._waiting: list[tuple[int, Event[FeedbackGiven]]] = []
         self._size = 0
@@ -109,6 +112,7 @@ class Intake:
         except InputRefused as error:
             self._refuse(self.lines, str(error))
             return
+        await self._begin()
         self._waiting.append((self.lines, self._event(piece)))
         self._size += len(raw)
         if len(self._waiting) >= HANDFUL or self._size >= HANDFUL_BYTES:
@@ -116,8 +120,6 @@ class Intake:
 
     async def flush(self) -> None:
         """Journal what waits; on return it cannot be lost any more. Raises `BusError`."""
-        if self._head is None:
-            self._head = max((await self._bus.heads()).values(), default=0)
         waiting, self._waiting, self._size = self._waiting, [], 0
         if not waiting:
             return
@@ -130,6 +132,12 @@ class Intake:
                     self._count(await self._bus.publish(event))
                 except Refused as error:
                     self._refuse(number, str(error))
+
+    async def _begin(self) -> None:
+        if self._head is None:
+            async for event in from_place(self._bus, (DomainForget,), 0):
+                self._forgotten[event.data.domain] = event.id
+            self._head = max((await self._bus.heads()).values(), default=0)
 
     def _count(self, sequences: tuple[int | None, ...]) -> None:
         known = sum(number is not None and number <= (self._head or 0) for number in sequences)
@@ -144,8 +152,13 @@ class Intake:
             self._say("more lines are refused; they are counted at the end")
 
     def _event(self, piece: FeedbackGiven) -> Event[FeedbackGiven]:
-        """An event whose id is that of the piece; equal pieces are told apart by their order."""
-        digest = hashlib.sha256(msgspec.json.encode(piece)).digest()
+        """An event whose id is that of the piece; equal pieces are told apart by their order.
+
+        The journal knows the ids of what it has forgotten, too: those of a domain that was
+        forgotten are others from then on.
+        """
+        order = self._forgotten.get(piece.domain or "", "")
+        digest = hashlib.sha256(msgspec.json.encode(piece) + order.encode()).digest()
         self._seen[digest] += 1
         name = derived_id(SOURCE, digest.hex(), piece.type, self._seen[digest])
         return Event(data=piece, source=SOURCE, id=name)

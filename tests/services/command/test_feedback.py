@@ -76,6 +76,21 @@ def test_a_file_given_again_is_taken_once(on: Run, fleet: FakeFleet, tmp_path: P
     assert len(given(fleet)) == 5
 
 
+def test_what_was_forgotten_is_taken_again_and_that_once(
+    on: Run, fleet: FakeFleet, tmp_path: Path
+) -> None:
+    file = file_of(tmp_path, piece(1, domain="bank"), piece(2, domain="slang"), piece(3))
+    on("feedback", file)
+    assert on("skills", "forget", "bank", "--yes").code == 0
+    fleet.do(lambda: fleet.bus.erase(FeedbackGiven, {"domain": "bank"}))
+
+    code, out, _ = on("feedback", file)
+
+    assert (code, out) == (0, "3 lines: 1 journaled, 2 were known already\n")
+    assert [one.query for one in given(fleet)] == ["query 2", "query 3", "query 1"]
+    assert on("feedback", file).out == "3 lines: 0 journaled, 3 were known already\n"
+
+
 def test_refused_lines_are_told_with_their_number_and_the_others_taken(
     on: Run, fleet: FakeFleet, tmp_path: Path
 ) -> None:
