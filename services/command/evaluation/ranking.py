@@ -39,9 +39,13 @@ class Ranked(NamedTuple):
 
 
 def places(ids: list[str]) -> Ints:
-    """(n,) the place of each id among all, sorted: what decides a tie."""
+    """(n,) the place of each id among all, the greatest first: what decides a tie.
+
+    So does trec_eval, which sorts a run anew and heeds neither its order nor its ranks.
+    """
     found = np.empty(len(ids), np.int64)
-    found[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+    order = sorted(range(len(ids)), key=ids.__getitem__, reverse=True)
+    found[order] = np.arange(len(ids))
     return found
 
 

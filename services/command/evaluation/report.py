@@ -14,7 +14,7 @@ DEFINITIONS: Final = {
     "recall": "share of the documents with a relevance above 0 that is within the cutoff",
     "interval": "95 %, percentile bootstrap of the paired difference to base over queries, "
     "10,000 resamples, seed 0",
-    "score": "cosine, to six decimals; ties go to the smaller id",
+    "score": "cosine, to six decimals; ties go to the greater id, as in trec_eval",
 }
 
 

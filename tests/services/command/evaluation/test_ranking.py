@@ -35,7 +35,8 @@ def test_it_is_what_sorting_everything_gives(
     for row, query in enumerate(asked):
         norms = np.linalg.norm(stored, axis=1) * np.linalg.norm(query)
         scores = np.round(stored @ query / np.maximum(norms, 1e-12), 6)
-        order = sorted(range(documents), key=lambda n: (-scores[n], ids[n]))[:depth]
+        by_id = sorted(range(documents), key=lambda n: ids[n], reverse=True)
+        order = sorted(by_id, key=lambda n: -scores[n])[:depth]
         assert found.documents[row][: len(order)].tolist() == order
         assert found.scores[row][: len(order)] == pytest.approx(scores[order], abs=2e-6)
         assert (found.documents[row][len(order) :] == -1).all()
@@ -64,5 +65,5 @@ def test_a_document_that_is_no_answer_is_left_out_in_whichever_block_it_is() -> 
     assert found.documents.tolist() == [[1, 2, 3, -1], [0, 1, 3, -1], [0, 1, 2, 3]]
 
 
-def test_ids_are_ordered_as_texts() -> None:
-    assert places(["b", "a10", "a9", "B"]).tolist() == [3, 1, 2, 0]
+def test_ids_are_ordered_as_texts_the_greatest_first_as_trec_eval_does() -> None:
+    assert places(["b", "a10", "a9", "B"]).tolist() == [0, 2, 1, 3]
