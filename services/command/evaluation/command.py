@@ -106,7 +106,9 @@ def evaluate(
         raise InputRefused(f"--limit is at least 1, not {limit}")
     collection = read_folder(folder.expanduser(), split, limit)
     _check_out(out, collection)
-    domain = _checked_domain(feedback, domain, folder)
+    domain = _checked_domain(feedback, domain, collection.folder)
+    if out is not None and out == feedback:
+        raise InputRefused("--out and --feedback are one file: each needs its own")
     found = run(evaluated(collection, models, at, k=k, cache=cache))
     _write_runs(out, collection, found)
     if feedback is not None:
@@ -123,7 +125,7 @@ def _check_out(out: Path | None, collection: Collection) -> None:
     """What the rankings need is found wanting before anything is asked."""
     if out is None:
         return
-    _check_folder(out)
+    _check_file(out, collection.folder)
     ids = (*(query.id for query in collection.queries), *collection.ids)
     spaced = next((id for id in ids if len(id.split()) != 1), None)
     if spaced is not None:
@@ -136,15 +138,22 @@ def _checked_domain(feedback: Path | None, domain: str | None, folder: Path) -> 
     if feedback is None and domain is not None:
         raise InputRefused("--domain goes with --feedback")
     if feedback is not None:
-        _check_folder(feedback)
+        _check_file(feedback, folder)
     if domain is not None and not DOMAIN.fullmatch(domain):
         raise InputRefused(f"a domain is named [a-z0-9][a-z0-9._-]*, up to 64 long, not {domain!r}")
     return domain or domain_of(folder)
 
 
-def _check_folder(file: Path) -> None:
+def _check_file(file: Path, folder: Path) -> None:
+    """What would fail, or overwrite what is measured, is found before anything is asked."""
     if not file.parent.is_dir():
         raise InputRefused(f"the folder {file.parent} does not exist")
+    if file.is_dir():
+        raise InputRefused(f"{file} is a folder: name a file")
+    qrels = (folder / "qrels.tsv", *(folder / "qrels").glob("*.tsv"))
+    for own in (folder / "corpus.jsonl", folder / "queries.jsonl", *qrels):
+        if file.exists() and own.exists() and file.samefile(own):
+            raise InputRefused(f"{file} is a part of what is measured: name another file")
 
 
 def _write_runs(out: Path | None, collection: Collection, found: Evaluation) -> None:

@@ -173,6 +173,11 @@ REFUSED = {
     "feedback nowhere": (["shop", "--feedback", "no/f"], "the folder no does not exist"),
     "out nowhere": (["shop", "--out", "no/run"], "the folder no does not exist"),
     "out with spaces": (["spaced", "--out", "run"], "the id 'd 1' has a space in it"),
+    "out a folder": (["shop", "--out", "spaced"], "spaced is a folder: name a file"),
+    "feedback a folder": (["shop", "--feedback", "spaced"], "spaced is a folder: name a file"),
+    "feedback its own": (["shop", "--feedback", "shop/queries.jsonl"], "is a part of what is"),
+    "out its own": (["shop", "--out", "shop/qrels/test.tsv"], "is a part of what is measured"),
+    "both one file": (["shop", "--out", "f", "--feedback", "f"], "each needs its own"),
     "example exists": (["--example", "shop"], "shop is there already"),
     "example feedback": (["--example", "new", "--feedback", "-1"], "--feedback is 0 or more"),
 }
