@@ -170,7 +170,7 @@ def erase(
     types
         Event types, or patterns such as "feedback.*"
     where
-        FIELD=VALUE of the data, such as domain=banking
+        FIELD=VALUE of the data, such as domain=banking; only a value that is text is found
     yes
         Do not ask
     json
@@ -183,6 +183,10 @@ def erase(
         field, sign, value = pair.partition("=")
         if not sign or not field:
             raise InputRefused(f"--where is FIELD=VALUE, not {pair!r}")
+        if wanted.get(field, value) != value:
+            raise InputRefused(
+                f"no event has two values of {field}: erase the ones, then the others"
+            )
         wanted[field] = value
     kinds = kinds_of(types, durable=True)
     if not types or not wanted:
