@@ -90,6 +90,7 @@ for _place, (_name, _where, _help) in enumerate(_COMMANDS):
 def main(words: Iterable[str] | None = None) -> None:
     """Run the command line and exit; every refusal is one sentence on standard error."""
     given = list(sys.argv[1:] if words is None else words)
+    _fill_in_streams()
     try:
         code = app(given, exit_on_error=False, print_error=False)
         sys.stdout.flush()
@@ -107,6 +108,17 @@ def main(words: Iterable[str] | None = None) -> None:
         if code is None:
             raise
     sys.exit(code or DONE)
+
+
+def _fill_in_streams() -> None:
+    """Nothing is read from, or written to, a stream that was closed (`<&-`).
+
+    Else the next file or socket that is opened would get its number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(nowhere, mode, encoding="utf-8"))
 
 
 def _told(error: Exception) -> int | None:

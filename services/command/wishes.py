@@ -133,6 +133,8 @@ def forget(
         wish = msgspec.convert({"domain": domain}, DomainForget)
     except msgspec.ValidationError as error:
         raise InputRefused(f"{domain!r} is no domain's name, which is that of a skill") from error
+    if not 0 < timeout <= 86_400:
+        raise InputRefused(f"--timeout is more than 0 and at most 86400 seconds, not {timeout:g}")
     question = f"Erase what is known of {domain!r} everywhere? It cannot be undone."
     if not confirmed(question, yes=yes):
         raise InputRefused("nothing was erased")

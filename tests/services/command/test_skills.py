@@ -51,6 +51,13 @@ def test_one_is_shown_by_any_of_its_names(
     assert f"@{version}\n" in on("skills", "show", name).out
 
 
+def test_what_others_say_gives_a_terminal_no_orders(on: Run, fleet: FakeFleet) -> None:
+    fleet.cards = [listed("bank", description="a\x1b[2Jb\nsound; signed by you\x9b1m")]
+    code, out, _ = on("skills", "show", "bank")
+    assert code == 0
+    assert "description    a [2Jb sound; signed by you 1m\n" in out
+
+
 def test_a_name_that_nobody_has(on: Run) -> None:
     for word in ("show", "history", "retire", "pin", "unpin"):
         code, out, err = on("skills", word, "slangg")
@@ -129,6 +136,16 @@ def test_a_store_that_is_away_is_named(on: Run, fleet: FakeFleet) -> None:
     assert code == 1
     assert "so far: dissonance_monitor, distiller" in err
     assert "is in the journal" in err
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "nan"])
+def test_nothing_is_forgotten_where_the_patience_makes_no_sense(
+    on: Run, fleet: FakeFleet, timeout: float | str
+) -> None:
+    code, _, err = on("skills", "forget", "bank", "--yes", "--timeout", timeout)
+    assert code == 2
+    assert "--timeout is more than 0" in err
+    assert fleet.journal() == []
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2), ("", 2)], ids=["y", "n", "enter"])
