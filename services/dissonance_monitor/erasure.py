@@ -6,7 +6,7 @@ stays where feedback on something else had the same query, and is counted.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 from bus import Bus
@@ -18,6 +18,7 @@ from schemas import (
     LearningBatchQueued,
     LearningEvent,
     Payload,
+    derived_id,
 )
 from services.runtime.forgetting import Mark
 
@@ -49,25 +50,36 @@ async def erase(bus: Bus, domain: str, mark: Mark) -> Erased:
     Doing it again changes nothing. Raises what the bus raises.
     """
     judged = {
-        event.data.feedback_id
+        event.id
         async for event in _journaled(bus, FeedbackJudged)
         if event.data.domain == domain and _number(event) < mark.said
     }
-    done = await erase_given(bus, domain, mark.upto, judged)
+
+    def of_these(given: Event[Any]) -> bool:
+        # Not by `feedback_id`: two clients may give theirs the same id.
+        return derived_id(given.source, given.id, FeedbackJudged.type) in judged
+
+    done = await _erase_given(bus, domain, mark.upto, of_these if judged else None)
     return done + Erased(await bus.erase(DERIVED, {"domain": domain}, upto=mark.said), 0)
 
 
 async def erase_given(bus: Bus, domain: str, upto: int, ids: Collection[str]) -> Erased:
     """Erase the domain's feedback up to a number, and that of these ids which names no domain."""
+    return await _erase_given(bus, domain, upto, lambda given: given.id in ids)
+
+
+async def _erase_given(
+    bus: Bus, domain: str, upto: int, of_these: Callable[[Event[Any]], bool] | None
+) -> Erased:
     done = Erased(0, 0)
     for kind, field in GIVEN.items():
         done += Erased(await bus.erase(kind, {"domain": domain}, upto=upto), 0)
-        if not ids:
+        if of_these is None:
             continue
         nameless: list[str] = []
         others: set[str] = set()
         async for event in _journaled(bus, kind):
-            if event.data.domain is None and event.id in ids and _number(event) <= upto:
+            if event.data.domain is None and _number(event) <= upto and of_these(event):
                 nameless.append(getattr(event.data, field))
             elif _number(event) <= upto:
                 others.add(getattr(event.data, field))

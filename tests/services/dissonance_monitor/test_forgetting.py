@@ -173,6 +173,21 @@ async def test_feedback_without_a_domain_goes_by_its_query_unless_others_have_th
     assert done.kept == 1
 
 
+async def test_another_clients_feedback_of_the_same_id_stays(tmp_path: Path) -> None:
+    """An id is unique within its source alone."""
+    async with stage(tmp_path) as on, on.service(DissonanceMonitor, NAME):
+        other = FeedbackGiven(query="honey", relevant=("clover",), domain=None, served=())
+        mine = FeedbackGiven(query="tax", relevant=("form",), domain="office", served=())
+        await on.bus.publish(
+            Event(data=mine, source="/client/1", id="1"),
+            Event(data=other, source="/client/2", id="1"),
+        )
+        await on.until(2, FeedbackJudged)
+        await on.bus.publish(order("office"), word("office", "factory"))
+        await forgotten(on, "journal")
+        assert [one.source for one in await on.said(FeedbackGiven)] == ["/client/2"]
+
+
 async def test_a_process_that_is_killed_midway_forgets_when_it_is_back_and_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
