@@ -153,7 +153,11 @@ class FederationService(Service):
 
     async def _beat(self, event: Event[FleetHeartbeat]) -> None:
         data = event.data
-        if data.service == "adapter_manager" and data.state == "ready":
+        if data.service == "adapter_manager" and data.state == "starting":
+            # Another process, under the same number too, which it has in every life of a container.
+            if self._manager is not None:
+                self._manager = 0
+        elif data.service == "adapter_manager" and data.state == "ready":
             if self._manager not in (None, data.pid):
                 await self._tell(SkillListRequested(reply_to=self.address))
             self._manager = data.pid

@@ -69,12 +69,26 @@ class Worker:
 
     address: str
     pid: int
-    ready: bool
+    state: str
     seen: float
     """Seconds, monotonic."""
     load: int = 0
     """Estimated tokens in its hands."""
     cards: set[str] = field(default_factory=set)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes work."""
+        return self.state in ("ready", "degraded")
+
+    def is_followed_by(self, pid: int, state: str) -> bool:
+        """Whether this heartbeat is of another process, or its last.
+
+        Nobody starts twice: under the same number, too, which it has in every life of a container,
+        who starts is another.
+        """
+        again = state == "starting" != self.state
+        return pid != self.pid or again or state == "stopped"
 
 
 class Workers:
@@ -97,21 +111,21 @@ class Workers:
 
     def beat(self, address: str, pid: int, state: str, now: float) -> Change:
         """Take note of a heartbeat."""
-        ready = state in ("ready", "degraded")
         worker = self._workers.get(address)
-        if worker is not None and worker.pid == pid and state != "stopped":
+        if worker is not None and not worker.is_followed_by(pid, state):
+            before = worker.ready
             worker.seen = now
-            joined = ready and not worker.ready
             # One that drains finishes what it has: nothing is lost, it only takes nothing new.
-            worker.ready = ready
-            return Change.JOINED if joined else Change.NONE
+            worker.state = state
+            return Change.JOINED if worker.ready and not before else Change.NONE
         if worker is not None:
             del self._workers[address]
+        new = Worker(address, pid, state, now)
         if state != "stopped":
-            self._workers[address] = Worker(address, pid, ready, now)
+            self._workers[address] = new
         if worker is not None:
             return Change.LOST
-        return Change.JOINED if ready else Change.NONE
+        return Change.JOINED if new.ready else Change.NONE
 
     def expire(self, now: float) -> tuple[str, ...]:
         """Forget the workers that have been silent too long; their addresses."""

@@ -301,6 +301,10 @@ class RouterService(Service):
             change = await self.dispatcher.beat(address, data.pid, data.state)
             if change is not Change.NONE:
                 self.log.info("worker", address=address, change=change.value, pid=data.pid)
+        elif data.service == "adapter_manager" and data.state == "starting":
+            # Another process, under the same number too, which it has in every life of a container.
+            if self._manager is not None:
+                self._manager = 0
         elif data.service == "adapter_manager" and data.state == "ready":
             if self._manager not in (None, data.pid):
                 # It reconciled its store with its cards: what it tells now may differ.

@@ -102,3 +102,14 @@ def test_the_same_texts_go_to_the_same_worker_while_loads_are_equal() -> None:
     assert set(chosen.values()) == {"encoder-1", "encoder-2", "encoder-3"}
     assert fingerprint("query", ("a",)) != fingerprint("document", ("a",))
     assert fingerprint("query", ("a", "b")) != fingerprint("query", ("b", "a"))
+
+
+def test_a_process_that_starts_again_under_the_same_number_is_another_one() -> None:
+    """In a container every process has the number of the one before it."""
+    fleet = workers("encoder-1")
+    fleet.take("encoder-1", 10)
+    assert fleet.beat("encoder-1", 100, "starting", now=1.0) is Change.LOST
+    assert fleet.beat("encoder-1", 100, "starting", now=3.0) is Change.NONE
+    assert fleet.beat("encoder-1", 100, "ready", now=5.0) is Change.JOINED
+    assert fleet.beat("encoder-1", 100, "draining", now=7.0) is Change.NONE
+    assert fleet.beat("encoder-1", 100, "starting", now=9.0) is Change.LOST
