@@ -58,7 +58,7 @@ def test_every_declared_dependency_is_pinned_to_one_version() -> None:
 
 @pytest.mark.parametrize("package", [folder.name for folder in FOLDERS])
 def test_packages_import_in_one_direction_only(package: str) -> None:
-    known = {*PACKAGES, "tests", "benchmarks", "demo"}
+    known = {*PACKAGES, "tests", "benchmarks", "demo", "containers"}
     for path in sources(package):
         roots = {name.split(".")[0] for name in imports(path)}
         wrong = (roots & known) - MAY_IMPORT[package] - {package}
@@ -110,7 +110,7 @@ def test_torch_is_loaded_by_the_encoder_and_the_training_child_alone() -> None:
 
 
 def test_no_file_is_too_long_to_be_read() -> None:
-    folders = (*PACKAGES, "tests", "benchmarks", "demo")
+    folders = (*PACKAGES, "tests", "benchmarks", "demo", "containers")
     long = {
         str(path.relative_to(ROOT)): lines
         for path in sources(*folders)
