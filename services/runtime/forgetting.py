@@ -9,6 +9,7 @@ behind: so the next one tells both apart by their numbers, and what was given la
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 from bus import Delivery
 from schemas import DomainForget, DomainForgotten, Event, Payload
+from services.runtime import handful
 from services.runtime.service import Service
 from services.runtime.store import transaction
 
@@ -137,6 +139,19 @@ class Forgetting:
         return domain is None or not self.covers(domain, event)
 
     async def _forget(self, event: Event[Any]) -> None:
+        """Wait for the fleet where need be: what came behind the order, and was taken before it
+        is done, would be erased with the rest."""
+        while True:
+            try:
+                return await self._done(event)
+            except Exception as error:
+                if not handful.is_passing(error):
+                    raise
+                domain = event.data.domain
+                self._service.log.info("not forgotten yet", domain=domain, why=str(error))
+            await asyncio.sleep(handful.PATIENCE)
+
+    async def _done(self, event: Event[Any]) -> None:
         domain, number = event.data.domain, event.sequence or 0
         mark = self.mark(domain)
         if mark is not None and mark.upto == number and mark.said:

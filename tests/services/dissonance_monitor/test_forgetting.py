@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bus import RequestTimeout
 from schemas import (
     DomainForgotten,
     Event,
@@ -186,6 +189,35 @@ async def test_another_clients_feedback_of_the_same_id_stays(tmp_path: Path) -> 
         await on.bus.publish(order("office"), word("office", "factory"))
         await forgotten(on, "journal")
         assert [one.source for one in await on.said(FeedbackGiven)] == ["/client/2"]
+
+
+async def test_while_the_fleet_cannot_answer_nothing_behind_the_order_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be erased with what came before, once the order is carried out."""
+    tried: list[str] = []
+
+    class Hindered(DissonanceMonitor):
+        @asynccontextmanager
+        async def _quiet(self, domain: str) -> AsyncIterator[None]:
+            tried.append(domain)
+            if len(tried) < 3:
+                raise RequestTimeout("the broker is busy")
+            async with super()._quiet(domain):
+                yield
+
+    monkeypatch.setattr("services.runtime.handful.PATIENCE", 0.2)
+    async with stage(tmp_path) as on, on.service(Hindered, NAME) as monitor:
+        await on.bus.publish(*(wrong(number) for number in range(3)))
+        await on.until(3, FeedbackJudged)
+        await on.bus.publish(order("birds"))
+        await until(lambda: tried)
+        await on.bus.publish(wrong(7))
+        await on.until(4, FeedbackJudged)
+        await until(lambda: monitor.counters["waiting"] == 1)
+        await on.bus.publish(word("birds", "factory"))
+        await forgotten(on, "journal")
+        assert await ids(on, FeedbackGiven) == await ids(on, LearningEvent) == {"w7"}
 
 
 async def test_a_process_that_is_killed_midway_forgets_when_it_is_back_and_says_so_once(
