@@ -14,6 +14,7 @@ from lora.errors import ModelError
 from lora.model import ModelFolder, find_model
 from schemas import BaseModelRef
 from services.api.app import create_app
+from services.api.connection import Connection
 from services.api.context import Answered, ApiContext
 from services.api.dimensions import Dimensions, trained_sizes
 from services.api.guard import Gate
@@ -86,6 +87,7 @@ class ApiService(Service):
                 create_app(api, gate=self._gate),
                 access_log=False,
                 date_header=False,
+                http=Connection,
                 lifespan="off",
                 log_config=None,
                 proxy_headers=False,
