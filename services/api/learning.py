@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
@@ -114,7 +115,9 @@ def _id(request: Request, source: str, data: Payload) -> str:
         return str(uuid4())
     if not 0 < len(key) <= _LONGEST_KEY:
         raise InvalidRequest(f"{IDEMPOTENCY} must have 1 to {_LONGEST_KEY} characters")
-    return derived_id(source, key, data.type)
+    # What was sent is part of it: nothing is lost where a key is used for something else again.
+    said = hashlib.sha256(msgspec.json.encode(data)).hexdigest()
+    return derived_id(source, f"{key}\n{said}", data.type)
 
 
 _KEY: Final = Query(

@@ -78,6 +78,21 @@ async def test_sent_again_with_its_key_it_is_kept_once(door: Door) -> None:
     assert len(await journaled(door, FeedbackGiven)) == before + 2
 
 
+async def test_nothing_is_lost_where_a_key_is_used_for_something_else(door: Door) -> None:
+    """It was answered 202, so it is in the journal."""
+    headers = {"Idempotency-Key": "1"}
+    given = [{**FEEDBACK, "query": query} for query in ("one", "two", "one")]
+
+    answers = [
+        await door.client.post("/v1/feedback", json=feedback, headers=headers) for feedback in given
+    ]
+
+    ids = [answer.json()["id"] for answer in answers]
+    kept = await journaled(door, FeedbackGiven)
+    assert [kept[one].query for one in ids] == ["one", "two", "one"]
+    assert ids[0] == ids[2]
+
+
 @pytest.mark.parametrize(
     ("change", "param", "words"),
     [
