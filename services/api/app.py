@@ -86,6 +86,9 @@ def create_app(
         middleware=[Middleware(Front, context=context)],
         exception_handlers={HTTPException: _unrouted},
     )
+    # What it would redirect to is made of the Host header and of http, whatever a proxy speaks: a
+    # key could be sent there in the clear.
+    app.router.redirect_slashes = False
     app.state.context = context
     return app
 

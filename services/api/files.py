@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -51,8 +51,13 @@ def routes() -> list[BaseRoute]:
     }
     return [
         *(Route(path, _one(files, name), name=path) for path, (files, name) in single.items()),
+        Route("/docs/", _docs, name="/docs/"),
         Mount("/page", page, name="page"),
     ]
+
+
+async def _docs(_request: Request) -> Response:
+    return RedirectResponse("../docs")
 
 
 def _one(files: _Files, name: str) -> Callable[[Request], Awaitable[Response]]:

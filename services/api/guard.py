@@ -24,6 +24,7 @@ from services.api.errors import (
     Forbidden,
     InternalFailure,
     InvalidRequest,
+    KeysError,
     MethodNotAllowed,
     Overloaded,
     Unauthenticated,
@@ -46,6 +47,8 @@ class Gate:
     def __init__(self, context: ApiContext) -> None:
         self.context = context
         self.at_work = 0
+        self.unusable = ""
+        """Why the file of keys could not be used, when it was told last."""
         self._loopback = is_loopback(context.settings.api.host)
 
     def admit(self, request: Request, operation: Operation) -> None:
@@ -142,6 +145,11 @@ class Guarded:
 
     def _translated(self, error: Exception, request: Request) -> ApiError:
         """What the caller is told."""
+        if isinstance(error, KeysError):
+            if str(error) != self._gate.unusable:  # once, not for everybody who knocks
+                self._gate.unusable = str(error)
+                self._log.error("nobody gets in", why=str(error))
+            return KeysError("the file of keys cannot be used: the log says why")
         if isinstance(error, ApiError):
             return error
         if isinstance(error, TooLarge):

@@ -102,6 +102,7 @@ async def test_a_broken_key_file_lets_nobody_in(door: Door) -> None:
 
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "keys_unusable"
+    assert str(door.keys.path) not in answer.text, "whoever knocks needs no path of ours"
     assert (await door.client.get("/healthz")).status_code == 200
 
 
@@ -136,6 +137,7 @@ async def test_with_a_key_any_name_is_answered(door: Door) -> None:
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "http://["},
         {"Sec-Fetch-Site": "cross-site"},
     ],
     ids=str,
@@ -278,3 +280,15 @@ async def test_every_answer_bears_an_id_and_the_browsers_orders(door: Door) -> N
         assert answer.headers["cache-control"] == "no-store"
         assert "access-control-allow-origin" not in answer.headers
         assert "server" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings/", "/v1/status/", "/page", "//evil.example/"])
+async def test_nobody_is_sent_to_another_address(door: Door, path: str) -> None:
+    """It could be http where a proxy speaks TLS, and a key would follow."""
+    answer = await door.client.post(f"{door.url}{path}", json={"input": "a", "model": "base"})
+    assert answer.status_code == 404
+
+
+async def test_a_slash_too_many_leads_to_the_document(door: Door) -> None:
+    answer = await door.client.get("/docs/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "../docs")
