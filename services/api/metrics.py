@@ -77,7 +77,10 @@ class ApiMetrics:
     def text(self, accept: str) -> tuple[bytes, str]:
         """All figures in the format that suits, and its media type."""
         encode: Any
-        encode, media = choose_encoder(accept)
+        try:
+            encode, media = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version of the format that is none
+            encode, media = choose_encoder("")
         found: bytes = encode(self.registry)
         return found, media
 

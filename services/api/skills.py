@@ -178,8 +178,8 @@ def _fields(card: ListedCard) -> dict[str, Any]:
 
 def _limit(request: Request) -> int:
     text = request.query_params.get("limit", "100")
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST:
-        raise InvalidRequest(f"limit must be from 1 to {MOST}, not {text!r}", param="limit")
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MOST):
+        raise InvalidRequest(f"limit must be from 1 to {MOST}, not {text[:40]!r}", param="limit")
     return int(text)
 
 

@@ -140,3 +140,11 @@ async def test_the_journal_moves_with_what_is_said(door: Door) -> None:
         Event(data=beat("broker", heads={"feedback.given": 3}), source="/broker/1")
     )
     await scraped(door, lambda it: it["consonance_journal_sequence", ()] == 3)
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text;version=abc", "\xff", ";=,"])
+async def test_a_format_that_is_none_is_answered_in_the_usual_one(door: Door, accept: str) -> None:
+    headers = {"Accept": accept.encode("latin-1")}
+    answer = await door.client.get("/metrics", headers=headers)  # type: ignore[arg-type]
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
