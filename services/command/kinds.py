@@ -24,7 +24,10 @@ def kinds_of(words: Iterable[str], *, durable: bool = False) -> tuple[type[Paylo
         for name, kind in catalogue().items()
         if not kind.addressed and (kind.lane is Lane.DURABLE or not durable)
     }
-    wanted = [part.strip() for word in words for part in word.split(",") if part.strip()]
+    given = tuple(words)
+    wanted = [part.strip() for word in given for part in word.split(",") if part.strip()]
+    if given and not wanted:  # an empty variable of a script: that is not all of them
+        raise InputRefused("--types names no event type")
     found: dict[str, type[Payload]] = {}
     for word in wanted:
         matching = [name for name in offered if fnmatchcase(name, word)]

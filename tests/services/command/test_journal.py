@@ -108,6 +108,8 @@ def test_dead_letters_are_listed_delivered_again_and_dropped(on: Run, fleet: Fak
         ("erase --types feedback.given --where domain", "--where is FIELD=VALUE"),
         ("erase --types feedback.given --where domain=bank", "say --yes"),
         ("erase --types feedback.given --where domain=a domain=bank --yes", "two values of domain"),
+        ("erase --types= --where domain=bank --yes", "--types names no event type"),
+        ("erase --types , --where domain=bank --yes", "--types names no event type"),
         ("erase --types feedback.given", "--where"),
         ("erase --where domain=bank", "--types"),
     ],
