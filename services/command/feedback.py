@@ -46,9 +46,10 @@ Examples:
         it is known domain and served (digests of the cards that answered)
 
 Lines that are refused are told with their number, the others are taken, and
-the exit code is 2. Interrupted, or run twice over one file, it takes no line
-twice: what is journaled already is counted as known. What was forgotten since
-(skills forget) is taken again where a line, or --domain, says its domain.
+the exit code is 2; a line of more than 16 MiB ends it. Interrupted, or run
+twice over one file, it takes no line twice: what is journaled already is
+counted as known. What was forgotten since (skills forget) is taken again where
+a line, or --domain, says its domain.
 """
 
 app = group("feedback", "Tell what people found relevant to a query.", _EXAMPLES)
@@ -138,6 +139,10 @@ async def _many(file: Path | None, domain: str | None, at: Place) -> Intake:
                                 await taken.flush()
                             tell(1, len(line) + 1)
                     await taken.flush()
+                except InputRefused:  # a line too long: where the next begins nobody knows
+                    await taken.flush()
+                    note(f"nothing behind the line at fault is taken; before it, {taken.told}")
+                    raise
                 except BaseException:
                     # Of the last handful nobody knows: its receipt may have been on its way.
                     note(

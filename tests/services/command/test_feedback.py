@@ -130,6 +130,18 @@ def test_refused_lines_are_told_with_their_number_and_the_others_taken(
     assert "bytes" in told["consonance: line 10"]
 
 
+def test_a_line_without_an_end_in_sight_ends_it_and_those_before_are_taken(
+    on: Run, fleet: FakeFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.command.feedback.LONGEST", 2000)
+    file = file_of(tmp_path, piece(1), piece(2, relevant=["x" * 3000]), piece(3))
+    code, out, err = on("feedback", file)
+    assert (code, out) == (2, "")
+    assert "nothing behind the line at fault is taken; before it, 1 lines: 1 journaled" in err
+    assert "line 2 of" in err
+    assert [one.query for one in given(fleet)] == ["query 1"]
+
+
 def test_not_every_refusal_is_told(on: Run, tmp_path: Path) -> None:
     code, out, err = on("feedback", file_of(tmp_path, *["x"] * 1000))
     assert (code, out) == (2, "1,000 lines: 0 journaled, 1,000 refused\n")
