@@ -1,7 +1,7 @@
 """nDCG, reciprocal rank and recall of ranked lists, and what a difference between two is worth.
 
 All take `relevance` (queries, depth): the judged relevance of what was ranked first, second and
-so on, 0 where it was not judged or not relevant.
+so on, 0 or below where it was not judged or not relevant.
 """
 
 from __future__ import annotations
@@ -63,16 +63,15 @@ def ndcg(relevance: npt.ArrayLike, judged: Sequence[Sequence[int]], k: int) -> F
     """nDCG@k as `ndcg_cut` of trec_eval (and so pytrec_eval and BEIR); (queries,), 0 to 1.
 
     A document's gain is its relevance itself, not 2^relevance - 1, and the ideal ranking is that of
-    all judged relevances above 0, `judged`, one list a query.
+    all judged relevances above 0, `judged`, one list a query. One below 0 costs nothing.
     """
+    gains = np.maximum(np.asarray(relevance), 0)
     ideal = np.zeros((len(judged), k))
     for row, values in enumerate(judged):
         best = sorted((value for value in values if value > 0), reverse=True)[:k]
         ideal[row, : len(best)] = best
     most = discounted(ideal, k)
-    found: Floats = np.divide(
-        discounted(relevance, k), most, out=np.zeros(len(judged)), where=most > 0
-    )
+    found: Floats = np.divide(discounted(gains, k), most, out=np.zeros(len(judged)), where=most > 0)
     return found
 
 

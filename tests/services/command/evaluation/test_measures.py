@@ -43,6 +43,7 @@ LOG3 = math.log2(3)
         pytest.param([1, 0], [1, 1], 2, 1 / (1 + 1 / LOG3), id="one of two found"),
         pytest.param([0, 0], [0, -1], 2, 0.0, id="nothing is relevant"),
         pytest.param([1], [1, -2], 2, 1.0, id="a negative judgement is none to gain"),
+        pytest.param([-2, 1], [1, -2], 2, 1 / LOG3, id="nor to lose"),
     ],
 )
 def test_ndcg_by_hand(relevance: list[int], judged: list[int], k: int, expected: float) -> None:
