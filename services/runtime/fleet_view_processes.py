@@ -37,6 +37,8 @@ SLOTS: Final = 60
 
 LATENCY: Final = "latency_ms"
 
+COUNTED: Final = ("answered", "failed")
+
 Counters = Mapping[str, int | float]
 
 
@@ -54,7 +56,11 @@ class Processes:
         self._heard.move_to_end(key)
         while len(self._heard) > MOST:
             self._heard.popitem(last=False)
-        return before is not None and before[1].pid != beat.pid
+        if before is None:
+            return False
+        # Nobody starts twice: in a container the next process has the same pid.
+        again = beat.state == "starting" != before[1].state
+        return again or before[1].pid != beat.pid
 
     def alive(self, now: float, service: str | None = None) -> list[FleetHeartbeat]:
         """What the processes said, or those of one service, that were heard lately and have not
@@ -120,9 +126,10 @@ class Requests:
             del self._routers[min(self._routers, key=lambda it: self._routers[it].at)]
         if before is None or before.at >= now:
             return
-        # A process that is new began to count at nothing.
-        known: Counters = before.counters if before.pid == beat.pid else {}
-        grown = {name: _grown(beat.counters, known, name) for name in ("answered", "failed")}
+        # A process that is new began to count at nothing, in a container under the same pid.
+        fell = any(beat.counters.get(it, 0) < before.counters.get(it, 0) for it in COUNTED)
+        known: Counters = {} if fell or before.pid != beat.pid else before.counters
+        grown = {name: _grown(beat.counters, known, name) for name in COUNTED}
         took = Buckets.of(beat.counters, LATENCY)
         earlier = Buckets.of(known, LATENCY)
         if took is not None and earlier is not None:

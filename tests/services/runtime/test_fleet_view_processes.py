@@ -46,6 +46,13 @@ def test_another_process_of_the_same_number_is_noticed() -> None:
     assert processes.hear(beat("router", pid=2), 3.0)
 
 
+def test_in_a_container_another_process_has_the_same_pid() -> None:
+    processes = Processes()
+    states = ("starting", "starting", "ready", "starting", "starting", "ready")
+    heard = [processes.hear(beat("router", state=it), float(at)) for at, it in enumerate(states)]
+    assert heard == [False, False, False, True, False, False]
+
+
 def test_processes_stand_in_order_with_what_they_say() -> None:
     processes = Processes()
     for number in ("10", "9", "1"):
@@ -112,14 +119,17 @@ def test_what_was_counted_before_the_view_began_is_not_shown() -> None:
     assert (bar.requests, bar.p50_ms, bar.p95_ms) == (0, None, None)
 
 
-def test_a_router_that_starts_anew_begins_at_nothing() -> None:
+@pytest.mark.parametrize("pid", [2, 1], ids=["another pid", "the same, in a container"])
+def test_a_router_that_starts_anew_begins_at_nothing(pid: int) -> None:
     router, requests = Router(), Requests(started=100.0)
     router.answer(500, 5.0)
     requests.hear(router.beat(), 100.0)
-    another = Router(pid=2)
+    another = Router(pid)
     another.answer(10, 50.0)
     requests.hear(another.beat(), 105.0)
-    assert bars(requests, 105.0) == [(10, 0)]
+    (bar,) = requests.snapshot(105.0).history
+    assert (bar.requests, bar.failed) == (10, 0)
+    assert bar.p50_ms == pytest.approx(55.0)
 
 
 def test_the_history_is_five_minutes_however_long_it_was_looked() -> None:
