@@ -12,8 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.api import presence
+from services.api import presence, service
 from services.api.keys import KeyStore
+from services.errors import SettingsError
+from services.runtime.api_address import bound
+from services.runtime.settings_api import ApiSettings
 from tests.services.api.kit import Door, opened
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -139,6 +142,21 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
     assert ended.stderr.splitlines()[-1] == (
         f"api: The API cannot bind port {port} of 127.0.0.1: it is in use; set api.port."
     )
+
+
+async def test_two_that_take_the_same_port_at_the_same_time_know_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both bind it, as long as neither listens."""
+    with bound(ApiSettings(host="127.0.0.5")) as free:
+        port = free.getsockname()[1]
+    quicker, slower = (bound(ApiSettings(port=port, host="127.0.0.5")) for _ in range(2))
+    with quicker:
+        quicker.listen()
+        monkeypatch.setattr(service, "bound", lambda _: slower)
+        with pytest.raises(SettingsError, match="another was quicker"):
+            async with asyncio.timeout(5), opened(tmp_path):
+                pass
 
 
 async def test_with_a_key_it_may_be_bound_wide(tmp_path: Path) -> None:
