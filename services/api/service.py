@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Generator
 from typing import ClassVar
@@ -21,19 +22,15 @@ from services.api.guard import Gate
 from services.api.keys import KeyStore
 from services.api.metrics import ApiMetrics
 from services.errors import SettingsError
-from services.runtime.api_address import bound, is_loopback, url_of
+from services.runtime.api_address import handed, is_loopback, listening, url_of
 from services.runtime.client import FleetClient
 from services.runtime.fleet_view import FleetView
 from services.runtime.service import Context, Service
-from services.runtime.settings_api import ApiSettings
 
 __all__ = ["ApiService"]
 
 IN_FLIGHT = 4
 """Parts of one request that are encoded at a time."""
-
-BACKLOG = 2048
-"""Connections that may wait to be taken."""
 
 
 class ApiService(Service):
@@ -66,7 +63,7 @@ class ApiService(Service):
                 f"the API is not bound to {own.host} without a key, as others could reach it: make "
                 "one (consonance keys create NAME --scopes admin), or set api.host to 127.0.0.1"
             )
-        listener = _listening(own)
+        listener = handed(os.environ) or listening(own)
         port = listener.getsockname()[1]
         self.url, self.counters["port"] = url_of(own.host, port), port
         model = await asyncio.to_thread(self._model)
@@ -150,21 +147,6 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None, None, None]:
         """Leave them as they are."""
         yield
-
-
-def _listening(settings: ApiSettings) -> socket.socket:
-    """Bound, and at once listening: until then others may bind the same port, and all but one of
-    them would fail later. Who connects waits until it is served. Raises `SettingsError`."""
-    listener = bound(settings)
-    port = listener.getsockname()[1]
-    try:
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"The API cannot listen on port {port} of {settings.host}: another was quicker."
-        ) from error
-    return listener
 
 
 def _reference(model: ModelFolder | None) -> BaseModelRef | None:

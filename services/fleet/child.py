@@ -50,6 +50,7 @@ class Child:
                 stdout=its_output,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=part.descriptors,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **part.environment},
             )
         except BaseException:

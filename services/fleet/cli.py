@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,7 +25,7 @@ from services.errors import (
 from services.fleet.beats import Listen
 from services.fleet.output import Output, in_words
 from services.fleet.plan import Part, plan
-from services.fleet.preflight import api_port, bus_url, check_free, check_model, claimed, expanded
+from services.fleet.preflight import api_door, bus_url, check_free, check_model, claimed, expanded
 from services.fleet.supervisor import Supervisor
 from services.runtime.api_address import url_of
 from services.runtime.settings import Settings, load_settings
@@ -124,25 +125,45 @@ def _serve(settings: Settings, *, json: bool) -> int:
     url = bus_url(settings.fleet.bus, root)
     with claimed(root) as keep:
         check_free(url)
-        # Not above: a start that is refused, or a cry for help, need not wait for ZeroMQ.
-        from services.fleet.bus_beats import beats_of, prepare
-
-        environment = prepare(url, root)
-        settings = _in_force(settings, root, url)
-        config = _write(settings, root)
-        logs = root / "logs"
-        logs.mkdir(mode=0o700, exist_ok=True)
-        keep()
-        output = Output(logs, settings.fleet.log_format)
-        parts = plan(settings, state=root, bus=url, config=config, environment=environment)
-        listen = beats_of(url, environment)
-        try:
-            return asyncio.run(_supervise(parts, settings, listen, output, json=json))
-        finally:
-            output.close()
+        with api_door(settings.api) as door:
+            return _run_all(settings, root, url, door, keep, json=json)
 
 
-def _in_force(settings: Settings, root: Path, url: str) -> Settings:
+def _run_all(
+    settings: Settings,
+    root: Path,
+    url: str,
+    door: socket.socket | None,
+    keep: Callable[[], None],
+    *,
+    json: bool,
+) -> int:
+    # Not above: a start that is refused, or a cry for help, need not wait for ZeroMQ.
+    from services.fleet.bus_beats import beats_of, prepare
+
+    environment = prepare(url, root)
+    settings = _in_force(settings, root, url, door)
+    config = _write(settings, root)
+    logs = root / "logs"
+    logs.mkdir(mode=0o700, exist_ok=True)
+    keep()
+    output = Output(logs, settings.fleet.log_format)
+    parts = plan(
+        settings,
+        state=root,
+        bus=url,
+        config=config,
+        environment=environment,
+        door=None if door is None else door.fileno(),
+    )
+    listen = beats_of(url, environment)
+    try:
+        return asyncio.run(_supervise(parts, settings, listen, output, json=json))
+    finally:
+        output.close()
+
+
+def _in_force(settings: Settings, root: Path, url: str, door: socket.socket | None) -> Settings:
     """The settings as every process shall see them, whatever its working folder."""
     model = settings.fleet.model
     if model is not None and Path(model).expanduser().is_dir():
@@ -154,8 +175,8 @@ def _in_force(settings: Settings, root: Path, url: str) -> Settings:
         model=model,
         workers=settings.fleet.worker_count,
     )
-    # Chosen once: an API that is restarted must be found where it was.
-    api = msgspec.structs.replace(settings.api, port=api_port(settings.api) or settings.api.port)
+    port = settings.api.port if door is None else door.getsockname()[1]
+    api = msgspec.structs.replace(settings.api, port=port)
     return msgspec.structs.replace(settings, fleet=fleet, api=api)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.runtime import lifeline
+from services.runtime.api_address import SOCKET
 from services.runtime.settings import Settings
 
 __all__ = ["SERVICES", "Part", "Role", "plan"]
@@ -47,6 +48,8 @@ class Part:
     """The words that start it; see `services.runtime.lifeline`."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """What it gets beside the supervisor's own."""
+    descriptors: tuple[int, ...] = ()
+    """Open files of the supervisor that it gets, too, each time that it starts."""
 
     @property
     def name(self) -> str:
@@ -61,8 +64,12 @@ def plan(
     bus: str,
     config: Path,
     environment: Mapping[str, str] | None = None,
+    door: int | None = None,
 ) -> tuple[Part, ...]:
-    """The broker first, then every service; `config` holds the settings in force."""
+    """The broker first, then every service; `config` holds the settings in force.
+
+    `door` is the socket on which the API is to answer: it stays open while the API starts anew.
+    """
     shared = environment or {}
     broker = lifeline.command(
         "bus",
@@ -77,5 +84,10 @@ def plan(
                 *("--state", str(state), "--bus", bus),
                 *("--instance", str(number), "--config", str(config)),
             )
-            parts.append(Part(role.service, str(number), command, shared))
+            own: dict[str, str] = {}
+            descriptors: tuple[int, ...] = ()
+            if role.service == "api" and door is not None:
+                own, descriptors = {SOCKET: str(door)}, (door,)
+            part = Part(role.service, str(number), command, {**shared, **own}, descriptors)
+            parts.append(part)
     return tuple(parts)

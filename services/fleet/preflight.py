@@ -17,11 +17,11 @@ from pathlib import Path
 from lora.errors import ModelNotFoundError
 from lora.sources import fetch, hub_name, weight_files
 from services.errors import FleetRunningError, PreflightError, SettingsError
-from services.runtime.api_address import bound
+from services.runtime.api_address import listening
 from services.runtime.settings_api import ApiSettings
 
 __all__ = [
-    "api_port",
+    "api_door",
     "bus_url",
     "check_free",
     "check_model",
@@ -147,16 +147,18 @@ def check_model(model: str | None) -> None:
         raise PreflightError(f"The model cannot be used: {error}.") from error
 
 
-def api_port(settings: ApiSettings) -> int | None:
-    """The port that the API will bind, None where it is off; raises `PreflightError`."""
+@contextlib.contextmanager
+def api_door(settings: ApiSettings) -> Iterator[socket.socket | None]:
+    """The socket on which the API will answer, None where it is off; raises `PreflightError`."""
     if not settings.enabled:
-        return None
+        yield None
+        return
     try:
-        with bound(settings) as listener:
-            port: int = listener.getsockname()[1]
-            return port
+        door = listening(settings)
     except SettingsError as error:
         raise PreflightError(str(error)) from error
+    with door:
+        yield door
 
 
 def expanded(path: str) -> Path:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+from collections.abc import Mapping
 from typing import Final
 
 from services.errors import SettingsError
 from services.runtime.settings_api import ApiSettings
 
-__all__ = ["PORT", "bound", "is_loopback", "url_of"]
+__all__ = ["PORT", "SOCKET", "bound", "handed", "is_loopback", "listening", "url_of"]
 
 PORT: Final = 8321
 """The port where none is set and it is free."""
+
+SOCKET: Final = "CONSONANCE_API_SOCKET"
+"""Names the descriptor of a listening socket that who starts the API hands to it."""
+
+BACKLOG: Final = 2048
+"""Connections that wait while the API starts, or starts anew."""
 
 
 def bound(settings: ApiSettings) -> socket.socket:
@@ -29,6 +36,30 @@ def bound(settings: ApiSettings) -> socket.socket:
         if not _taken(error.__cause__):
             raise
         return _bound(settings.host, 0)
+
+
+def listening(settings: ApiSettings) -> socket.socket:
+    """The same, and at once listening: until then others may bind the same port.
+
+    Who connects waits until it is served. Raises `SettingsError`.
+    """
+    for _ in range(2 if settings.port is None else 1):
+        listener = bound(settings)
+        port = listener.getsockname()[1]
+        try:
+            listener.listen(BACKLOG)
+        except OSError:  # where no port is set, the next round sees that this one is in use
+            listener.close()
+        else:
+            return listener
+    raise SettingsError(
+        f"The API cannot listen on port {port} of {settings.host}: another was quicker."
+    )
+
+
+def handed(environment: Mapping[str, str]) -> socket.socket | None:
+    """The listening socket that was handed to this process, if one was."""
+    return socket.socket(fileno=int(environment[SOCKET])) if SOCKET in environment else None
 
 
 def is_loopback(host: str) -> bool:

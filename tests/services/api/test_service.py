@@ -12,9 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.api import presence, service
+from services.api import presence
 from services.api.keys import KeyStore
 from services.errors import SettingsError
+from services.runtime import api_address
 from services.runtime.api_address import bound
 from services.runtime.settings_api import ApiSettings
 from tests.services.api.kit import Door, opened
@@ -153,7 +154,7 @@ async def test_two_that_take_the_same_port_at_the_same_time_know_it_at_once(
     quicker, slower = (bound(ApiSettings(port=port, host="127.0.0.5")) for _ in range(2))
     with quicker:
         quicker.listen()
-        monkeypatch.setattr(service, "bound", lambda _: slower)
+        monkeypatch.setattr(api_address, "bound", lambda _: slower)
         with pytest.raises(SettingsError, match="another was quicker"):
             async with asyncio.timeout(5), opened(tmp_path):
                 pass

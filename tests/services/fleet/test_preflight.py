@@ -287,19 +287,26 @@ for name in sys.argv[1:]:
 
 
 def test_the_apis_port_is_chosen_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert preflight.api_port(ApiSettings(enabled=False)) is None
+    with preflight.api_door(ApiSettings(enabled=False)) as none:
+        assert none is None
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         monkeypatch.setattr(api_address, "PORT", port)
 
-        other = preflight.api_port(ApiSettings())
-        with pytest.raises(PreflightError, match=rf"port {port} of 127\.0\.0\.1: it is in use"):
-            preflight.api_port(ApiSettings(port=port))
+        with preflight.api_door(ApiSettings()) as other:
+            assert other is not None
+            assert other.getsockname()[1] != port
+        with (
+            pytest.raises(PreflightError, match=rf"port {port} of 127\.0\.0\.1: it is in use"),
+            preflight.api_door(ApiSettings(port=port)),
+        ):
+            pass
 
-    assert other not in (None, port)
-    assert preflight.api_port(ApiSettings()) == port, "the usual one where it is free"
+    with preflight.api_door(ApiSettings()) as usual:
+        assert usual is not None
+        assert usual.getsockname()[1] == port, "where it is free"
 
 
 def test_a_port_of_the_api_that_is_taken_is_refused(short_path: Path) -> None:

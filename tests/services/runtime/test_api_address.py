@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 
@@ -9,7 +10,7 @@ import pytest
 
 from services.errors import SettingsError
 from services.runtime import api_address
-from services.runtime.api_address import bound, is_loopback, url_of
+from services.runtime.api_address import SOCKET, bound, handed, is_loopback, listening, url_of
 from services.runtime.settings_api import ApiSettings
 
 
@@ -54,6 +55,27 @@ def test_a_name_is_as_far_as_the_farthest_address_it_means(
 )
 def test_a_url_is_one_that_can_be_opened_here(host: str, url: str) -> None:
     assert url_of(host, 8321) == url
+
+
+def test_of_two_that_start_at_once_each_has_a_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both bind the same port, as long as neither listens."""
+    with bound(ApiSettings()) as quicker, bound(ApiSettings(host="127.0.0.5")) as free:
+        port = quicker.getsockname()[1]
+        monkeypatch.setattr(api_address, "PORT", port)
+        answers = [free, bound(ApiSettings(port=port))]
+        quicker.listen()
+        monkeypatch.setattr(api_address, "bound", lambda _: answers.pop())
+        with listening(ApiSettings()) as door:
+            assert door is free
+
+
+def test_a_door_that_was_handed_over_is_the_same_one() -> None:
+    with listening(ApiSettings()) as door, socket.socket(fileno=os.dup(door.fileno())) as copy:
+        taken = handed({SOCKET: str(copy.detach())})
+        assert taken is not None
+        with taken:
+            assert taken.getsockname() == door.getsockname()
+    assert handed({}) is None
 
 
 def test_the_port_where_none_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
