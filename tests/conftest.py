@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that to what it backgrounds
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and children would inherit it
 for _name in [name for name in os.environ if name.startswith("CONSONANCE_")]:
     del os.environ[_name]  # a fleet of the developer's own is none of the tests' business
 

@@ -342,11 +342,15 @@ class AdapterManagerService(Service):
         if beat.data.service != "encoder" or worker not in self.loader.alive():
             return
         known = said.get("pinned", 0) + said.get("pins_refused", 0)
-        if (
-            known != len(self.ledger.pinned())
-            and time.monotonic() - self._told.get(worker, 0.0) >= AGAIN
-        ):
-            await self._tell_pins(worker)
+        pinned = self.ledger.pinned()
+        if known == len(pinned) or time.monotonic() - self._told.get(worker, 0.0) < AGAIN:
+            return
+        if said.get("pinned", 0):  # one that was unpinned may be among them
+            for record in self.ledger.serving():
+                if record.digest not in pinned:
+                    unpin = AdapterLoad(digest=record.digest, pin=False)
+                    await self._send(self.event(unpin, to=worker))
+        await self._tell_pins(worker)
 
     async def _hint(self, data: Payload) -> None:
         for worker in self.loader.alive():

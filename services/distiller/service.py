@@ -259,6 +259,10 @@ class Distiller(Service):
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
             await self._teacher.forget(domain)
+            if self._teacher.name != "openai" and (self._path.parent / "teacher.sqlite").exists():
+                from services.distiller.cloud import left  # of one that was switched off
+
+                left.forget(self._path.parent, domain)
             async with self._saying:
                 said = self._orders.outbox()
                 await self.bus.publish(*said)

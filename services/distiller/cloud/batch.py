@@ -93,7 +93,7 @@ class Batches:
 
     def forget(self, domain: str) -> None:
         """What is under way for a domain is not kept when it comes, nor is what names none."""
-        self._store.execute("DELETE FROM batched WHERE domain = ? OR domain IS NULL", (domain,))
+        forget(self._store, domain)
 
     async def _advance(self, wanted: Mapping[bytes, Body], domain: str) -> tuple[str, float] | None:
         try:
@@ -267,3 +267,8 @@ class Batches:
         """For which domain each request of a batch was made."""
         rows = self._store.execute("SELECT key, domain FROM batched WHERE digest = ?", (digest,))
         return {bytes(row["key"]): row["domain"] for row in rows}
+
+
+def forget(store: sqlite3.Connection, domain: str) -> None:
+    """Delete what says that a request is under way for a domain, or for nobody knows which."""
+    store.execute("DELETE FROM batched WHERE domain = ? OR domain IS NULL", (domain,))

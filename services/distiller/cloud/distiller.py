@@ -31,6 +31,7 @@ from services.distiller.cloud.errors import (
     UnavailableError,
 )
 from services.distiller.cloud.key import is_loopback, secret_of
+from services.distiller.cloud.left import FILE
 from services.distiller.cloud.order import Order
 from services.distiller.teacher import Contribution, Material, Pair
 from services.runtime.forgetting import scrub
@@ -77,7 +78,7 @@ class CloudDistiller:
         self._settings = settings
         self._clock = clock
         schema = budget.SCHEMA + answers.SCHEMA + batch.SCHEMA
-        self._store = open_store(folder / "teacher.sqlite", schema)
+        self._store = open_store(folder / FILE, schema)
         self.budget = Budget(self._store, settings, clock)
         self._answers = Answers(self._store, clock)
         self._endpoint = Endpoint(settings, self._secret, self.budget, clock)

@@ -108,3 +108,19 @@ async def test_an_encoder_that_keeps_other_cards_than_it_should_is_told_again(
     (law,) = await installed(processes, ear, skill("law"))
     await pin(processes, law)
     await until(lambda: len(heard(hints, True)) >= 3, "the pin, told again and again")
+
+
+async def test_an_encoder_that_missed_an_unpin_is_told_again(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.adapter_manager.service.AGAIN", 0.05)
+    ear = await told(processes)
+    await processes.start(AdapterManagerService)
+    hints = await processes.ear(AdapterLoad, to="encoder-1")
+    encoder = await Encoder(processes).start()
+    law, tax = await installed(processes, ear, skill("law"), skill("tax"))
+    await pin(processes, law)
+    await until(lambda: heard(hints, True) != [], "the pin")
+    encoder.counters = {"pinned": 2}  # one that was unpinned before is among them
+    await until(lambda: heard(hints, False) != [], "the unpin, told again")
+    assert set(heard(hints, False)) == {tax.key}

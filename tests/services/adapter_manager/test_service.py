@@ -37,6 +37,7 @@ class Encoder:
         self.unloaded: list[str] = []
         self.failing: str | None = None
         self.deaf = False
+        self.counters: dict[str, int | float] = {}
 
     async def start(self) -> "Encoder":
         bus = await self.processes.bus(self.source)
@@ -71,7 +72,7 @@ class Encoder:
                     state="ready",
                     queue=0,
                     rss_bytes=1,
-                    counters={},
+                    counters=dict(self.counters),
                 )
                 await bus.publish(Event(data=data, source=self.source))
                 await asyncio.sleep(0.05)

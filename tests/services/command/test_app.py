@@ -248,7 +248,11 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
         main(["up"])
 
 
-def test_demo_and_bench_are_those_of_the_checkout(run: Run) -> None:
+def test_demo_and_bench_are_those_of_the_checkout(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("demo.__main__", "benchmarks.gate.__main__"):  # other tests may have imported them
+        monkeypatch.delitem(sys.modules, name, raising=False)
     code, out, _ = run("demo", "--help")
     assert code == 0
     assert "--feedback" in out

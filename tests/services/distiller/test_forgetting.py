@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from schemas import (
     TrainingRequested,
 )
 from services.distiller import teacher as teachers
+from services.distiller.cloud import answers
+from services.distiller.cloud.left import FILE
 from services.distiller.service import Distiller
 from services.distiller.teacher import Contribution, Material
 from services.runtime.settings import DistillerSettings, Settings
+from services.runtime.store import open_store
 from tests.services.distiller.material import batch, judged
 from tests.services.factory.fakes import Stage, stage, until
 from tests.services.forgetting import holding, word
@@ -206,3 +210,16 @@ async def test_a_dataset_that_is_being_written_is_not_left_behind(
         assert list(on.state.datasets.iterdir()) == []
         (refused,) = await on.until(1, LearningBatchRejected)
     assert refused.batch_id == "b1"
+
+
+async def test_what_a_teacher_left_that_is_asked_no_more_goes_too(tmp_path: Path) -> None:
+    async with stage(tmp_path) as on, on.service(Distiller, NAME):
+        folder = on.state.of(NAME)
+        with closing(open_store(folder / FILE, answers.SCHEMA)) as store:
+            for domain in ("birds", "bees"):
+                asked = f"{domain} ask".encode()
+                answers.Answers(store).put(asked, f"{domain} say so".encode(), domain)
+        await on.bus.publish(word("birds", BEFORE))
+        await forgotten(on)
+        assert holding(folder, texts("birds")) == []
+        assert {text for _, text in holding(folder, texts("bees"))} == set(texts("bees"))

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SMALL = sorted(
     path.parent.name
     for path in (ROOT / "services").glob("*/__main__.py")
-    if path.parent.name != "encoder"
+    if path.parent.name not in ("encoder", "command")
 )
 HELP = """
 import runpy, sys
