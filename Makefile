@@ -6,7 +6,7 @@
 PYTHON ?= python3
 DATA ?= shared/data/banking77
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 
 VENV := .venv
 PY := $(VENV)/bin/python

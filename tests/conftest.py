@@ -28,11 +28,17 @@ settings.load_profile("consonance")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes test: what a file shares is made once; fleets, which compete for the
-    cores, and nodes, which would discover each other, come one after another."""
+    cores, come one after another, and so do nodes, which would discover each other."""
     here = Path(__file__).parent
-    alone = {here / "fleet", here / "services" / "federation", here / "docs" / "test_stores.py"}
+    groups = {
+        here / "fleet": "fleets",
+        here / "docs" / "test_stores.py": "fleets",
+        here / "services" / "federation": "nodes",
+        here / "fleet" / "test_sharing.py": "nodes",
+        here / "fleet" / "test_poisoned_peer.py": "nodes",
+    }
     for item in items:
-        group = "alone" if alone & {item.path, item.path.parent} else str(item.path)
+        group = groups.get(item.path) or groups.get(item.path.parent) or str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
 
 
