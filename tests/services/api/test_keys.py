@@ -50,7 +50,7 @@ def test_the_file_is_its_owners_alone(store: KeyStore) -> None:
         ({"admin"}, {"read", "feedback", "admin"}),
         ({"read", "feedback"}, {"read", "feedback"}),
     ],
-    ids=str,
+    ids=["read", "feedback", "admin", "read-feedback"],
 )
 def test_a_scope_includes_those_before_it(
     store: KeyStore, given: set[str], allowed: set[str]
@@ -83,7 +83,7 @@ def test_a_revoked_key_is_gone_for_every_store(store: KeyStore) -> None:
         ("new", {"read", "write"}, "read, feedback, admin, not read, write"),
         ("old", {"read"}, "there is a key 'old' already"),
     ],
-    ids=lambda value: str(value)[:12],
+    ids=["a-space", "no-name", "too-long", "no-scope", "no-such-scope", "taken"],
 )
 def test_what_makes_no_sense_changes_nothing(
     store: KeyStore, name: str, scopes: set[str], words: str
