@@ -26,6 +26,7 @@ settings.register_profile(
 settings.load_profile("consonance")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes test: what a file shares is made once; fleets, which compete for the
     cores, come one after another, and so do nodes, which would discover each other."""
