@@ -24,7 +24,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(PY) -m coverage erase
-	$(PY) -m coverage run -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+	$(PY) -m coverage run -m pytest --numprocesses $(JOBS) --no-loadscope-reorder $(ARGS)
 	@$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 

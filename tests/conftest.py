@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Before any test module imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,21 +27,30 @@ settings.register_profile(
 settings.load_profile("consonance")
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+HERE = Path(__file__).parent
+ROWS = {
+    "fleet": "fleets",
+    "docs/test_stores.py": "fleets",
+    "services/federation": "nodes",
+    "fleet/test_sharing.py": "nodes",
+    "fleet/test_poisoned_peer.py": "nodes",
+}
+"""Files, or all files of a folder, whose tests come one after another."""
+
+
+class _Rows(LoadScopeScheduling):  # type: ignore[misc]  # it ships no types
     """Where several processes test: what a file shares is made once; fleets, which compete for the
     cores, come one after another, and so do nodes, which would discover each other."""
-    here = Path(__file__).parent
-    groups = {
-        here / "fleet": "fleets",
-        here / "docs" / "test_stores.py": "fleets",
-        here / "services" / "federation": "nodes",
-        here / "fleet" / "test_sharing.py": "nodes",
-        here / "fleet" / "test_poisoned_peer.py": "nodes",
-    }
-    for item in items:
-        group = groups.get(item.path) or groups.get(item.path.parent) or str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = Path(nodeid.partition("::")[0])
+        name = path.relative_to(HERE.name) if path.parts[0] == HERE.name else path
+        return ROWS.get(name.as_posix()) or ROWS.get(name.parent.as_posix()) or str(path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Rows:
+    return _Rows(config, log)
 
 
 @pytest.fixture
