@@ -31,6 +31,9 @@ HERE = Path(__file__).parent
 ROWS = {
     "fleet": "fleets",
     "docs/test_stores.py": "fleets",
+    "fleet/test_kill.py": "fleets that wait",
+    "fleet/test_restart.py": "fleets that wait",
+    "fleet/test_retirement.py": "fleets that wait",
     "services/federation": "nodes",
     "fleet/test_sharing.py": "nodes",
     "fleet/test_poisoned_peer.py": "nodes",
@@ -40,7 +43,7 @@ ROWS = {
 
 class _Rows(LoadScopeScheduling):  # type: ignore[misc]  # it ships no types
     """Where several processes test: what a file shares is made once; fleets, which compete for the
-    cores, come one after another, and so do nodes, which would discover each other."""
+    cores, come in two rows, and nodes, which would discover each other, in one."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = Path(nodeid.partition("::")[0])
