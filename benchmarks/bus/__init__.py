@@ -1,0 +1,1 @@
+"""How fast the bus is, live and durable, beside what people would use instead."""
