@@ -179,10 +179,25 @@ class LoRACard:
         """The digest; for a card that was never written, the one its file would have."""
         return self.digest or layout.digest_of_bytes(LoRAFormat.encode(self))
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
-        """Bytes of all matrices as stored."""
+        """Bytes of all matrices in a model, float32 whatever they are stored in."""
         return sum(adapter.nbytes for adapter in self.modules.values())
+
+    def astype(self, dtype: str) -> LoRACard:
+        """The same skill with its matrices stored as `dtype`: a card of its own, this its parent.
+
+        It is this very card where nothing has to be changed.
+        """
+        if all(adapter.dtype == dtype for adapter in self.modules.values()):
+            return self
+        return replace(
+            self,
+            modules={name: adapter.astype(dtype) for name, adapter in self.modules.items()},
+            parents=(self.key, *self.parents)[:MAX_PARENTS],
+            digest=None,
+            bytes=None,
+        )
 
     def check_finite(self) -> None:
         """Raise `CardNotFiniteError` where a matrix holds NaN or infinity."""

@@ -124,7 +124,7 @@ def extract(
     targets: Annotated[
         tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)
     ] = (),
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32",
     name: str | None = None,
     description: str | None = None,
     applies_to: Annotated[

@@ -66,7 +66,7 @@ class LoRAExtractor:
     """Linear layers by exact name or suffix; empty: all."""
 
     dtype: str = "float32"
-    """How the card's matrices are stored: float32, float16 or bfloat16."""
+    """How the card's matrices are stored: float32, float16, bfloat16 or int8."""
 
     max_bytes: int = DEFAULT_MAX_BYTES
     """Largest card, in bytes of its matrices."""
@@ -243,7 +243,7 @@ class _Room:
         self._limit, self._used = limit, 0
 
     def take(self, adapter: Adapter) -> None:
-        self._used += adapter.nbytes
+        self._used += adapter.stored
         if self._used > self._limit:
             raise InstrumentError(
                 f"the card would take more than {self._limit >> 20} MB; "

@@ -1,7 +1,8 @@
 """Cards in other people's layouts: PEFT folders and plain safetensors; torch-free.
 
 PEFT keeps `lora_A.weight` as (rank, in) and `lora_B.weight` as (out, rank), a card's A and B
-transposed. It has no place for a head, which travels beside the body as `head.safetensors`.
+transposed. It has no place for a head, which travels beside the body as `head.safetensors`. Neither
+layout has scales: matrices of int8 go out as float32.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ def export_peft(card: LoRACard, folder: str | Path) -> None:
     if body:
         tensors: dict[str, Array] = {}
         for name, adapter in body.items():
-            tensors[f"base_model.model.{name}.lora_A.weight"] = adapter.a.T
-            tensors[f"base_model.model.{name}.lora_B.weight"] = adapter.b.T
+            a, b = _floats(adapter)
+            tensors[f"base_model.model.{name}.lora_A.weight"] = a.T
+            tensors[f"base_model.model.{name}.lora_B.weight"] = b.T
         write_tensors(folder / _BODY, tensors, {"format": "pt"})
         config = json.dumps(_peft_config(card), indent=2, sort_keys=True) + "\n"
         write_atomically(folder / _CONFIG, config.encode())
@@ -113,7 +115,7 @@ def save_adapters(
     """Write adapters by module name as plain safetensors, each alpha in the metadata."""
     tensors: dict[str, Array] = {}
     for name, adapter in modules.items():
-        tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"] = adapter.a, adapter.b
+        tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"] = _floats(adapter)
     alphas = json.dumps({name: adapter.alpha for name, adapter in modules.items()}, sort_keys=True)
     write_tensors(file, tensors, {**(metadata or {}), "format": "pt", "alphas": alphas})
 
@@ -141,6 +143,11 @@ def load_adapters(file: str | Path, *, alpha: float | None = None) -> dict[str, 
             raise InteropError(f"{file} holds {key!r}; expected <module>.lora_a and .lora_b")
         pairs.setdefault(module or HEAD, {})[role[-1]] = matrix
     return {name: _adapter(name, pair, alphas.get(name, common)) for name, pair in pairs.items()}
+
+
+def _floats(adapter: Adapter) -> tuple[Array, Array]:
+    """The matrices as stored, int8 as float32."""
+    return adapter.factors if adapter.dtype == "int8" else (adapter.a, adapter.b)
 
 
 def _card(

@@ -57,8 +57,12 @@ class Weights:
 
     @classmethod
     def of(cls, adapter: Adapter, *, like: Tensor) -> Weights:
-        """On the device and in the dtype of `like`; a view of the mapping where those agree."""
-        a, b = (as_tensor(m).to(like.device, like.dtype) for m in (adapter.a, adapter.b))
+        """On the device and in the dtype of `like`; a view of the mapping where those agree.
+
+        int8 travels as it is stored, and is multiplied by its scales once, where it arrives.
+        """
+        a = _placed(adapter.a, adapter.a_scale, like)
+        b = _placed(adapter.b, adapter.b_scale, like)
         return cls(a, b, adapter.scale)
 
 
@@ -84,6 +88,13 @@ def as_tensor(matrix: npt.NDArray[Any]) -> Tensor:
     """
     tensor = torch.from_numpy(np.asarray(_Foreign(np.ascontiguousarray(matrix))))
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
+
+
+def _placed(stored: npt.NDArray[Any], scale: npt.NDArray[Any] | None, like: Tensor) -> Tensor:
+    matrix = as_tensor(stored).to(like.device)
+    if scale is not None:
+        matrix = matrix * as_tensor(scale).to(like.device)
+    return matrix.to(like.dtype)
 
 
 class LoRALinear(nn.Module):

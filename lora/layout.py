@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import secrets
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lora.adapter import DTYPES, Adapter, FloatArray
+from lora.arrowfile import MAGIC, one_batch
 from lora.errors import (
     CardCorruptError,
     CardDigestError,
@@ -28,7 +28,7 @@ from lora.errors import (
 
 __all__ = [
     "ALIGNMENT",
-    "FORMAT_VERSION",
+    "FORMATS",
     "check_digest",
     "decode",
     "digest_of_bytes",
@@ -39,15 +39,17 @@ __all__ = [
 ]
 
 ALIGNMENT: Final = 64
-FORMAT_VERSION: Final = "1"
+FORMATS: Final = ("1", "2")
+"""The versions of the format. A card is written in the first unless a matrix is int8: who reads
+that one alone reads what it knows, and refuses the rest."""
+
 MAX_SIDE: Final = 2**20
-_MAGIC: Final = b"ARROW1\x00\x00"
-_ROW_LIMIT: Final = 2 * 4096 + 1
+_ROW_LIMIT: Final = 4 * 4096 + 1
 
 _SCHEMA: Final = pa.schema(
     [
         pa.field("module", pa.string(), nullable=False),
-        pa.field("role", pa.string(), nullable=False),  # a, b or prototypes
+        pa.field("role", pa.string(), nullable=False),  # a, b, prototypes; of int8 a_scale, b_scale
         pa.field("dtype", pa.string(), nullable=False),
         pa.field("rows", pa.int32(), nullable=False),
         pa.field("cols", pa.int32(), nullable=False),
@@ -56,6 +58,9 @@ _SCHEMA: Final = pa.schema(
         pa.field("data", pa.large_binary(), nullable=False),
     ]
 )
+
+_SCALES: Final = ("a_scale", "b_scale")
+_PAIR: Final = ("a", "b", *_SCALES)
 
 _TEXTS: Final = ("name", "description", "created", "author", "data_digest", "trainer")
 _JSON: Final = (
@@ -99,7 +104,7 @@ def mapped(path: Path, max_bytes: int) -> Iterator[pa.Buffer]:
         size = path.stat().st_size
         if size > max_bytes:
             raise CardTooLargeError(f"{path} has {size} bytes; at most {max_bytes} are believed")
-        if size < 2 * len(_MAGIC):
+        if size < 2 * len(MAGIC):
             raise CardCorruptError(f"{path} has only {size} bytes; a card is an Arrow IPC file")
         with pa.memory_map(str(path), "r") as source:
             buffer = source.read_buffer()
@@ -139,9 +144,9 @@ def encode(
     """The bytes of a card's file from its metadata and matrices."""
     rows: list[_Row] = []
     for module, adapter in modules.items():
-        for role, matrix in (("a", adapter.a), ("b", adapter.b)):
-            shape = matrix.shape
-            rows.append((module, role, adapter.dtype, shape[0], shape[1], adapter.alpha, matrix))
+        for role, matrix in adapter.matrices.items():
+            dtype = "float32" if role.endswith("_scale") else adapter.dtype
+            rows.append((module, role, dtype, *matrix.shape[:2], adapter.alpha, matrix))
     if prototypes is not None:
         rows.append(("", "prototypes", "float32", *prototypes.shape, 0.0, prototypes))
     try:
@@ -151,12 +156,17 @@ def encode(
         }
     except (UnicodeEncodeError, ValueError) as e:
         raise CardInvalidError(f"a text of the card cannot be written as UTF-8 or JSON: {e}") from e
-    metadata["format_version"] = FORMAT_VERSION.encode()
+    metadata["format_version"] = _format(modules).encode()
     # Arrow aligns bodies to 8 bytes only. The start of the data does not depend on the matrices, so
     # a file with a token of data tells by how many characters the metadata has to grow.
     pad = -_data_offset(_file(rows, metadata, b"\x01" * ALIGNMENT)) % ALIGNMENT
     data = b"".join(_padded(matrix) for *_, matrix in rows)
     return _file(rows, {**metadata, "pad": b" " * pad}, data)
+
+
+def _format(modules: Mapping[str, Adapter]) -> str:
+    """The version that such a card is written in."""
+    return FORMATS[any(adapter.dtype == "int8" for adapter in modules.values())]
 
 
 def _padded(matrix: npt.NDArray[Any]) -> bytes:
@@ -195,7 +205,8 @@ def decode(
     Raises:
         CardCorruptError, CardSchemaError, CardInvalidError
     """
-    batch = _batch(buffer)
+    batch = one_batch(buffer, _SCHEMA, _KEYS)
+    words, version = _words(batch.schema.metadata)
     if not 0 < batch.num_rows <= _ROW_LIMIT:
         raise CardSchemaError(f"a card holds 1 to {_ROW_LIMIT} matrices, not {batch.num_rows}")
     pairs: dict[str, dict[str, npt.NDArray[Any]]] = {}
@@ -208,65 +219,31 @@ def decode(
         matrix = _view(buffer, data.slice(bounds[i], bounds[i + 1] - bounds[i]), dtype, rows, cols)
         if role == "prototypes" and module == "" and dtype == "float32" and prototypes is None:
             prototypes = matrix
-        elif role in ("a", "b") and role not in pairs.setdefault(module, {}):
+        elif role in _PAIR and role not in pairs.setdefault(module, {}):
+            if role in _SCALES and dtype != "float32":
+                raise CardSchemaError(f"{role} of {module!r} is {dtype}, scales are float32")
             pairs[module][role] = matrix
             if alphas.setdefault(module, alpha) != alpha:
-                raise CardSchemaError(f"the two matrices of {module!r} declare different alphas")
+                raise CardSchemaError(f"the matrices of {module!r} declare different alphas")
         else:
             raise CardSchemaError(f"matrix {i} of {module!r} is {role!r} twice, or no known role")
     modules: dict[str, Adapter] = {}
     for module, pair in pairs.items():
-        if len(pair) != 2:
+        if "a" not in pair or "b" not in pair:
             raise CardSchemaError(f"{module!r} has only one of its two matrices")
-        modules[module] = Adapter(pair["a"], pair["b"], pair["a"].shape[1], alphas[module])
-    return _words(batch.schema.metadata), modules, prototypes
-
-
-def _batch(buffer: pa.Buffer) -> pa.RecordBatch:
-    if bytes(memoryview(buffer)[: len(_MAGIC)]) != _MAGIC:
-        raise CardCorruptError("the file does not begin as an Arrow IPC file")
-    try:
-        reader = pa.ipc.open_file(buffer)
-        batches = reader.num_record_batches
-        found = reader.schema
-        # Read as the stream that the file contains, so that the message whose metadata is looked
-        # at is the message that is decoded.
-        messages = pa.ipc.MessageReader.open_stream(buffer.slice(len(_MAGIC)))
-        stated, message = messages.read_next_message(), messages.read_next_message()
-        # Arrow takes the kind of a message on trust and reads one as the other.
-        if (stated.type, message.type) != ("schema", "record batch"):
-            raise CardCorruptError(f"expected a schema and a batch, not {stated.type}")
-        schema = pa.ipc.read_schema(stated)
-        if batches != 1 or not schema.equals(found, check_metadata=True):
-            raise CardSchemaError("a card is one record batch whose schema is stated once")
-        if not schema.remove_metadata().equals(_SCHEMA) or set(schema.metadata or {}) != {
-            key.encode() for key in _KEYS
-        }:
-            raise CardSchemaError("the columns or the metadata keys are not those of a card")
-        if _is_compressed(memoryview(message.metadata)):
-            raise CardSchemaError("the file is compressed; a card is mapped as it lies")
-        batch = pa.ipc.read_record_batch(message, schema)
-        batch.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError, struct.error, StopIteration, EOFError) as e:
-        raise CardCorruptError(f"not a whole Arrow IPC file: {e}") from e
-    if any(column.null_count for column in batch.columns):
-        raise CardSchemaError("a card holds no nulls")
-    return batch
-
-
-def _is_compressed(message: memoryview) -> bool:
-    """Whether a record batch's flatbuffer states a compression (Message.header.compression)."""
-
-    def entry(table: int, field: int) -> int:
-        vtable = table - struct.unpack_from("<i", message, table)[0]
-        size = struct.unpack_from("<H", message, vtable)[0]
-        slot = 4 + 2 * field
-        offset = struct.unpack_from("<H", message, vtable + slot)[0] if slot < size else 0
-        return table + offset if offset else 0
-
-    root = struct.unpack_from("<I", message, 0)[0]
-    header = entry(root, 2)
-    return entry(header + struct.unpack_from("<I", message, header)[0], 3) != 0
+        modules[module] = Adapter(
+            pair["a"],
+            pair["b"],
+            pair["a"].shape[1],
+            alphas[module],
+            pair.get("a_scale"),
+            pair.get("b_scale"),
+        )
+    if version != _format(modules):
+        raise CardSchemaError(
+            f"the card states format {version!r}; what it holds is format {_format(modules)!r}"
+        )
+    return words, modules, prototypes
 
 
 def _view(whole: pa.Buffer, data: pa.Buffer, dtype: str, rows: int, cols: int) -> Any:
@@ -287,17 +264,21 @@ def _view(whole: pa.Buffer, data: pa.Buffer, dtype: str, rows: int, cols: int) -
     return np.frombuffer(data, DTYPES[dtype], rows * cols).reshape(rows, cols)
 
 
-def _words(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+def _words(metadata: Mapping[bytes, bytes]) -> tuple[dict[str, Any], str]:
+    """What the card says of itself, and the version of the format that it states."""
+
     def refuse(constant: str) -> float:
         raise ValueError(f"{constant} is not finite")
 
     try:
         texts = {key.decode(): value.decode() for key, value in metadata.items()}
-        if texts["format_version"] != FORMAT_VERSION:
+        version = texts["format_version"]
+        if version not in FORMATS:
             raise CardSchemaError(
-                f"the card has format {texts['format_version']!r}; this reads {FORMAT_VERSION!r}"
+                f"the card has format {version!r}; this reads {' and '.join(FORMATS)}"
             )
         words: dict[str, Any] = {key: texts[key] for key in _TEXTS}
-        return words | {key: json.loads(texts[key], parse_constant=refuse) for key in _JSON}
+        words |= {key: json.loads(texts[key], parse_constant=refuse) for key in _JSON}
+        return words, version
     except (ValueError, RecursionError) as e:
         raise CardSchemaError(f"the card's metadata is not UTF-8 and JSON: {e}") from e

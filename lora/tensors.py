@@ -57,7 +57,7 @@ def write_tensors(
     file: str | Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> None:
     """Write a safetensors file beside and rename it; uint16 arrays are stored as bfloat16."""
-    codes = {dtype: _NAMES[name] for name, dtype in DTYPES.items()}
+    codes = {DTYPES[name]: code for name, code in _NAMES.items()}
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     parts: list[bytes] = []
     offset = 0

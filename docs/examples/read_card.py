@@ -29,7 +29,8 @@ COLUMNS = [
     ("data", pa.large_binary()),
 ]
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in COLUMNS])
-STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "i1"}
+ROLES = ("a", "b", "a_scale", "b_scale")
 
 
 def need(holds, message):
@@ -51,14 +52,14 @@ def read_card(path, digest=None):
     batch.validate(full=True)
     said = {key.decode(): value.decode() for key, value in reader.schema.metadata.items()}
     need(set(said) == TEXTS | VALUES, "these are not the metadata of a card")
-    need(said["format_version"] == "1", "another version of the format")
+    need(said["format_version"] in ("1", "2"), "another version of the format")
     said |= {key: json.loads(said[key]) for key in VALUES}
     need(re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", said["name"]), "the name is none")
 
     _, ends, data = batch.column("data").buffers()
     begin = data.address - raw.address  # of a compressed file the data would lie elsewhere
     need(0 <= begin <= raw.size - data.size, "the file is compressed")
-    modules, prototypes = {}, None
+    modules, prototypes, narrow = {}, None, False
     for offset, row in zip(np.frombuffer(ends, "<i8"), batch.to_pylist(), strict=False):
         need((begin + offset) % 64 == 0, "a matrix does not lie on a 64-byte boundary")
         matrix = values(row)
@@ -66,19 +67,40 @@ def read_card(path, digest=None):
             need(prototypes is None and row["module"] == "", "prototypes twice")
             prototypes = matrix
         else:
-            need(row["role"] in ("a", "b"), "an unknown role")
-            pair = modules.setdefault(row["module"], {"alpha": row["alpha"]})
+            need(row["role"] in ROLES, "an unknown role")
+            pair = modules.setdefault(row["module"], {"alpha": row["alpha"], "int8": set()})
             need(row["role"] not in pair and pair["alpha"] == row["alpha"], "no pair of matrices")
             pair[row["role"]] = matrix
+            if row["role"] in ("a", "b"):
+                pair["int8"].add(row["dtype"] == "int8")
+            else:
+                need(row["dtype"] == "float32", "scales are float32")
     for pair in modules.values():
-        need(set(pair) == {"a", "b", "alpha"}, "one matrix without the other")
+        need({"a", "b"} <= set(pair), "one matrix without the other")
         need(pair["a"].shape[1] == pair["b"].shape[0], "the ranks differ")
+        if pair["int8"] == {True}:
+            spread(pair)
+            narrow = True
+        else:
+            need(pair["int8"] == {False} and len(pair) == 4, "scales, and nothing to scale")
+    need(said["format_version"] == ("2" if narrow else "1"), "another version than it states")
     need(modules, "there is nothing in it")
     return (
         {**said, "digest": found},
         {name: (pair["a"], pair["b"], pair["alpha"]) for name, pair in modules.items()},
         prototypes,
     )
+
+
+def spread(pair):
+    """Multiply the steps of a module's int8 matrices by the widths of the steps."""
+    rank = pair["a"].shape[1]
+    for role, shape in (("a", (1, rank)), ("b", (rank, 1))):
+        scale = pair.get(role + "_scale")
+        need(scale is not None and scale.shape == shape, "int8 without its scales")
+        need(((scale > 0) & (scale <= 2.6793884e36)).all(), "a scale is none")
+        need((pair[role] >= -127).all(), "a step is none")
+        pair[role] = pair[role] * scale
 
 
 def values(row):

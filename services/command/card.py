@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from lora import commands as instruments
 from services.command.card_import import import_
@@ -37,6 +37,9 @@ Examples:
     consonance card import head.safetensors --name bank --out bank.lora.arrow
     consonance card export banking@3 --out ./peft-banking
         a PEFT folder; NAME.lora.arrow and NAME.safetensors make files
+
+    consonance card export banking --out small.lora.arrow --dtype int8
+        a quarter of the bytes
 
     consonance card extract ./base ./tuned --out bank.lora.arrow --energy 0.9
     consonance card probe default --texts questions.txt
@@ -141,6 +144,7 @@ def export(
     /,
     *,
     out: Path,
+    dtype: Annotated[Literal["float32", "float16", "bfloat16", "int8"] | None, UNSAID] = None,
     force: Annotated[bool, FLAG] = False,
     at: Place = HERE,
     json: Annotated[bool, FLAG] = False,
@@ -148,6 +152,8 @@ def export(
     """Write a card for others: as it is, as a PEFT folder, or as plain safetensors.
 
     A skill of this fleet is signed on the way: NAME.lora.arrow.sig lies beside its file.
+    With another dtype it is another card, which names this one among its parents; somebody
+    else's signature does not go with it.
 
     Parameters
     ----------
@@ -155,6 +161,9 @@ def export(
         File, digest or skill
     out
         NAME.lora.arrow, NAME.safetensors, or any other name for a PEFT folder
+    dtype
+        How its numbers are stored. Default: as they are; int8 in a PEFT folder
+        or safetensors becomes float32
     force
         Replace the file where it exists
     json
@@ -163,7 +172,7 @@ def export(
     from services.command.cardfiles import held
     from services.command.exporting import export_card
 
-    written = export_card(run(held(card, at)), out, at.folder / "keys", force=force)
+    written = export_card(run(held(card, at)), out, at.folder / "keys", dtype=dtype, force=force)
     if json:
         print_json({"files": [str(path) for path in written]})
     else:

@@ -97,7 +97,8 @@ def facts_of(card: LoRACard) -> dict[str, Any]:
                 "outputs": adapter.outputs,
                 "rank": adapter.rank,
                 "alpha": adapter.alpha,
-                "bytes": adapter.nbytes,
+                "dtype": adapter.dtype,
+                "bytes": adapter.stored,
             }
             for name, adapter in card.modules.items()
         ],

@@ -5,32 +5,47 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from lora.card import EXTENSION
+from lora.card import EXTENSION, LoRAFormat
 from lora.interop import export_peft, export_safetensors
 from services.command.authorship import SUFFIX, beside, signed_here
 from services.command.cardfiles import Held, opened
 from services.command.errors import InputRefused
 from services.command.files import check_free, whole_file
+from services.runtime.cards import describe
 
 __all__ = ["export_card"]
 
 
-def export_card(held: Held, out: Path, keys: Path, *, force: bool) -> tuple[Path, ...]:
+def export_card(
+    held: Held, out: Path, keys: Path, *, dtype: str | None = None, force: bool
+) -> tuple[Path, ...]:
     """Write the card by what `out` ends with; the files and folders that were written.
+
+    With a `dtype` that it has not got, it becomes a card of its own, which is only this node's to
+    sign where the first one was.
 
     A skill of this node's own, found through the fleet, is signed with the key in `keys`.
     Raises `LoRAError`, `InputRefused`, `FederationError`.
     """
     card, told = opened(held)
+    stored = card if dtype is None else card.astype(dtype)
     if out.name.endswith(EXTENSION):
         check_free(out, force=force)
-        if held.known is not None and told.signer is None:
+        own = held.known is not None and told.signer is None
+        data = None if stored is card else LoRAFormat.encode(stored)
+        if data is not None:
+            told = describe(replace(stored, digest=stored.key, bytes=len(data)))
+        if own:
             told = signed_here(told, keys)
         signature = beside(told)
         with whole_file(out) as file, held.path.open("rb") as source:
-            shutil.copyfileobj(source, file)
+            if data is None:
+                shutil.copyfileobj(source, file)
+            else:
+                file.write(data)
         note = out.with_name(out.name + SUFFIX)
         if signature is None:
             note.unlink(missing_ok=True)  # of the card that lay here before
@@ -40,7 +55,7 @@ def export_card(held: Held, out: Path, keys: Path, *, force: bool) -> tuple[Path
         return out, note
     if out.suffix == ".safetensors":
         check_free(out, force=force)
-        export_safetensors(card, out)
+        export_safetensors(stored, out)
         return (out,)
     if out.suffix:
         raise InputRefused(
@@ -52,7 +67,7 @@ def export_card(held: Held, out: Path, keys: Path, *, force: bool) -> tuple[Path
         raise InputRefused(f"the folder {out.parent} does not exist")
     whole = out.with_name(f".{out.name}.{secrets.token_hex(6)}.tmp")
     try:
-        export_peft(card, whole)
+        export_peft(stored, whole)
         whole.replace(out)
     finally:
         shutil.rmtree(whole, ignore_errors=True)

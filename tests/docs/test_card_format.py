@@ -56,6 +56,7 @@ def written(tmp_path: Path) -> Any:
             "embedding": cards.adapter(6, 6, seed=1),
             BODY: cards.adapter(5, 7, rank=3, seed=2, alpha=5.0).astype("bfloat16"),
             "encoder.layer.1.output.dense": cards.adapter(9, 4, seed=3).astype("float16"),
+            "encoder.layer.2.output.dense": cards.adapter(5, 3, seed=4).astype("int8"),
         },
         prototypes=points,
         threshold=0.5,
@@ -132,11 +133,20 @@ def rewritten(path: Path, **change: Any) -> None:
         ({"compression": "zstd"}, "compressed"),
         ({"pad": b" " * 8}, "boundary"),
         ({"metadata": {b"mine": b""}}, "not the metadata"),
-        ({"metadata": {b"format_version": b"2"}}, "another version"),
+        ({"metadata": {b"format_version": b"1"}}, "another version"),
+        ({"metadata": {b"format_version": b"3"}}, "another version"),
         ({"metadata": {b"name": b"No Name"}}, "name"),
         ({"batches": 2}, "one record batch"),
     ],
-    ids=["compressed", "not aligned", "a key more", "another version", "no name", "two batches"],
+    ids=[
+        "compressed",
+        "not aligned",
+        "a key more",
+        "older than it is",
+        "another version",
+        "no name",
+        "two batches",
+    ],
 )
 def test_what_the_specification_forbids_is_refused_by_the_reader_and_by_us(
     reader: ModuleType, written: Any, tmp_path: Path, change: dict[str, Any], refusal: str

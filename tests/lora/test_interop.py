@@ -88,7 +88,7 @@ def test_we_give_the_vectors_of_a_card_that_peft_saved(engine, tmp_path) -> None
     assert cosines(engine.encode_with_lora(TEXTS, cards=[found]), theirs).min() > 0.99999
 
 
-@pytest.mark.parametrize("dtype", list(DTYPES))
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "int8"])
 def test_a_card_that_went_out_and_came_back_is_the_same(tmp_path, dtype: str) -> None:
     modules = {
         "layer.0.query": adapter(5, 7, rank=2, alpha=3.0),

@@ -12,7 +12,7 @@ from torch import nn
 
 from lora import Adapter, LoRAFormat, LoRALinear
 from lora.errors import ModuleShapeError, UnknownCardError
-from lora.layer import Segment, as_tensor
+from lora.layer import Segment, Weights, as_tensor
 from tests.lora.cards import adapter, card
 
 
@@ -148,7 +148,7 @@ def test_an_adapter_that_does_not_fit_is_refused(base) -> None:
         LoRALinear(base).add("a", adapter(11, 7))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 def test_weights_are_views_of_the_mapping_that_live_as_long_as_they_are_used(
     tmp_path, dtype: str
 ) -> None:
@@ -162,7 +162,17 @@ def test_weights_are_views_of_the_mapping_that_live_as_long_as_they_are_used(
     assert str(tensor.dtype) == f"torch.{dtype}"
     del read
     gc.collect()
-    torch.testing.assert_close(tensor.float(), torch.from_numpy(stored.factors[0].copy()))
+    values = stored.a if dtype == "int8" else stored.factors[0]
+    torch.testing.assert_close(tensor.float(), torch.from_numpy(values.astype(np.float32)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_what_is_stored_as_int8_enters_a_model_as_its_factors(dtype: torch.dtype) -> None:
+    stored = adapter(12, 7).astype("int8")
+    weights = Weights.of(stored, like=torch.zeros(1, dtype=dtype))
+    for tensor, factor in zip((weights.a, weights.b), stored.factors, strict=True):
+        assert tensor.dtype == dtype
+        assert torch.equal(tensor, torch.from_numpy(factor).to(dtype))
 
 
 def test_a_layer_of_another_dtype_applies_the_card_in_its_own(base) -> None:

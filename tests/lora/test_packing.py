@@ -66,19 +66,67 @@ def test_a_pinned_card_stays_and_too_much_at_once_changes_nothing() -> None:
     held.admit({"a": 4})
     held.pin("a")
     held.pin("never seen")
-    assert held.pinned == {"a"}
+    assert (held.pinned, held.held, len(held)) == ({"a"}, 4, 1)
     assert held.admit({"b": 6}) == ()
     assert held.admit({"c": 6}) == ("b",)
     with pytest.raises(CardBudgetError, match="take 11 bytes"):
         held.admit({"d": 7})
     assert (held.keys(), held.room()) == (("a", "c"), 6)
     held.unpin("a")
-    assert held.admit({"d": 7}) == ("a", "c")
+    assert held.admit({"d": 7}) == ("c", "a")  # as if used when it was let go
     held.forget("d")
     held.forget("d")
-    assert held.used == 0
+    assert (held.used, held.held) == (0, 0)
     with pytest.raises(ConfigError):
         Residency(0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["admit", "touch", "pin", "unpin", "forget"]), st.integers(0, 5)),
+        max_size=60,
+    )
+)
+def test_the_books_are_those_of_one_who_counts_anew_each_time(steps) -> None:
+    """Against a list that is searched: last used, last; pinned, never given away."""
+    sizes = {f"k{n}": 2 + n for n in range(6)}
+    held, order, pinned = Residency(15), list[str](), set[str]()
+    for what, number in steps:
+        key = f"k{number}"
+        if what == "admit":
+            total = sum(sizes[k] for k in pinned | {key})
+            if total > 15:
+                with pytest.raises(CardBudgetError):
+                    held.admit({key: sizes[key]})
+                continue
+            order = [k for k in order if k != key] + [key]
+            leaving = []
+            for other in [k for k in order if k != key and k not in pinned]:
+                if sum(sizes[k] for k in order if k not in leaving) > 15:
+                    leaving.append(other)
+            order = [k for k in order if k not in leaving]
+            assert held.admit({key: sizes[key]}) == tuple(leaving)
+        elif what == "touch":
+            held.touch(key)
+            order = [k for k in order if k != key] + ([key] if key in order else [])
+        elif what == "pin":
+            held.pin(key)
+            pinned |= {key} & set(order)
+        elif what == "unpin":
+            held.unpin(key)
+            order = [k for k in order if k != key or k not in pinned] + [key] * (key in pinned)
+            pinned.discard(key)
+        else:
+            held.forget(key)
+            order = [k for k in order if k != key]
+            pinned.discard(key)
+        assert set(held.keys()) == set(order)
+        assert [k for k in list(held.keys()) if k not in pinned] == [
+            k for k in order if k not in pinned
+        ]
+        assert held.used == sum(sizes[k] for k in order) <= 15
+        assert held.held == sum(sizes[k] for k in pinned)
+        assert held.pinned == pinned
 
 
 MODULES = [f"encoder.layer.{i}.attention.self.{n}" for i in range(2) for n in ("query", "value")]

@@ -243,6 +243,25 @@ def test_out_as_peft_as_safetensors_and_as_it_is(run: Run, bank: LoRACard, tmp_p
     assert not (tmp_path / "copy.lora.arrow.sig").exists()
 
 
+def test_out_in_another_dtype_is_another_card_of_its_parent(
+    run: Run, bank: LoRACard, tmp_path: Path
+) -> None:
+    words = ("--out", "small.lora.arrow", "--dtype", "int8")
+    assert run("card", "export", "bank.lora.arrow", *words).out == "small.lora.arrow\n"
+    small = LoRAFormat.read(tmp_path / "small.lora.arrow")
+    assert {adapter.dtype for adapter in small.modules.values()} == {"int8"}
+    assert (small.name, small.version, small.parents) == ("bank", 1, (bank.digest,))
+    assert small.bytes is not None
+    assert bank.bytes is not None
+    assert small.bytes < bank.bytes
+    words = ("--out", "again.lora.arrow", "--dtype", "int8")
+    assert run("card", "export", "small.lora.arrow", *words).code == 0
+    assert bytes_of(tmp_path, "again.lora.arrow") == bytes_of(tmp_path, "small.lora.arrow")
+    assert run("card", "export", "small.lora.arrow", "--out", "peft").code == 0
+    back = import_peft(tmp_path / "peft", name="bank", base_model=bank.base_model)
+    assert same(back, small.astype("float32"))
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
