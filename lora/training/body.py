@@ -14,7 +14,8 @@ from lora.engine import ArrowEngine
 from lora.probe import WeightMapProbe
 from lora.training.body_fit import BodyConfig
 from lora.training.body_layout import calibration_texts, compare_layouts, probe_layout
-from lora.training.body_sweep import BodyChoice, BodySweep, Progress, TrainedBody, train_body
+from lora.training.body_settings import BodyChoice, BodySweep, TrainedBody
+from lora.training.body_sweep import train_body
 from lora.training.candidate import (
     Candidate,
     CandidateRequest,
@@ -29,6 +30,7 @@ from lora.training.checkpoint import Checkpoints
 from lora.training.errors import ConfigError, NothingToLearn, TrainingError
 from lora.training.gate import Arena
 from lora.training.memory import bounds
+from lora.training.progress import Progress
 from lora.training.schedule import body_rank, scheduled
 
 __all__ = [

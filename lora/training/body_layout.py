@@ -21,10 +21,11 @@ from lora.training.checkpoint import Arrays, Checkpoints, Kept
 from lora.training.dataset import TrainingSet
 from lora.training.errors import ConfigError, NothingToLearn
 from lora.training.gate import Arena, judge
+from lora.training.progress import Progress
 
 if TYPE_CHECKING:
     from lora.training.body_fit import BodyConfig
-    from lora.training.body_sweep import TrainedBody
+    from lora.training.body_settings import TrainedBody
 
 __all__ = [
     "Compared",
@@ -116,9 +117,6 @@ def calibration_texts(data: TrainingSet, most: int = CALIBRATION) -> list[str]:
     count = min(most, len(data.passages))
     return [data.passages[i * len(data.passages) // count] for i in range(count)]
 
-
-Progress = Callable[[int, int, float], None]
-"""Called with step, steps and loss."""
 
 Train = Callable[[Mapping[str, int], float | None, Checkpoints, Progress | None], "TrainedBody"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from lora.training.errors import ConfigError, NothingToLearn
 from lora.training.gate import MIN_GROUPS, Arena, Verdict, judge, mrr, recall
 from lora.training.head import HeadConfig
 from lora.training.memory import bounds
+from lora.training.progress import Progress
 from lora.training.schedule import head_rank
 from lora.training.stacking import (
     beside_metrics,
@@ -42,7 +43,6 @@ __all__ = [
     "Candidate",
     "CandidateRequest",
     "Metric",
-    "Progress",
     "blank_card",
     "fold_groups",
     "head_candidate",
@@ -57,8 +57,6 @@ TRUSTED = 0.5
 
 Floats = npt.NDArray[np.float32]
 Metric = float | int | str | bool | None
-Progress = Callable[[int, int, float], None]
-"""Called with step, steps and loss."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,13 +29,12 @@ from lora.training.head import (
     fit_head,
     head_adapter,
 )
+from lora.training.progress import Progress
 
 __all__ = ["Choice", "SweepConfig", "TrainedHead", "train_head"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-Progress = Callable[[int, int, float], None]
-"""Called with step, steps and loss."""
 
 GRID = (
     HeadConfig(),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,12 +28,11 @@ from lora.training.body_trunk import Replica, Trunk
 from lora.training.dataset import TrainingSet
 from lora.training.errors import ConfigError, NothingToLearn, TrainingError
 from lora.training.head import HeadProblem
+from lora.training.progress import Progress
 
 __all__ = ["LearningExample", "LoRATrainer", "TrainingReport"]
 
 Ints = npt.NDArray[np.int64]
-Progress = Callable[[int, int, float], None]
-"""Called with step, steps and loss."""
 
 CHECKPOINT = "checkpoint.safetensors"
 
