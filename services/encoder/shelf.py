@@ -1,10 +1,14 @@
-"""The cards an encoder has mapped: opened and verified off the loop, the least used put back."""
+"""The cards an encoder has mapped: opened and verified off the loop, the least used put back.
+
+What a request costs here does not grow with the cards, and no request waits for another one's card:
+neither for its file, nor for those that leave for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Executor
 from typing import Final, NamedTuple, Protocol
 
@@ -21,7 +25,10 @@ PINNED: Final = 0.5
 
 
 class Holder(Protocol):
-    """What is needed of `lora.engine.ArrowEngine`."""
+    """What is needed of `lora.engine.ArrowEngine`; called from the threads that open files.
+
+    Where one of these waited for a batch that is computed, cards that are opened would wait too.
+    """
 
     def pin(self, card: LoRACard) -> None:
         """Put a card into the model and keep it there; refuses one that does not fit."""
@@ -65,6 +72,7 @@ class Shelf:
         self._told = told
         self._cards: dict[str, LoRACard] = {}
         self._opening: dict[str, asyncio.Task[LoRACard]] = {}
+        self._settling: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._cards)
@@ -76,7 +84,7 @@ class Shelf:
         """The mapped card, from the store if need be; raises `SkillFileError`."""
         card = self._cards.get(digest)
         if card is not None:
-            self._residency.admit({digest: card.nbytes})
+            self._residency.touch(digest)
             return card
         opening = self._opening.get(digest)
         if opening is None:
@@ -93,13 +101,13 @@ class Shelf:
         Raises `SkillFileError`, `PinRefusedError`, `CardBudgetError`.
         """
         card = await self.get(digest)
-        others = self._residency.pinned - {digest}
-        held = sum(self._cards[key].nbytes for key in others if key in self._cards)
-        if held + card.nbytes > self._residency.budget * PINNED:
+        held = self._residency.held
+        if digest not in self._residency.pinned:
+            held += card.nbytes
+        if held > self._residency.budget * PINNED:
             raise PinRefusedError(
                 f"{card.name}@{card.version} is not pinned: with it the pinned cards would take "
-                f"{held + card.nbytes} bytes, more than half of the budget of "
-                f"{self._residency.budget}"
+                f"{held} bytes, more than half of the budget of {self._residency.budget}"
             )
         self._residency.pin(digest)
         try:
@@ -143,10 +151,22 @@ class Shelf:
         self._cards[digest] = card
         milliseconds = (time.monotonic() - started) * 1000
         left = tuple(self._cards.pop(key) for key in gone)
-        for other in left:
-            await self._thread(self._holder.evict, other)
-        await self._told(Placed(card, milliseconds, left))
+        settling = asyncio.create_task(self._settle(Placed(card, milliseconds, left)))
+        self._settling.add(settling)
+        settling.add_done_callback(self._settling.discard)
         return card
+
+    async def _settle(self, placed: Placed) -> None:
+        """What follows from a card that is there already: the request need not wait for it."""
+        if placed.left:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._executor, self._evict, placed.left)
+        await self._told(placed)
+
+    def _evict(self, cards: Iterable[LoRACard]) -> None:
+        for card in cards:
+            if card.key not in self._cards:  # or it is back by now
+                self._holder.evict(card)
 
     def _open(self, digest: str) -> LoRACard:
         card = self._store.open(digest)

@@ -1,0 +1,121 @@
+"""Cards come and go on the shelf, and no request waits for what is another one's business."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lora.card import LoRACard
+from lora.store import CardStore
+from services.encoder.shelf import Placed, Shelf
+from tests.services.encoder.processes import skill, until
+
+
+class SlowHolder:
+    """A model that lets a card go only when it may."""
+
+    def __init__(self) -> None:
+        self.inside: dict[str, LoRACard] = {}
+        self.may = threading.Event()
+        self.may.set()
+
+    def pin(self, card: LoRACard) -> None:
+        self.inside[card.key] = card
+
+    def unpin(self, card: LoRACard) -> None:
+        assert card.key in self.inside
+
+    def evict(self, card: LoRACard) -> None:
+        assert self.may.wait(20)
+        self.inside.pop(card.key, None)
+
+
+class SlowStore(CardStore):
+    """A store one of whose files is on a disk that sleeps."""
+
+    asleep = ""
+    awake = threading.Event()
+
+    def open(self, digest: str) -> LoRACard:
+        if digest == self.asleep:
+            assert self.awake.wait(20)
+        return super().open(digest)
+
+
+class Desk:
+    """A shelf with room for three cards, six of them in its store."""
+
+    def __init__(self, folder: Path, files: ThreadPoolExecutor) -> None:
+        self.store = SlowStore(folder)
+        self.cards = [self.store.put(skill(f"law{n}", seed=n)) for n in range(6)]
+        self.keys = [card.key for card in self.cards]
+        self.holder = SlowHolder()
+        self.said: list[Placed] = []
+        room = 3 * self.cards[0].nbytes + 100
+        self.shelf = Shelf(self.store, self.holder, room, files, self.told)
+
+    async def told(self, placed: Placed) -> None:
+        self.said.append(placed)
+
+    async def settled(self, count: int) -> None:
+        await until(lambda: len(self.said) >= count, f"{count} cards were told of")
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    with ThreadPoolExecutor(2) as files:
+        yield Desk(tmp_path, files)
+
+
+async def test_what_was_not_used_for_longest_leaves_and_is_told(desk: Desk) -> None:
+    for number in (0, 1, 2, 0, 3):
+        await desk.shelf.get(desk.keys[number])
+    await desk.settled(4)
+    assert [key in desk.shelf for key in desk.keys[:4]] == [True, False, True, True]
+    assert [card.key for placed in desk.said for card in placed.left] == [desk.keys[1]]
+    assert set(desk.holder.inside) == {desk.keys[0], desk.keys[2], desk.keys[3]}
+
+
+async def test_a_request_does_not_wait_for_what_leaves_for_its_card(desk: Desk) -> None:
+    for number in (0, 1, 2):
+        await desk.shelf.get(desk.keys[number])
+    await desk.settled(3)
+    desk.holder.may.clear()
+    assert (await desk.shelf.get(desk.keys[3])).key == desk.keys[3]
+    assert len(desk.said) == 3
+    desk.holder.may.set()
+    await desk.settled(4)
+    assert desk.said[3].left[0].key == desk.keys[0]
+    assert desk.keys[0] not in desk.holder.inside
+
+
+async def test_what_left_and_is_back_by_then_stays_in_the_model(desk: Desk) -> None:
+    for number in (0, 1, 2):
+        await desk.shelf.get(desk.keys[number])
+    desk.holder.may.clear()
+    for number in (3, 4):  # both threads wait until the first two may leave
+        await desk.shelf.get(desk.keys[number])
+    back = asyncio.create_task(desk.shelf.get(desk.keys[1]))
+    desk.holder.may.set()
+    await back
+    await desk.settled(6)
+    assert desk.keys[1] in desk.shelf
+    await desk.shelf.get(desk.keys[1])
+
+
+async def test_a_card_that_comes_slowly_holds_up_no_other(desk: Desk) -> None:
+    desk.store.asleep = desk.keys[0]
+    desk.store.awake.clear()
+    slow = [asyncio.create_task(desk.shelf.get(desk.keys[0])) for _ in range(2)]
+    await asyncio.sleep(0)
+    for key in desk.keys[1:4]:
+        assert (await desk.shelf.get(key)).key == key
+    assert not any(task.done() for task in slow)
+    desk.store.awake.set()
+    first, second = await asyncio.gather(*slow)
+    assert first is second
