@@ -323,7 +323,7 @@ def test_what_is_no_linear_layer_has_a_name(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rank": 0}, {"energy": 2.0}, {"alpha": 0.0}, {"dtype": "int8"}, {"rank": 5000}]
+    "wrong", [{"rank": 0}, {"energy": 2.0}, {"alpha": 0.0}, {"dtype": "int4"}, {"rank": 5000}]
 )
 def test_settings_out_of_range_are_refused(wrong) -> None:
     with pytest.raises(ConfigError):
