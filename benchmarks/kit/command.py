@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -142,13 +143,33 @@ def progress_bar(console: Console) -> Progress:
 
 
 def measured_on(began: float) -> Found:
-    """The machine, and how long it took since `began` (of `time.monotonic`)."""
-    return {
+    """The machine, and how long it took since `began` (of `time.monotonic`).
+
+    `load` is what else there was to do: the mean over the last minute of processes that ran or
+    waited for a core, the benchmark's own among them.
+    """
+    found: Found = {
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "system": platform.system(),
         "cores": os.cpu_count(),
+        "memory_gb": psutil.virtual_memory().total / 1e9,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "load": os.getloadavg()[0],
         "seconds": time.monotonic() - began,
     }
+    if processor := _processor():
+        found["processor"] = processor
+    return found
+
+
+def _processor() -> str:
+    """As Linux names it; empty where nobody says."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 def write_json(found: Found, file: Path) -> None:

@@ -27,8 +27,8 @@ def show(report: Report, console: Console) -> None:
     if report.figures:
         table = _table("Figures", "measured", "whose", right=("median", "spread", "unit"))
         for it in report.figures:
-            cells = (it.what, it.who, number(it.median), spread(it.least, it.most), it.unit)
-            table.add_row(*map(escape, cells))
+            row = (it.what, it.who, number(it.median), spread(it.least, it.most), it.unit)
+            table.add_row(*map(escape, row))
         console.print(table)
     if report.comparisons:
         table = _table(
@@ -37,8 +37,8 @@ def show(report: Report, console: Console) -> None:
             right=("median", "spread", "wanted", "met"),
         )
         for pair in report.comparisons:
-            cells = (pair.what, pair.who, pair.against, with_unit(pair.ratio, pair.unit))
-            cells += (spread(pair.least, pair.most), wanted(pair), met_sign(pair))
+            cells = [pair.what, pair.who, pair.against, with_unit(pair.ratio, pair.unit)]
+            cells += [spread(pair.least, pair.most), wanted(pair), met_sign(pair)]
             style = {True: "green", False: "red", None: ""}[pair.met]
             table.add_row(*map(escape, cells), style=style)
         console.print(table)
