@@ -143,7 +143,7 @@ class Broker:
             if e.errno == zmq.EADDRINUSE:
                 raise InUse(f"the port of {endpoint} is in use, perhaps by another broker") from e
             raise InvalidUrl(f"cannot serve {endpoint}: {e.strerror}") from e
-        drained = Drained(socket, handle)  # type: ignore[arg-type]
+        drained = Drained(socket, handle, attachments=kind == zmq.SUB)  # type: ignore[arg-type]
         self._sockets.append(drained)
         return drained
 

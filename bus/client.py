@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
 import schemas
 from bus import protocol
+from bus.appending import Appender
 from bus.consumer import Leased, Member
 from bus.contract import (
     Bus,
@@ -37,6 +38,7 @@ CLOSING = 5.0
 YIELD = 64
 FULL_PAUSES = (0.001, 0.004, 0.015, 0.06, 0.24)
 """Seconds between attempts to send over a queue that is full, before an event is dropped."""
+_UNNUMBERED = (None,)
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -63,7 +65,7 @@ class ClientBus(Bus):
         self._published = 0
         self._sends = 0
         self._received = 0
-        self._sinks: dict[str, list[_Sink]] = {}
+        self._sinks: dict[bytes, tuple[_Sink, ...]] = {}
         self._watches: set[Watch] = set()
         self._replies = _Replies()
         self._refusals = _Refusals(self)
@@ -76,6 +78,7 @@ class ClientBus(Bus):
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls = 0
         self._called = Signal()
+        self._appender = Appender(link, patience, self.background)
 
     async def open(self) -> None:
         """Hear the broker's refusals; raises `Unreachable`."""
@@ -88,11 +91,12 @@ class ClientBus(Bus):
         """Send these topics to a sink; live after `confirm`."""
         self._check()
         for topic in topics:
-            sinks = self._sinks.setdefault(topic, [])
+            name = topic.encode()
+            sinks = self._sinks.get(name, ())
             if not sinks:
                 self.link.subscribe(topic)
             if sink not in sinks:
-                sinks.append(sink)
+                self._sinks[name] = (*sinks, sink)
         if isinstance(sink, Watch):
             if not self._watches:
                 self.add(self._heartbeats, [schemas.FleetHeartbeat.type])
@@ -101,11 +105,12 @@ class ClientBus(Bus):
     def remove(self, sink: _Sink, topics: Sequence[str]) -> None:
         """Undo `add`."""
         for topic in topics:
-            sinks = self._sinks.get(topic, [])
+            name = topic.encode()
+            sinks = self._sinks.get(name, ())
             if sink in sinks:
-                sinks.remove(sink)
-                if not sinks:
-                    del self._sinks[topic]
+                self._sinks[name] = left = tuple(each for each in sinks if each is not sink)
+                if not left:
+                    del self._sinks[name]
                     if not self._closed:
                         self.link.unsubscribe(topic)
         if isinstance(sink, Watch):
@@ -119,16 +124,16 @@ class ClientBus(Bus):
 
     def _dispatch(self, message: Sequence[bytes]) -> None:
         try:
-            sinks = self._sinks.get(bytes(message[0]).decode())
+            sinks = self._sinks.get(message[0])
             if not sinks:
                 return  # another topic that begins like one of ours
             event = schemas.from_frames(message)
-        except (schemas.SchemaError, UnicodeDecodeError) as e:
+        except schemas.SchemaError as e:
             self.refused += 1
             _log.warning("an event that cannot be read was passed over: %s", e)
             return
         self._received += 1
-        for sink in tuple(sinks):
+        for sink in sinks:
             sink.push(event)
 
     # publishing
@@ -136,25 +141,29 @@ class ClientBus(Bus):
     async def publish(self, *events: Event[Any]) -> tuple[int | None, ...]:
         self._check()
         if len(events) == 1 and events[0].data.lane is Lane.LIVE:
-            await self._send(schemas.frames(events[0]))
-            return (None,)
+            message = schemas.frames(events[0])
+            self._sends += 1
+            if self._sends % YIELD and self.link.send(message):
+                self._published += 1
+            else:
+                await self._send(message)
+            return _UNNUMBERED
         messages = [schemas.frames(event) for event in events]
         durable = [n for n, event in enumerate(events) if event.data.lane is Lane.DURABLE]
         found: list[int | None] = [None] * len(events)
         if durable:
-            raws = [_raw(events[n]) for n in durable]
-            answer = await self.call("append", protocol.Append(events=raws))
-            sequences = _read(answer, protocol.Appended).sequences
+            with self._calling():
+                sequences = await self._appender.append([messages[n][1] for n in durable])
             for n, sequence in zip(durable, sequences, strict=True):
                 found[n] = sequence
             self._published += len(durable)
         for event, message in zip(events, messages, strict=True):
             if event.data.lane is Lane.LIVE:
+                self._sends += 1
                 await self._send(message)
         return tuple(found)
 
     async def _send(self, message: Sequence[bytes]) -> None:
-        self._sends += 1
         if self._sends % YIELD == 0:
             await asyncio.sleep(0)  # who publishes in a loop must hear, too
         for pause in FULL_PAUSES:
@@ -169,9 +178,15 @@ class ClientBus(Bus):
     async def call(self, verb: str, request: protocol.Request) -> bytes:
         """Ask the journal; raises `Refused` and its kinds, `Unreachable`, `Closed`."""
         self._check()
+        with self._calling():
+            return await self.link.call(verb, protocol.encode(request), self.patience)
+
+    @contextlib.contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Closing waits for it, and a refusal counts."""
         self._calls += 1
         try:
-            return await self.link.call(verb, protocol.encode(request), self.patience)
+            yield
         except Refused:
             self.refused += 1
             raise
@@ -253,6 +268,7 @@ class ClientBus(Bus):
             pause = resend
             while (left := end - loop.time()) > 0:
                 self._check()
+                self._sends += 1
                 await self._send(message)
                 await asyncio.wait([answer], timeout=min(left, pause))
                 if answer.done():

@@ -152,7 +152,7 @@ class Core:
                 _check_durable(asked.types)
                 self._waiters.add(Waiter(key, asked, reply))
                 return
-            run = self._operation(asked, blake2b(verb + b"\0" + body, digest_size=16).digest())
+            run = self._operation(asked, verb, body)
         except (schemas.SchemaError, BusError) as e:
             self.counters["refused"] += 1
             reply(protocol.ERROR, protocol.encode(protocol.Error(_code(e), str(e))))
@@ -163,10 +163,13 @@ class Core:
             return
         self.writer.submit(run, partial(_answer, reply), len(body))
 
-    def _operation(self, asked: protocol.Request, receipt: bytes) -> Callable[[Journal], Any]:
+    def _operation(
+        self, asked: protocol.Request, verb: bytes, body: bytes
+    ) -> Callable[[Journal], Any]:
+        if isinstance(asked, protocol.Append):
+            return partial(_append, self._entries(asked.events))
+        receipt = blake2b(verb + b"\0" + body, digest_size=16).digest()
         match asked:
-            case protocol.Append(events=events):
-                return partial(_append, self._entries(events))
             case protocol.Ack(leases=leases, publish=publish):
                 return partial(_ack, leases, self._entries(publish), receipt)
             case protocol.Read(types=types, after=after, limit=limit):

@@ -6,15 +6,16 @@ import heapq
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import schemas
 from bus.errors import BusError
 from bus.journal_leases import Leases
 from bus.journal_retention import Retention
+from bus.journal_rows import insert, marks, stretches
 from bus.journal_schema import broken, open_database
 from bus.settings import BrokerSettings
 
@@ -139,31 +140,40 @@ class Journal:
 
     # events
 
-    def append(self, entries: Iterable[Entry]) -> list[tuple[int, bool]]:
+    def append(self, entries: Sequence[Entry]) -> list[tuple[int, bool]]:
         """Number and keep events; a pair (sequence, known already) each."""
-        execute, at = self.connection.execute, self.clock()
+        keys = [_key(source, name) for _, source, name, _ in entries]
+        known = self._seen(keys)
+        at = self.clock()
         placed = []
-        for kind, source, name, raw in entries:
-            key = _key(source, name)
-            sequence = self._last + 1
-            if not execute(
-                "INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (key, sequence, at)
-            ).rowcount:
-                (sequence,) = execute("SELECT sequence FROM seen WHERE key = ?", (key,)).fetchone()
+        seen: list[Any] = []
+        events: list[Any] = []
+        for key, (kind, _, _, raw) in zip(keys, entries, strict=True):
+            sequence = known.get(key)
+            if sequence is not None:
                 placed.append((sequence, True))
                 continue
-            previous = self._heads.get(kind, 0)
-            stamped = schemas.stamp(raw, sequence=sequence, previous=previous)
-            execute(
-                "INSERT INTO events VALUES (?, ?, ?, ?, ?)",
-                (sequence, kind, len(stamped), at, stamped),
-            )
+            known[key] = sequence = self._last + 1
+            stamped = schemas.stamp(raw, sequence=sequence, previous=self._heads.get(kind, 0))
+            size = len(stamped)
+            seen += (key, sequence, at)
+            events += (sequence, kind, size, at, stamped)
             self._last = self._heads[kind] = sequence
             self._changed.add(kind)
-            self.retention.grew(len(stamped))
+            self.retention.grew(size)
             self.outbox.append(Stored(sequence, kind, stamped))
             placed.append((sequence, False))
+        insert(self.connection, "seen", 3, seen)
+        insert(self.connection, "events", 5, events)
         return placed
+
+    def _seen(self, keys: Sequence[bytes]) -> dict[bytes, int]:
+        """The sequences of those that were appended before."""
+        found: dict[bytes, int] = {}
+        for start, count in stretches(len(keys)):
+            query = f"SELECT key, sequence FROM seen WHERE key IN ({marks(count)})"  # noqa: S608
+            found.update(self.connection.execute(query, keys[start : start + count]).fetchall())
+        return found
 
     def heads(self) -> dict[str, int]:
         """The last sequence of every type that has one."""
@@ -236,5 +246,4 @@ class Journal:
 
 def _key(source: str, name: str) -> bytes:
     """What duplicates are known by: 128 bits over source and id."""
-    lengths = f"{len(source)}:".encode()
-    return blake2b(lengths + source.encode() + name.encode(), digest_size=16).digest()
+    return blake2b(f"{len(source)}:{source}{name}".encode(), digest_size=16).digest()

@@ -96,7 +96,7 @@ class ZeroMQLink(Link):
         self._monitored = dealer
         self._monitor = Drained(monitor, self._happened)
         self._publisher = Drained(publisher, self._heard)
-        self._subscriber = Drained(subscriber, self._received)
+        self._subscriber = Drained(subscriber, self._received, attachments=True)
         self._dealer = Drained(dealer, self._answered)
         publisher.connect(endpoints.ingress)
         subscriber.connect(endpoints.egress)
@@ -113,12 +113,15 @@ class ZeroMQLink(Link):
         self.live = message[0][:1] == b"\x01"
         self._ready.set()
 
-    def _received(self, message: list[bytes]) -> None:
+    def _received(self, message: list[Any]) -> None:
         echo = self._echoes.pop(message[0], None) if self._echoes else None
         if echo is not None:
             if not echo.done():
                 echo.set_result(None)
-        elif not message[0].startswith(protocol.ECHO):
+        else:
+            for place in range(2, len(message)):
+                if isinstance(message[place], zmq.Frame):
+                    message[place] = message[place].buffer
             self.on_message(message)
 
     def subscribe(self, topic: str) -> None:
