@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import psutil
 from rich.console import Console
@@ -145,8 +145,7 @@ def progress_bar(console: Console) -> Progress:
 def measured_on(began: float) -> Found:
     """The machine, and how long it took since `began` (of `time.monotonic`).
 
-    `load` is what else there was to do: the mean over the last minute of processes that ran or
-    waited for a core, the benchmark's own among them.
+    `others` is the share of all cores, 0 to 1, that went to other work since this process started.
     """
     found: Found = {
         "python": platform.python_version(),
@@ -155,12 +154,44 @@ def measured_on(began: float) -> Found:
         "cores": os.cpu_count(),
         "memory_gb": psutil.virtual_memory().total / 1e9,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "load": os.getloadavg()[0],
+        "others": _STARTED.others(),
         "seconds": time.monotonic() - began,
     }
     if processor := _processor():
         found["processor"] = processor
     return found
+
+
+class _Busy:
+    """How busy the whole machine was when this was made."""
+
+    def __init__(self) -> None:
+        self._at = time.monotonic()
+        self._busy = self._all()
+        self._own = self._ours()
+
+    def others(self) -> float:
+        """Share of the cores' time since then that went to none of this process's family."""
+        whole = (time.monotonic() - self._at) * (os.cpu_count() or 1)
+        used = self._all() - self._busy - (self._ours() - self._own)
+        return min(max(used / whole, 0.0), 1.0) if whole > 0 else 0.0
+
+    @staticmethod
+    def _all() -> float:
+        times = psutil.cpu_times()._asdict()
+        idle = {"idle", "iowait", "guest", "guest_nice"}  # a guest's are in the user's already
+        return float(sum(value for name, value in times.items() if name not in idle))
+
+    @staticmethod
+    def _ours() -> float:
+        me, total = psutil.Process(), 0.0
+        for process in (me, *me.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += sum(process.cpu_times()[:4])  # its own, and of children that ended
+        return total
+
+
+_STARTED: Final = _Busy()
 
 
 def _processor() -> str:

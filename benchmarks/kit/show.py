@@ -96,8 +96,8 @@ def machine_line(machine: dict[str, Any]) -> str:
         parts.append(f"{machine['memory_gb']:.0f} GB")
     if "python" in machine:
         parts.append(f"Python {machine['python']}")
-    if "load" in machine:
-        parts.append(f"load {machine['load']:.1f} at the end")
+    if "others" in machine:
+        parts.append(f"{machine['others']:.0%} of the cores' time went to other work")
     if "seconds" in machine:
         parts.append(f"took {machine['seconds']:.0f} s")
     return ", ".join(parts)
