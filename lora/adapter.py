@@ -41,6 +41,8 @@ DTYPES: Final[dict[str, np.dtype[np.generic]]] = {
 }
 """The dtypes a matrix may be stored in, and the NumPy dtype that carries each."""
 
+_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+
 FloatArray = npt.NDArray[np.float32]
 
 _STEPS: Final = 127
@@ -101,8 +103,7 @@ class Adapter:
     b_scale: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        names = {dtype: name for name, dtype in DTYPES.items()}
-        if self.a.dtype not in names or self.a.dtype != self.b.dtype:
+        if self.a.dtype not in _NAMES or self.a.dtype != self.b.dtype:
             raise CardInvalidError(
                 f"an adapter's matrices must share one dtype of {', '.join(DTYPES)} "
                 f"(bfloat16 as uint16), not {self.a.dtype} and {self.b.dtype}"
@@ -142,7 +143,7 @@ class Adapter:
     @property
     def dtype(self) -> str:
         """The dtype the matrices are stored in: float32, float16, bfloat16 or int8."""
-        return next(name for name, dtype in DTYPES.items() if dtype == self.a.dtype)
+        return _NAMES[self.a.dtype]
 
     @property
     def scale(self) -> float:
@@ -206,7 +207,7 @@ class Adapter:
             if matrix.dtype == DTYPES["bfloat16"]:
                 finite = bool(np.all((matrix.view(np.uint16) & np.uint16(0x7F80)) != 0x7F80))
             else:
-                finite = bool(np.all(np.isfinite(matrix)))
+                finite = matrix.dtype == DTYPES["int8"] or bool(np.isfinite(matrix).all())
             if not finite:
                 said = role.upper() if len(role) == 1 else role
                 raise CardNotFiniteError(f"matrix {said} of {name!r} holds NaN or infinity")

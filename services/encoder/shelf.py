@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Executor
 from typing import Final, NamedTuple, Protocol
@@ -22,6 +23,10 @@ __all__ = ["Holder", "Placed", "Shelf"]
 
 PINNED: Final = 0.5
 """Share of the budget that pinned cards may take."""
+
+KNOWN: Final = 1024
+"""Cards that had to leave and are kept open, some 15 kB each: what was verified once, and is mapped
+still, need not be read again. Their numbers are the file's own pages, which the system may drop."""
 
 
 class Holder(Protocol):
@@ -71,6 +76,7 @@ class Shelf:
         self._executor = executor
         self._told = told
         self._cards: dict[str, LoRACard] = {}
+        self._known: OrderedDict[str, LoRACard] = OrderedDict()  # the first that left first
         self._opening: dict[str, asyncio.Task[LoRACard]] = {}
         self._settling: set[asyncio.Task[None]] = set()
 
@@ -132,6 +138,7 @@ class Shelf:
     async def put_back(self, digest: str) -> LoRACard | None:
         """Let a card go, pinned or not; the card, if it was here."""
         card = self._cards.pop(digest, None)
+        self._known.pop(digest, None)
         self._residency.forget(digest)
         if card is not None:
             await self._thread(self._holder.evict, card)
@@ -141,7 +148,7 @@ class Shelf:
         started = time.monotonic()
         try:
             card = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._open, digest
+                self._executor, self._open, digest, self._known.pop(digest, None)
             )
             gone = self._residency.admit({digest: card.nbytes})
         except CardNotFoundError as error:
@@ -151,6 +158,9 @@ class Shelf:
         self._cards[digest] = card
         milliseconds = (time.monotonic() - started) * 1000
         left = tuple(self._cards.pop(key) for key in gone)
+        self._known.update((other.key, other) for other in left)
+        while len(self._known) > KNOWN:
+            self._known.popitem(last=False)
         settling = asyncio.create_task(self._settle(Placed(card, milliseconds, left)))
         self._settling.add(settling)
         settling.add_done_callback(self._settling.discard)
@@ -168,8 +178,10 @@ class Shelf:
             if card.key not in self._cards:  # or it is back by now
                 self._holder.evict(card)
 
-    def _open(self, digest: str) -> LoRACard:
-        card = self._store.open(digest)
+    def _open(self, digest: str, known: LoRACard | None) -> LoRACard:
+        # A file never changes, but it may be gone: then the card is nobody's any more.
+        held = known is not None and self._store.path(digest).exists()
+        card = known if known is not None and held else self._store.open(digest)
         # Into the model and free to leave it: what does not fit is refused now, not in a batch.
         self._holder.pin(card)
         self._holder.unpin(card)

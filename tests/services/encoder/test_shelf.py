@@ -12,6 +12,7 @@ import pytest
 
 from lora.card import LoRACard
 from lora.store import CardStore
+from services.encoder.errors import SkillFileError
 from services.encoder.shelf import Placed, Shelf
 from tests.services.encoder.processes import skill, until
 
@@ -39,11 +40,13 @@ class SlowStore(CardStore):
     """A store one of whose files is on a disk that sleeps."""
 
     asleep = ""
+    read = 0
     awake = threading.Event()
 
     def open(self, digest: str) -> LoRACard:
         if digest == self.asleep:
             assert self.awake.wait(20)
+        self.read += 1
         return super().open(digest)
 
 
@@ -106,6 +109,37 @@ async def test_what_left_and_is_back_by_then_stays_in_the_model(desk: Desk) -> N
     await desk.settled(6)
     assert desk.keys[1] in desk.shelf
     await desk.shelf.get(desk.keys[1])
+
+
+async def test_a_card_that_left_comes_back_without_being_read_again(desk: Desk) -> None:
+    first = await desk.shelf.get(desk.keys[0])
+    for number in (1, 2, 3):
+        await desk.shelf.get(desk.keys[number])
+    await desk.settled(4)
+    assert desk.keys[0] not in desk.shelf
+    read = desk.store.read
+    assert await desk.shelf.get(desk.keys[0]) is first
+    assert desk.store.read == read
+    assert desk.keys[0] in desk.holder.inside
+    await desk.settled(5)
+
+
+async def test_a_card_that_left_and_whose_file_is_gone_is_unknown(desk: Desk) -> None:
+    for number in (0, 1, 2, 3):
+        await desk.shelf.get(desk.keys[number])
+    await desk.settled(4)
+    desk.store.delete(desk.keys[0])
+    with pytest.raises(SkillFileError) as refused:
+        await desk.shelf.get(desk.keys[0])
+    assert refused.value.missing
+
+
+async def test_what_was_put_back_is_read_anew(desk: Desk) -> None:
+    first = await desk.shelf.get(desk.keys[0])
+    assert await desk.shelf.put_back(desk.keys[0]) is first
+    assert await desk.shelf.put_back(desk.keys[0]) is None
+    assert desk.keys[0] not in desk.holder.inside
+    assert await desk.shelf.get(desk.keys[0]) is not first
 
 
 async def test_a_card_that_comes_slowly_holds_up_no_other(desk: Desk) -> None:

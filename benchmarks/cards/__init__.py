@@ -1,0 +1,1 @@
+"""What cards cost: in a forward pass, when they come and go, when there are thousands, on disk."""
