@@ -11,7 +11,7 @@ from lora.errors import ConfigError
 __all__ = ["DEFAULT_BATCH_TOKENS", "Batch", "Span", "pack"]
 
 DEFAULT_BATCH_TOKENS: Final = 2048
-"""Tokens of one batch, padding counted."""
+"""Tokens of one batch, padding counted where there is any."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Batch:
     """The cards that this batch needs."""
 
     tokens: int
-    """Tokens with padding."""
+    """Its tokens; with padding, where it is padded."""
 
 
 def pack(
@@ -45,11 +45,12 @@ def pack(
     *,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     card_bytes: int,
+    padded: bool = True,
 ) -> Iterator[Batch]:
     """Split rows of these token counts, each with these cards, into batches.
 
-    A batch holds at most `batch_tokens` with padding (a longer row goes alone) and needs at most
-    `card_bytes` of cards at once. Where all cards fit, rows are packed by length, which wastes
+    A batch holds at most `batch_tokens` (a longer row goes alone) and needs at most `card_bytes` of
+    cards at once. Where all cards fit, rows are packed by length, which wastes
     least padding, and ordered by cards within the batch; else by cards first, so that each card is
     loaded once.
 
@@ -57,6 +58,7 @@ def pack(
         lengths: tokens of each row.
         cards: keys of the cards of each row, in the order they stack; none for the base model.
         sizes: bytes of each card.
+        padded: whether a row costs as many tokens as the longest of its batch.
     """
     if batch_tokens < 1:
         raise ConfigError(f"batch_tokens must be positive, not {batch_tokens}")
@@ -66,23 +68,24 @@ def pack(
         key=lambda i: ((), -lengths[i], i) if fits else (cards[i], -lengths[i], i),
     )
     rows: list[int] = []
-    longest, keys, used = 0, set[str](), 0
+    longest, tokens, keys, used = 0, 0, set[str](), 0
     for i in order:
         fresh = sum(sizes[key] for key in set(cards[i]) - keys)
         wider = max(longest, lengths[i])
-        if rows and (wider * (len(rows) + 1) > batch_tokens or used + fresh > card_bytes):
-            yield _batch(rows, cards, longest)
-            rows, longest, keys, used = [], 0, set(), 0
+        more = wider * (len(rows) + 1) if padded else tokens + lengths[i]
+        if rows and (more > batch_tokens or used + fresh > card_bytes):
+            yield _batch(rows, cards, tokens)
+            rows, keys, used = [], set(), 0
             fresh = sum(sizes[key] for key in set(cards[i]))
-            wider = lengths[i]
+            wider = more = lengths[i]
         rows.append(i)
-        longest, used = wider, used + fresh
+        longest, tokens, used = wider, more, used + fresh
         keys.update(cards[i])
     if rows:
-        yield _batch(rows, cards, longest)
+        yield _batch(rows, cards, tokens)
 
 
-def _batch(rows: list[int], cards: Sequence[tuple[str, ...]], longest: int) -> Batch:
+def _batch(rows: list[int], cards: Sequence[tuple[str, ...]], tokens: int) -> Batch:
     ordered = sorted(rows, key=lambda i: cards[i])
     spans: list[Span] = []
     keys = {key for i in ordered for key in cards[i]}
@@ -95,4 +98,4 @@ def _batch(rows: list[int], cards: Sequence[tuple[str, ...]], longest: int) -> B
             elif not inside and start is not None:
                 spans.append(Span(start, position, key))
                 start = None
-    return Batch(tuple(ordered), tuple(spans), frozenset(keys), longest * len(rows))
+    return Batch(tuple(ordered), tuple(spans), frozenset(keys), tokens)

@@ -56,8 +56,13 @@ def pick_device(device: str) -> torch.device:
 class SentenceModel:
     """One loaded model: tokens in, pooled (and, where declared, normalised) embeddings out."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, dtype: torch.dtype | None = None
+    ) -> None:
         """Load from a folder; nothing is fetched and no code of the model's own is run.
+
+        `dtype` None leaves the weights as the files have them: then they stay mapped, and processes
+        of one machine share them.
 
         Raises:
             ModelNotFoundError: the folder holds no model that sentence-transformers can load.
@@ -70,6 +75,8 @@ class SentenceModel:
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as e:
             reason = (str(e).splitlines() or [type(e).__name__])[0]
             raise ModelNotFoundError(f"no model could be loaded from {folder}: {reason}") from e
+        if dtype is not None:
+            self.model.to(dtype)
         self.model.eval()
         _check_tokenizer(folder, self.model.tokenizer)
         self.device = device
@@ -81,8 +88,9 @@ class SentenceModel:
             self.model.max_seq_length = _USUAL_TOKENS
         self.max_tokens = int(self.model.max_seq_length or _USUAL_TOKENS)
         # A tokenizer of its own, since one that truncates here and pads there cannot be shared.
-        self._counter = copy.deepcopy(self.model.tokenizer)
-        self._counting = threading.Lock()
+        self._tokenizer = copy.deepcopy(self.model.tokenizer)
+        self._tokenizing = threading.Lock()
+        self._fast = _unpadded(self._tokenizer, self.max_tokens)
         self._prompts = {role: self._prompt(names) for role, names in _PROMPTS.items()}
 
     @property
@@ -91,7 +99,24 @@ class SentenceModel:
         inner = getattr(self.model[0], "auto_model", None)
         return inner if isinstance(inner, nn.Module) else self.model
 
-    def token_counts(self, texts: Sequence[str], role: str) -> list[int]:
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def plain_text(self) -> bool:
+        """Whether a text's tokens, as `token_ids` gives them, are all that the transformer gets."""
+        first: Any = self.model[0]
+        unusual = ("query_expansion", "query_length", "document_length", "do_lower_case")
+        return (
+            type(first).__name__ == "Transformer"
+            and not any(getattr(first, name, None) for name in unusual)
+            and not getattr(first, "processing_kwargs", None)
+            and not (self._fast is not None and any(self._fast.encode("a b").type_ids))
+        )
+
+    def token_ids(self, texts: Sequence[str], role: str) -> list[Sequence[int]]:
         """Tokens of each text with prompt and special tokens, cut to `max_tokens`.
 
         May be called while another thread runs the model.
@@ -99,11 +124,12 @@ class SentenceModel:
         if not texts:
             return []
         prompt = self._prompts[role] or ""
-        with self._counting:
-            encoded = self._counter(
-                [prompt + text for text in texts], truncation=True, max_length=self.max_tokens
-            )
-        return [len(ids) for ids in encoded["input_ids"]]
+        asked = [prompt + text for text in texts] if prompt else list(texts)
+        if self._fast is not None:  # immutable: no lock
+            return [encoding.ids for encoding in self._fast.encode_batch_fast(asked)]
+        with self._tokenizing:
+            encoded = self._tokenizer(asked, truncation=True, max_length=self.max_tokens)
+        return list(encoded["input_ids"])
 
     def features(self, texts: Sequence[str], role: str) -> dict[str, Any]:
         """The padded input of one batch, on the model's device."""
@@ -124,6 +150,16 @@ class SentenceModel:
             if name is not None and name in prompts:
                 return str(prompts[name]) or None
         return None
+
+
+def _unpadded(tokenizer: Any, longest: int) -> Any:
+    """The tokenizer in Rust behind one of transformers, cutting and not padding; None without."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not hasattr(backend, "encode_batch_fast"):
+        return None
+    backend.no_padding()
+    backend.enable_truncation(longest)
+    return backend
 
 
 def _check_tokenizer(folder: Path, tokenizer: object) -> None:

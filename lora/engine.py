@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lora.adapter import Adapter, FloatArray
 from lora.batching import DEFAULT_BATCH_TOKENS, Batch, pack
 from lora.card import ROLES, BaseModel, LoRACard, LoRAFormat
+from lora.core import InferenceCore, TokenIds, core_for
 from lora.encoder import SentenceModel, pick_device
 from lora.errors import (
     CardRoleError,
@@ -28,7 +29,7 @@ from lora.errors import (
 )
 from lora.head import bend
 from lora.layer import Segment
-from lora.manager import LoRAManager, check_base
+from lora.manager import LoRAManager, Prepared, check_base
 from lora.model import find_model
 from lora.residency import Residency
 from lora.router import LoRARouter, Match
@@ -43,6 +44,9 @@ DEFAULT_CARD_BUDGET: Final = 256 * 1024 * 1024
 MAX_STACKED: Final = 3
 """Cards that may act on one text."""
 
+DTYPES: Final = ("float32", "float16", "bfloat16")
+"""What the model may compute in."""
+
 CardRef = LoRACard | str | Path
 Rows = Sequence[Sequence[LoRACard]]
 
@@ -55,7 +59,7 @@ class EngineStatistics:
     """Texts that went through the model."""
 
     tokens: int
-    """Tokens that went through the model, padding counted."""
+    """Tokens that went through the model; with padding, where there was any."""
 
     batches: int
     mixed_batches: int
@@ -88,6 +92,7 @@ class ArrowEngine:
         model: str | Path | None = None,
         *,
         device: str = "auto",
+        dtype: str | None = None,
         card_budget_bytes: int = DEFAULT_CARD_BUDGET,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         threads: int | None = None,
@@ -97,8 +102,10 @@ class ArrowEngine:
         Args:
             model: a folder, a hub id, or None for the default all-MiniLM-L6-v2.
             device: `auto` (CUDA, else CPU with one warning in the log), or a torch device.
+            dtype: `float32`, `float16` or `bfloat16`; None: as the model's files have it.
             card_budget_bytes: what the cards in the model may take; the least recently used leave.
-            batch_tokens: tokens of one batch, padding counted; a longer text goes alone.
+            batch_tokens: tokens of one batch (padding counted, where the model's architecture
+                needs it); a longer text goes alone.
             threads: torch's threads within an operation, for the whole process; None leaves them.
 
         Raises:
@@ -108,13 +115,17 @@ class ArrowEngine:
             if threads < 1:
                 raise ConfigError(f"threads must be at least 1, not {threads}")
             torch.set_num_threads(threads)
+        if dtype is not None and dtype not in DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
         found = find_model(model)
         self._base_model = found.base_model
         self._folder = found.folder
-        self._model = SentenceModel(found.folder, pick_device(device))
+        numbers = None if dtype is None else getattr(torch, dtype)
+        self._model = SentenceModel(found.folder, pick_device(device), numbers)
         self._manager = LoRAManager(
             self._model.root, base_model=self._base_model, dim=self._model.dim
         )
+        self._core = core_for(self._model, self._manager)
         self._batch_tokens = batch_tokens
         self._residency = Residency(card_budget_bytes)
         self._router = LoRARouter(self._model.dim)
@@ -165,18 +176,27 @@ class ArrowEngine:
         """The sentence-transformers model itself."""
         return self._model.model
 
+    @property
+    def core(self) -> InferenceCore:
+        """What runs the forward pass."""
+        return self._core
+
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[ArrowEngine]:
         """No other thread runs the model within the block."""
         with self._lock:
             yield self
 
-    def token_counts(self, texts: Sequence[str], *, role: str = "query") -> list[int]:
+    def tokenize(self, texts: Sequence[str], *, role: str = "query") -> list[TokenIds]:
         """Tokens of each text with its prompt and special tokens, cut to `max_tokens`.
 
         Does not wait for a forward pass of another thread.
         """
-        return self._model.token_counts(texts, _checked_role(role))
+        return self._core.tokenize(texts, _checked_role(role))
+
+    def token_counts(self, texts: Sequence[str], *, role: str = "query") -> list[int]:
+        """How many tokens `tokenize` gives for each text."""
+        return [len(ids) for ids in self.tokenize(texts, role=role)]
 
     def encode(self, texts: Sequence[str], *, role: str = "query") -> FloatArray:
         """(n, dim) float32 vectors of the base model, in the order of `texts`.
@@ -192,6 +212,7 @@ class ArrowEngine:
         rows: Rows,
         *,
         base: FloatArray | None = None,
+        tokens: Sequence[TokenIds] | None = None,
         role: str = "query",
     ) -> FloatArray:
         """(n, dim) float32 vectors, text `i` bent by the cards `rows[i]` (up to 3, stacked).
@@ -199,6 +220,7 @@ class ArrowEngine:
         Args:
             base: (n, dim) vectors of the base model where they are known, rows of NaN where not. A
                 known row that no card's body acts on does not go through the model.
+            tokens: what `tokenize` gave for `texts`, if it was asked before.
 
         Raises:
             CardMismatchError: a card is not for this model or role.
@@ -215,7 +237,11 @@ class ArrowEngine:
             i for i, cards in enumerate(rows) if not known[i] or any(card.body for card in cards)
         ]
         if running:
-            out[running] = self._run([texts[i] for i in running], [rows[i] for i in running], role)
+            chosen = [texts[i] for i in running]
+            ids = (
+                self.tokenize(chosen, role=role) if tokens is None else [tokens[i] for i in running]
+            )
+            out[running] = self._run(chosen, ids, [rows[i] for i in running], role)
         self._bend(out, rows)
         return out
 
@@ -263,8 +289,9 @@ class ArrowEngine:
             CardError, CardMismatchError, CardBudgetError: nothing was loaded.
         """
         card = path if isinstance(path, LoRACard) else LoRAFormat.read(path)
+        prepared = self._prepared([card])
         with self._lock:
-            self._admit({card.key: card})
+            self._admit({card.key: card}, prepared)
             if pin:
                 self._residency.pin(card.key)
             self._loaded[card.key] = card
@@ -289,8 +316,9 @@ class ArrowEngine:
 
     def pin(self, card: LoRACard) -> None:
         """Put a card into the model and keep it there."""
+        prepared = self._prepared([card])
         with self._lock:
-            self._admit({card.key: card})
+            self._admit({card.key: card}, prepared)
             self._residency.pin(card.key)
 
     def unpin(self, card: LoRACard) -> None:
@@ -345,45 +373,45 @@ class ArrowEngine:
                         f"{' and '.join(card.applies_to)}, not to a {role}"
                     )
 
-    def _run(self, texts: list[str], rows: Rows, role: str) -> FloatArray:
+    def _run(self, texts: list[str], ids: Sequence[TokenIds], rows: Rows, role: str) -> FloatArray:
         bodies = [tuple(dict.fromkeys(c.key for c in cards if c.body)) for cards in rows]
         cards = {card.key: card for row in rows for card in row if card.body}
+        prepared = self._prepared(cards.values())
         out = np.empty((len(texts), self.dim), np.float32)
         batches = pack(
-            self._model.token_counts(texts, role),
+            [len(row) for row in ids],
             bodies,
             {key: card.nbytes for key, card in cards.items()},
             batch_tokens=self._batch_tokens,
             card_bytes=self._residency.room(),
+            padded=self._core.padded,
         )
         for batch in batches:
             with self._lock:  # a batch at a time, so that a long request lets others in between
-                self._admit({key: cards[key] for key in batch.keys})
-                out[list(batch.rows)] = self._run_batch(batch, texts, role)
+                self._admit({key: cards[key] for key in batch.keys}, prepared)
+                segments = [Segment(span.start, span.end, span.key) for span in batch.spans]
+                vectors = self._core.forward(
+                    [texts[i] for i in batch.rows], [ids[i] for i in batch.rows], role, segments
+                )
                 self._count(batch, bodies)
+            out[list(batch.rows)] = vectors.cpu().numpy()
         return out
 
-    def _run_batch(self, batch: Batch, texts: list[str], role: str) -> FloatArray:
-        segments = [Segment(span.start, span.end, span.key) for span in batch.spans]
-        with torch.inference_mode(), self._manager.rows(segments):
-            features = self._model.features([texts[i] for i in batch.rows], role)
-            vectors: FloatArray = self._model.forward(features, role).float().cpu().numpy()
-        return vectors
+    def _prepared(self, cards: Iterable[LoRACard]) -> dict[str, Prepared]:
+        """What those need that are not in the model yet; made without holding up a pass."""
+        fresh = [card for card in cards if card.key not in self._residency]
+        return {card.key: self._manager.prepare(card) for card in fresh}
 
-    def _admit(self, cards: dict[str, LoRACard]) -> None:
+    def _admit(self, cards: dict[str, LoRACard], prepared: Mapping[str, Prepared]) -> None:
         """Have these cards in the model, evicting what was used least recently."""
         fresh = [card for key, card in cards.items() if key not in self._residency]
-        for card in fresh:
-            check_base(card, self.base_model, self.dim)
+        # Prepared before anything leaves: a card that is not for this model changes nothing.
+        ready = [prepared.get(card.key) or self._manager.prepare(card) for card in fresh]
         for key in self._residency.admit({key: card.nbytes for key, card in cards.items()}):
             self._manager.remove_card(key)
             self._counts["evicted"] += 1
-        for card in fresh:
-            try:
-                self._manager.apply_card(card)
-            except Exception:
-                self._residency.forget(card.key)
-                raise
+        for each in ready:
+            self._manager.apply_card(each.card, each)
             self._counts["loaded"] += 1
 
     def _bend(self, out: FloatArray, rows: Rows) -> None:

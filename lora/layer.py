@@ -149,7 +149,11 @@ class LoRALinear(nn.Module):
     def add(self, key: str, adapter: Adapter) -> None:
         """Hold an adapter under `key`; it applies where a segment says so."""
         self.check(adapter)
-        self.adapters[key] = Weights.of(adapter, like=self.base.weight)
+        self.hold(key, Weights.of(adapter, like=self.base.weight))
+
+    def hold(self, key: str, weights: Weights) -> None:
+        """`add` for matrices that are on the device already, and fit."""
+        self.adapters[key] = weights
 
     def drop(self, key: str) -> None:
         """Let go of an adapter; one that is not there is no error. A merged one is unmerged."""

@@ -22,10 +22,10 @@ from lora.errors import (
     NoMatchingModuleError,
     UnknownCardError,
 )
-from lora.layer import LoRALinear, Plan, Segment
+from lora.layer import LoRALinear, Plan, Segment, Weights
 from lora.matching import match_keys, select_targets
 
-__all__ = ["Injection", "LoRAManager", "ManagerStatistics", "check_base"]
+__all__ = ["Injection", "LoRAManager", "ManagerStatistics", "Prepared", "check_base"]
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,16 @@ class Injection:
     """Numbers in the adapters that were injected."""
 
     milliseconds: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A card on its way into the model."""
+
+    card: LoRACard
+    weights: Mapping[str, Weights]
+    """Its matrices on the device, by layer."""
+    missing: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,9 @@ class LoRAManager:
         }
         self._wrapped: dict[str, LoRALinear] = {}
         self._cards: dict[str, LoRACard] = {}
+        self._weights: dict[str, Mapping[str, Weights]] = {}
         self._injections: dict[str, Injection] = {}
+        self._merged: set[str] = set()
         self._frozen: list[nn.Parameter] = []
         self._training: tuple[str, ...] = ()
 
@@ -113,19 +125,15 @@ class LoRAManager:
         check_base(card, self.base_model, self.dim)
         return card
 
-    def apply_card(self, card: LoRACard) -> Injection:
-        """Put a card's body into the layers it targets; it acts on the rows that `rows` gives it.
+    def prepare(self, card: LoRACard) -> Prepared:
+        """Everything about a card that takes time, so that `apply_card` takes none.
 
-        A card that is already active is logged as a warning and nothing else; one that matches only
-        some modules is applied, with a warning that names the missing.
+        May be called from another thread while the model runs.
 
         Raises:
-            BaseModelMismatchError, NoMatchingModuleError, ModuleShapeError: nothing was changed.
+            BaseModelMismatchError, NoMatchingModuleError, ModuleShapeError: it is not for this
+                model.
         """
-        if card.key in self._cards:
-            log.warning("card %s@%d is already active", card.name, card.version)
-            return self._injections[card.key]
-        started = time.perf_counter()
         check_base(card, self.base_model, self.dim)
         body = card.body
         matching = match_keys(body, self._linears)
@@ -149,24 +157,47 @@ class LoRAManager:
                 card.version,
                 ", ".join(matching.missing),
             )
-        for key, module in matching.pairs.items():
-            self._wrap(module).add(card.key, body[key])
+        weights = {
+            module: Weights.of(body[key], like=self._linears[module].weight)
+            for key, module in matching.pairs.items()
+        }
+        return Prepared(card, weights, matching.missing)
+
+    def apply_card(self, card: LoRACard, prepared: Prepared | None = None) -> Injection:
+        """Put a card's body into the layers it targets; it acts on the rows that `rows` gives it.
+
+        A card that is already active is logged as a warning and nothing else; one that matches only
+        some modules is applied, with a warning that names the missing. `prepared` is what `prepare`
+        gave for it.
+
+        Raises:
+            BaseModelMismatchError, NoMatchingModuleError, ModuleShapeError: nothing was changed.
+        """
+        if card.key in self._cards:
+            log.warning("card %s@%d is already active", card.name, card.version)
+            return self._injections[card.key]
+        started = time.perf_counter()
+        prepared = prepared or self.prepare(card)
+        for module, weights in prepared.weights.items():
+            self._wrap(module).hold(card.key, weights)
         injection = Injection(
             card.name,
             card.key,
-            tuple(matching.pairs.values()),
-            matching.missing,
-            sum(body[key].a.size + body[key].b.size for key in matching.pairs),
+            tuple(prepared.weights),
+            prepared.missing,
+            sum(weights.a.numel() + weights.b.numel() for weights in prepared.weights.values()),
             (time.perf_counter() - started) * 1000,
         )
         self._cards[card.key] = card
+        self._weights[card.key] = prepared.weights
         self._injections[card.key] = injection
         return injection
 
     def remove_card(self, card: LoRACard | str) -> None:
         """Take a card out, by itself, its digest or its name; one that is absent is no error."""
         for key in self._keys(card):
-            del self._cards[key]
+            del self._cards[key], self._weights[key]
+            self._merged.discard(key)
             for module in self._injections.pop(key).modules:
                 self._wrapped[module].drop(key)
                 self._unwrap_idle(module)
@@ -194,6 +225,20 @@ class LoRAManager:
         finally:
             self.plan.segments = before
 
+    def weights_of(self, segments: Sequence[Segment]) -> dict[str, Mapping[str, Weights]]:
+        """What the cards of these segments add, by card and layer; what is merged adds nothing.
+
+        Raises `UnknownCardError`.
+        """
+        found: dict[str, Mapping[str, Weights]] = {}
+        for _, _, key in segments:
+            if key in found:
+                continue
+            if key not in self._weights:
+                raise UnknownCardError(f"no active card has the digest {key!r}")
+            found[key] = {} if key in self._merged else self._weights[key]
+        return found
+
     def merge(self, card: LoRACard | str) -> None:
         """Add a card's body into the weights, for every row, until `unmerge`."""
         keys = self._keys(card)
@@ -204,12 +249,14 @@ class LoRAManager:
         for key in keys:
             for module in self._injections[key].modules:
                 self._wrapped[module].merge(key)
+            self._merged.add(key)
 
     def unmerge(self, card: LoRACard | str) -> None:
         """Take a merged card's body out of the weights again; exactly the old weights are back."""
         for key in self._keys(card):
             for module in self._injections[key].modules:
                 self._wrapped[module].unmerge(key)
+            self._merged.discard(key)
 
     def attach_trainable(
         self, config: LoRAConfig, *, initial: Mapping[str, Adapter] | None = None

@@ -1,0 +1,8 @@
+"""The forward pass: without padding where the architecture is known, else by the model's own."""
+
+from lora.core.contract import InferenceCore, TokenIds
+from lora.core.padded import PaddedCore
+from lora.core.ragged import RaggedCore
+from lora.core.select import core_for
+
+__all__ = ["InferenceCore", "PaddedCore", "RaggedCore", "TokenIds", "core_for"]

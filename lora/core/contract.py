@@ -1,0 +1,42 @@
+"""What the engine asks of a forward pass."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lora.layer import Segment
+
+__all__ = ["InferenceCore", "Segment", "TokenIds"]
+
+TokenIds = Sequence[int]
+"""The tokens of one text, with its prompt and special tokens, cut to what the model reads."""
+
+
+class InferenceCore(ABC):
+    """One model's texts to embeddings, with the cards that its manager holds.
+
+    `tokenize` may be called from any thread, at any time. `forward` is for one thread at a time.
+    """
+
+    padded: bool
+    """Whether a batch costs as if every text were as long as its longest."""
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str], role: str) -> list[TokenIds]:
+        """The tokens of each text in a role."""
+
+    @abstractmethod
+    def forward(
+        self,
+        texts: Sequence[str],
+        ids: Sequence[TokenIds],
+        role: str,
+        segments: Sequence[Segment],
+    ) -> Tensor:
+        """(n, dim) float32 embeddings on the model's device; `segments` are over the n rows.
+
+        `ids` are what `tokenize` gave for `texts`. Rows of one length should lie together.
+        """

@@ -1,0 +1,39 @@
+"""The forward pass through the model's own modules, on a padded batch: for every architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lora.core.contract import InferenceCore, TokenIds
+from lora.encoder import SentenceModel
+from lora.layer import Segment
+from lora.manager import LoRAManager
+
+__all__ = ["PaddedCore"]
+
+
+class PaddedCore(InferenceCore):
+    """With no card in a batch, bit for bit what sentence-transformers gives for that batch."""
+
+    padded = True
+
+    def __init__(self, model: SentenceModel, manager: LoRAManager) -> None:
+        self._model = model
+        self._manager = manager
+
+    def tokenize(self, texts: Sequence[str], role: str) -> list[TokenIds]:
+        return self._model.token_ids(texts, role)
+
+    def forward(
+        self,
+        texts: Sequence[str],
+        ids: Sequence[TokenIds],
+        role: str,
+        segments: Sequence[Segment],
+    ) -> Tensor:
+        with torch.inference_mode(), self._manager.rows(segments):
+            features = self._model.features(texts, role)
+            return self._model.forward(features, role).float()

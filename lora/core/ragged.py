@@ -1,0 +1,115 @@
+"""The forward pass of the BERT family without padding: all tokens of a batch in one matrix.
+
+    texts        "reset card"        "why was i charged twice"
+    tokens   [CLS reset card SEP | CLS why was i charged twice SEP]   (tokens, width)
+
+Every Linear layer is one product over all tokens; only attention tells the texts apart. A card acts
+on a stretch of rows. Nothing is copied of the model: the weights stay where they were mapped.
+
+BERT: arXiv 1810.04805. Attention over packed texts: arXiv 2307.08691, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lora.core.attention import Layout, attend, layout_of
+from lora.core.contract import InferenceCore, TokenIds
+from lora.core.families import Block, Slot, Stack
+from lora.core.linear import Kernel, kernel_for
+from lora.core.pooling import Tail
+from lora.core.segments import Acting, acting, add
+from lora.encoder import SentenceModel
+from lora.layer import Segment
+from lora.manager import LoRAManager
+
+__all__ = ["RaggedCore"]
+
+NOTHING: Final[Acting] = {}
+
+
+class RaggedCore(InferenceCore):
+    """Embeddings as the model's own modules give them, but for rounding."""
+
+    padded = False
+
+    def __init__(
+        self, model: SentenceModel, manager: LoRAManager, stack: Stack, tail: Tail
+    ) -> None:
+        self._model = model
+        self._manager = manager
+        self._stack = stack
+        self._tail = tail
+        weight = stack.words.weight
+        self.kernel: Kernel = kernel_for(weight.device.type, weight.dtype, weight.shape[1])
+        """What multiplies; chosen by trial on this machine."""
+
+    def tokenize(self, texts: Sequence[str], role: str) -> list[TokenIds]:
+        return self._model.token_ids(texts, role)
+
+    def forward(
+        self,
+        texts: Sequence[str],
+        ids: Sequence[TokenIds],
+        role: str,
+        segments: Sequence[Segment],
+    ) -> Tensor:
+        del texts, role  # all that counts of them is in the tokens
+        with torch.inference_mode():
+            layout = layout_of([len(row) for row in ids])
+            cards = self._manager.weights_of(segments)
+            tokens = self._run(ids, layout, acting(segments, cards, layout.offsets))
+            return self._tail(tokens, layout).float()
+
+    def _run(self, ids: Sequence[TokenIds], layout: Layout, cards: Acting) -> Tensor:
+        stack = self._stack
+        x = self._embed(ids, layout)
+        bias = None if stack.bias is None else cache(stack.bias)
+        for block in stack.blocks:
+            query, key, value = (
+                self._linear(slot, x, cards) for slot in (block.query, block.key, block.value)
+            )
+            context = attend(query, key, value, stack.heads, layout, bias)
+            x = _normed(self._linear(block.output, context, cards).add_(x), block.attention_norm)
+            inner = self._activated(block, x, cards)
+            x = _normed(self._linear(block.down, inner, cards).add_(x), block.output_norm)
+        return x
+
+    def _embed(self, ids: Sequence[TokenIds], layout: Layout) -> Tensor:
+        stack = self._stack
+        device = stack.words.weight.device
+        flat = torch.tensor(list(chain.from_iterable(ids)), device=device)
+        x = F.embedding(flat, stack.words.weight)
+        if stack.kinds is not None:
+            x += stack.kinds.weight[0]
+        for group in layout.groups:
+            first = stack.first_position
+            positions = stack.positions.weight[first : first + group.length]
+            x[group.start : group.end].view(group.texts, group.length, -1).add_(positions)
+        return _normed(x, stack.norm)
+
+    def _linear(self, slot: Slot, x: Tensor, cards: Acting) -> Tensor:
+        linear = slot.linear
+        y = self.kernel.plain(x, linear.weight, linear.bias)
+        stretches = cards.get(slot.name)
+        if stretches:
+            add(y, x, stretches)
+        return y
+
+    def _activated(self, block: Block, x: Tensor, cards: Acting) -> Tensor:
+        """The wide layer of the feed-forward part, with its activation."""
+        if self._stack.gelu and block.up.name not in cards:
+            linear = block.up.linear
+            return self.kernel.gelu(x, linear.weight, linear.bias)
+        return self._stack.activation(self._linear(block.up, x, cards))
+
+
+def _normed(x: Tensor, norm: torch.nn.LayerNorm) -> Tensor:
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)

@@ -1,0 +1,63 @@
+"""Which forward pass a model gets: the ragged one where it is known and proves right."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import torch
+
+from lora.core.contract import InferenceCore
+from lora.core.families import stack_of
+from lora.core.padded import PaddedCore
+from lora.core.pooling import tail_of
+from lora.core.ragged import RaggedCore
+from lora.encoder import SentenceModel
+from lora.manager import LoRAManager
+
+__all__ = ["AGREEMENT", "core_for"]
+
+AGREEMENT: Final = 0.99999
+"""The least cosine between the two passes of a probe, in float32."""
+_REDUCED: Final = 0.99
+"""The same where numbers have fewer bits: both round, each in its own way."""
+
+_PROBES: Final = ("", "a", "how do i reset my card?", "naïve café 東京 " * 200)
+"""None, one and several words, and more than any model reads."""
+
+log = logging.getLogger(__name__)
+
+
+def core_for(model: SentenceModel, manager: LoRAManager) -> InferenceCore:
+    """The ragged pass where the architecture is known, else the model's own modules.
+
+    The choice is by the class and the settings of the model, and is then proven: texts go through
+    both, in both roles.
+    """
+    own = PaddedCore(model, manager)
+    stack, tail = stack_of(model.root), tail_of(model.model)
+    if stack is None or tail is None or not model.plain_text:
+        log.info("the model runs through its own modules, on padded batches")
+        return own
+    ragged = RaggedCore(model, manager, stack, tail)
+    exact = model.dtype is torch.float32
+    for role in ("query", "document"):
+        if not _agree(own, ragged, role, AGREEMENT if exact else _REDUCED):
+            log.warning(
+                "the pass without padding does not give what the model's own modules give; "
+                "those are used"
+            )
+            return own
+    return ragged
+
+
+def _agree(own: InferenceCore, ragged: InferenceCore, role: str, least: float) -> bool:
+    ids = ragged.tokenize(_PROBES, role)
+    wanted = own.forward(_PROBES, ids, role, ())
+    try:
+        found = ragged.forward(_PROBES, ids, role, ())
+    except (RuntimeError, ValueError, TypeError, AttributeError):
+        log.debug("the pass without padding failed", exc_info=True)
+        return False
+    cosines = torch.nn.functional.cosine_similarity(wanted, found)
+    return bool((cosines >= least).all())
