@@ -28,9 +28,11 @@ class Job:
     stacks: tuple[tuple[LoRACard, ...], ...]
     """The cards of each row, in the order in which they stack."""
     lengths: tuple[int, ...]
-    """Tokens of each text, estimated; the exact ones come with the vectors."""
+    """What each text costs, in tokens; one where its vector was known when it came."""
     received: float
     """Seconds, monotonic."""
+    ids: tuple[Sequence[int], ...] = ()
+    """The tokens of each text; empty where its vector was known. Without any: none were made."""
     vectors: list[NDArray[np.float32] | None] = field(init=False)
     pending: deque[int] = field(init=False)
     """Rows not yet in a batch, the longest first, so that rows of one length lie together."""
@@ -80,8 +82,13 @@ class Row(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Estimated tokens."""
+        """What it costs, in tokens."""
         return self.job.lengths[self.place]
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """Its tokens, if they were made already."""
+        return self.job.ids[self.place] if self.job.ids else ()
 
     @property
     def stack(self) -> tuple[LoRACard, ...]:
@@ -144,7 +151,7 @@ class Batcher:
         """Rows of waiting requests, as many as the budget of tokens allows, at least one.
 
         Requests whose deadline has passed are dropped and named. The rows are sorted by their
-        cards, then by length. Padding is not counted: the engine packs rows of one length together.
+        cards, then by length, so that rows of one length lie together. Padding is not counted.
         """
         expired = tuple(job for job in self._jobs if job.data.deadline <= now)
         self.remove(expired)

@@ -20,13 +20,18 @@ class Engine(Protocol):
     """What is needed of `lora.engine.ArrowEngine`."""
 
     def encode_rows(
-        self, texts: Sequence[str], rows: Sequence[Sequence[LoRACard]], *, role: str = "query"
+        self,
+        texts: Sequence[str],
+        rows: Sequence[Sequence[LoRACard]],
+        *,
+        tokens: Sequence[Sequence[int]] | None = None,
+        role: str = "query",
     ) -> NDArray[np.float32]:
-        """(n, dim) vectors, text `i` bent by the cards `rows[i]`."""
+        """(n, dim) vectors, text `i` of these tokens bent by the cards `rows[i]`."""
         ...
 
-    def token_counts(self, texts: Sequence[str], *, role: str = "query") -> list[int]:
-        """Tokens of each text."""
+    def tokenize(self, texts: Sequence[str], *, role: str = "query") -> Sequence[Sequence[int]]:
+        """The tokens of each text."""
         ...
 
 
@@ -57,7 +62,7 @@ def compute(engine: Engine, cache: VectorCache, rows: Sequence[Row]) -> Outcome:
     """
     items = [_item(row) for row in rows]
     known: dict[_Item, Known] = {}
-    missing: dict[_Item, tuple[LoRACard, ...]] = {}
+    missing: dict[_Item, Row] = {}
     for row, item in zip(rows, items, strict=True):
         if item in known or item in missing:
             continue
@@ -65,19 +70,32 @@ def compute(engine: Engine, cache: VectorCache, rows: Sequence[Row]) -> Outcome:
         if cached is not None:
             known[item] = cached
         else:
-            missing[item] = row.stack if item.cards else ()
+            missing[item] = row
     passed, tokens = len(missing), 0
     for role in sorted({item.role for item in missing}):
         asked = [item for item in missing if item.role == role]
         texts = [item.text for item in asked]
-        counts = engine.token_counts(texts, role=role)
-        vectors = engine.encode_rows(texts, [missing[item] for item in asked], role=role)
-        tokens += sum(counts)
-        for item, vector, count in zip(asked, vectors, counts, strict=True):
-            known[item] = Known(vector, count)
+        ids = _tokens(engine, role, [missing[item] for item in asked])
+        stacks = [missing[item].stack if item.cards else () for item in asked]
+        vectors = engine.encode_rows(texts, stacks, tokens=ids, role=role)
+        for item, vector, made in zip(asked, vectors, ids, strict=True):
+            tokens += len(made)
+            known[item] = Known(vector, len(made))
             if not item.cards:
-                cache.put(role, item.text, vector, count)
+                cache.put(role, item.text, vector, len(made))
     return Outcome(_bent(rows, items, known), passed, tokens)
+
+
+def _tokens(engine: Engine, role: str, rows: Sequence[Row]) -> list[Sequence[int]]:
+    """Those that came with the rows; made now for texts whose vectors were known, and are no
+    more."""
+    ids = [row.ids for row in rows]
+    without = [place for place, found in enumerate(ids) if not found]
+    if without:
+        made = engine.tokenize([rows[place].text for place in without], role=role)
+        for place, found in zip(without, made, strict=True):
+            ids[place] = found
+    return ids
 
 
 def _item(row: Row) -> _Item:

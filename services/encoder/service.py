@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
@@ -45,6 +45,9 @@ ANSWER_SECONDS: Final = 30.0
 
 ANSWER_BYTES: Final = 16 << 20
 
+FEW_CHARACTERS: Final = 4096
+"""Texts of so many characters are tokenised on the loop, more of them in another thread."""
+
 COUNTED: Final = (
     *("batches", "mixed_batches", "tokens", "texts", "cache_hits", "dim"),
     *("cards", "pinned", "pins_refused"),
@@ -61,6 +64,10 @@ T = TypeVar("T")
 def _key(data: EncodeAssigned) -> Key:
     asked = blake2b(msgspec.msgpack.encode((data.role, data.texts)), digest_size=16)
     return data.reply_to, data.request_id, asked.digest()
+
+
+def _few(texts: Sequence[str]) -> bool:
+    return sum(map(len, texts)) <= FEW_CHARACTERS
 
 
 class EncoderService(Service):
@@ -153,9 +160,10 @@ class EncoderService(Service):
         self._hand[key] = event
         self._empty.clear()
         received = time.monotonic()
-        if all(skill.digest in self.shelf for skill in event.data.skills):
+        here = all(skill.digest in self.shelf for skill in event.data.skills)
+        if here and _few(event.data.texts):
             await self._admit(event, received)
-        else:
+        else:  # what has to wait for another thread holds up nobody
             self._aside(self._admit(event, received))
 
     async def _admit(self, event: Event[EncodeAssigned], received: float) -> None:
@@ -166,6 +174,7 @@ class EncoderService(Service):
             stacks = tuple(tuple(cards[i] for i, _ in row.skills) for row in data.rows)
             if len(stacks) != len(data.texts):
                 raise EncoderError(f"{len(data.texts)} texts were assigned {len(stacks)} rows")
+            ids = await self._tokens(data, stacks)
         except SkillFileError as error:
             code = "unknown_skill" if error.missing else "internal"
             await self._fail(event, code, f"{self.address} cannot apply the skill: {error}")
@@ -175,16 +184,30 @@ class EncoderService(Service):
             self.log.exception("request not admitted", id=data.request_id)
             await self._fail(event, "internal", f"{type(error).__name__}: {error}")
         else:
-            self.batcher.add(Job(event, stacks, self._lengths(data), received))
+            lengths = tuple(len(made) or 1 for made in ids)
+            self.batcher.add(Job(event, stacks, lengths, received, ids))
             self._waiting.set()
 
-    def _lengths(self, data: EncodeAssigned) -> tuple[int, ...]:
-        """Estimated tokens; what is known already is nearly free."""
-        longest = self.engine.max_tokens
-        return tuple(
-            1 if (data.role, text) in self.cache else min(2 + len(text) // 4, longest)
-            for text in data.texts
-        )
+    async def _tokens(
+        self, data: EncodeAssigned, stacks: tuple[tuple[LoRACard, ...], ...]
+    ) -> tuple[Sequence[int], ...]:
+        """The tokens of each text, none where its vector is known and will do."""
+        needed = [
+            place
+            for place, (text, stack) in enumerate(zip(data.texts, stacks, strict=True))
+            if (data.role, text) not in self.cache or any(card.body for card in stack)
+        ]
+        texts = [data.texts[place] for place in needed]
+
+        def tokenize() -> Sequence[Sequence[int]]:
+            return self.engine.tokenize(texts, role=data.role)
+
+        # A few take less time than it takes to ask another thread.
+        made = tokenize() if _few(texts) else await self._in(self._files, tokenize)
+        found: list[Sequence[int]] = [()] * len(data.texts)
+        for place, ids in zip(needed, made, strict=True):
+            found[place] = ids
+        return tuple(found)
 
     # Batches ----------------------------------------------------------------------------------
 

@@ -23,12 +23,19 @@ class Counting:
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[str], list[tuple[str, ...]]]] = []
 
-    def token_counts(self, texts: Sequence[str], *, role: str = "query") -> list[int]:
-        return [len(text) for text in texts]
+    def tokenize(self, texts: Sequence[str], *, role: str = "query") -> list[Sequence[int]]:
+        return [list(map(ord, text)) for text in texts]
 
     def encode_rows(
-        self, texts: Sequence[str], rows: Sequence[Sequence[LoRACard]], *, role: str = "query"
+        self,
+        texts: Sequence[str],
+        rows: Sequence[Sequence[LoRACard]],
+        *,
+        tokens: Sequence[Sequence[int]] | None = None,
+        role: str = "query",
     ) -> NDArray[np.float32]:
+        assert tokens is not None
+        assert [len(ids) for ids in tokens] == [len(text) for text in texts]
         self.calls.append((role, list(texts), [tuple(card.name for card in row) for row in rows]))
         return np.stack(
             [base(text) + 100 * len(row) for text, row in zip(texts, rows, strict=True)]
