@@ -7,8 +7,8 @@ bundle that is refused changed nothing, and its publications are sent again one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,19 +28,14 @@ class _Publication(NamedTuple):
 
 
 class Appender:
-    """Appends through a link; `background` starts a task that belongs to the bus."""
+    """Appends through a link; an answer is waited for as long as `patience` (seconds)."""
 
-    def __init__(
-        self,
-        link: Link,
-        patience: float,
-        background: Callable[[Coroutine[Any, Any, None]], object],
-    ) -> None:
+    def __init__(self, link: Link, patience: float) -> None:
         self._link = link
         self._patience = patience
-        self._background = background
         self._bundle: list[_Publication] = []
         self._events = self._bytes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def append(self, events: Sequence[bytes]) -> Sequence[int]:
         """A sequence per event once they are on the disk, all or none.
@@ -62,33 +57,35 @@ class Appender:
         bundle, self._bundle = self._bundle, []
         self._events = self._bytes = 0
         if bundle:
-            self._background(self._carry(bundle))
+            task = asyncio.create_task(self._carry(bundle), name="bus append")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _carry(self, bundle: Sequence[_Publication]) -> None:
-        events = [msgspec.Raw(raw) for publication in bundle for raw in publication.events]
-        body = protocol.encode(protocol.Append(events=events))
         try:
-            answer = await self._link.call("append", body, self._patience)
-            sequences = msgspec.json.decode(answer, type=protocol.Appended).sequences
+            sequences = await self._ask(bundle)
         except Refused as e:
             if len(bundle) == 1:
                 _fail(bundle, e)
-                return
+            else:  # one of them is to blame, and only that one is to suffer
+                await asyncio.gather(*(self._carry([publication]) for publication in bundle))
         except BusError as e:
             _fail(bundle, e)
-            return
         except BaseException:
             _fail(bundle, Closed("the bus was closed"))
             raise
         else:
             start = 0
-            for events_, waiting in bundle:
+            for events, waiting in bundle:
                 if not waiting.done():
-                    waiting.set_result(sequences[start : start + len(events_)])
-                start += len(events_)
-            return
-        for publication in bundle:  # one of them is to blame, and only that one is to suffer
-            await self._carry([publication])
+                    waiting.set_result(sequences[start : start + len(events)])
+                start += len(events)
+
+    async def _ask(self, bundle: Sequence[_Publication]) -> Sequence[int]:
+        events = [msgspec.Raw(raw) for publication in bundle for raw in publication.events]
+        body = protocol.encode(protocol.Append(events=events))
+        answer = await self._link.call("append", body, self._patience)
+        return msgspec.json.decode(answer, type=protocol.Appended).sequences
 
 
 def _fail(bundle: Sequence[_Publication], error: BusError) -> None:
