@@ -1,16 +1,16 @@
 # Every target makes .venv itself when it is missing or out of date.
 #   make demo | test | check | bench | docs | docs-check | container-check | clean
-# PYTHON=python3.12 chooses the interpreter of a new .venv; ARGS goes to pytest or to the demo; JOBS says
-# how many processes run tests.
+# PYTHON=python3.12 chooses the interpreter of a new .venv; ARGS goes to pytest, to the demo or to the
+# benchmarks (ARGS="--only encode,bus" measures those two); JOBS says how many processes run tests.
 
 PYTHON ?= python3
-DATA ?= shared/data/banking77
 ARGS ?=
 JOBS ?= 3
 
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.made-from
+BENCH_STAMP := $(VENV)/.peers-from
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
 # The model comes with a package: nothing here may wait for a network.
@@ -33,9 +33,8 @@ check: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-bench: $(STAMP)
-	@test -d "$(DATA)" || { echo "make bench: the folder $(DATA) does not exist; name that of the data set with DATA=FOLDER." >&2; exit 2; }
-	$(PY) -m benchmarks.learning --data "$(DATA)" --feedback 64,256,1024 --seeds 5 $(ARGS)
+bench: $(BENCH_STAMP)
+	$(PY) -m benchmarks.report --all $(ARGS)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
@@ -57,6 +56,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) -c constraints.txt setuptools hatchling editables
 	@$(PIP) -c constraints.txt --no-build-isolation -e '.[test,dev,docs]'
 	@touch $(STAMP)
+
+$(BENCH_STAMP): $(STAMP)
+	@echo "Adding what the benchmarks measure beside ours ..."
+	@$(PIP) -c constraints.txt --no-build-isolation -e '.[test,dev,docs,bench]'
+	@touch $(BENCH_STAMP)
 
 clean:
 	rm -rf $(VENV) site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
