@@ -1,7 +1,10 @@
 """The envelope on the wire: what goes out comes back, and what is wrong is said clearly."""
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
+from uuid import RFC_4122, UUID
 
 import pytest
 from hypothesis import given
@@ -154,3 +157,52 @@ def test_addresses_fit_their_types():
 
 def test_a_process_is_addressed_by_its_source():
     assert schemas.address_of("/encoder/2") == "encoder-2"
+
+
+def test_ids_are_random_uuids_each_its_own():
+    found = [UUID(schemas.Event(data=FleetStop(), source="/s").id) for _ in range(1000)]
+    assert len(set(found)) == 1000
+    assert {(each.version, each.variant) for each in found} == {(4, RFC_4122)}
+    ones = [sum(each.int >> bit & 1 for each in found) for bit in range(128)]
+    fixed = {48, 49, 50, 51, 64, 65}  # version and variant
+    assert all(300 < count < 700 for bit, count in enumerate(ones) if 127 - bit not in fixed)
+
+
+FORKED = """
+import os
+from schemas import envelope
+envelope.new_id()
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+print(envelope.new_id())
+"""
+
+
+def test_a_process_that_forked_does_not_say_the_same():
+    said = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, check=True
+    )
+    assert len(set(said.stdout.split())) == 2
+
+
+def test_a_type_that_is_said_twice_is_no_way_around_a_check():
+    raw = schemas.encode(Event(data=FleetStop(), source="/s"))
+    twice = raw.replace(b'"type":', b'"type":"skill.wanted","type":')
+    with pytest.raises(schemas.SchemaError):
+        schemas.from_frames([b"skill.wanted", twice])
+    assert schemas.from_frames([b"fleet.stop", twice]).type == "fleet.stop"
+
+
+@pytest.mark.parametrize("more", ["", ',"vendor":{"a":[1]}', ',"sequence":1', ',"previous":null'])
+@pytest.mark.parametrize("space", ["", "  \n"])
+def test_the_journal_numbers_an_event_and_changes_nothing_else(more, space):
+    raw = schemas.encode(Event(data=FleetStop(service='"sequence"'), source="/s"))
+    raw = (space + raw.decode()[:-1] + more + space + "}" + space).encode()
+    stamped = json.loads(schemas.stamp(raw, sequence=7, previous=3))
+    assert stamped == json.loads(raw) | {"sequence": 7, "previous": 3}
+
+
+def test_a_plain_event_is_numbered_without_reading_it_again():
+    raw = schemas.encode(Event(data=FleetStop(), source="/s"))
+    assert schemas.stamp(raw, sequence=7, previous=3) == raw[:-1] + b',"sequence":7,"previous":3}'

@@ -1,0 +1,85 @@
+"""Publications of one turn of the loop share a request, and each keeps its own promise."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import bus
+from bus.appending import EVENTS
+from schemas import Event, FeedbackGiven
+from tests.bus.kit import feedback, rejected
+
+
+class Counted(bus.MemoryBus):
+    """Counts what it asks the journal to append."""
+
+    def __init__(self) -> None:
+        super().__init__("counted", source="/test/1")
+        self.appends = 0
+        ask = self.link.call
+
+        async def counted(verb: str, *more: Any) -> bytes:
+            self.appends += verb == "append"
+            return await ask(verb, *more)
+
+        self.link.call = counted  # type: ignore[method-assign, assignment]
+
+
+@pytest.fixture
+async def one() -> AsyncIterator[Counted]:
+    async with Counted() as made:
+        assert isinstance(made, Counted)
+        yield made
+
+
+def broken(name: str) -> Event[Any]:
+    """A durable event that the journal refuses."""
+    return Event(data=FeedbackGiven(query=3, relevant=()), source="/test/1", id=name)  # type: ignore[arg-type]
+
+
+async def test_what_is_published_at_once_travels_together_and_in_order(one: Counted) -> None:
+    found = await asyncio.gather(*(one.publish(feedback(n)) for n in range(50)))
+    assert found == [(n + 1,) for n in range(50)]
+    assert one.appends == 1
+
+
+async def test_lists_and_single_events_share_a_request(one: Counted) -> None:
+    found = await asyncio.gather(
+        one.publish(feedback(1), rejected(1)), one.publish(feedback(2)), one.publish(feedback(1))
+    )
+    assert found == [(1, 2), (3,), (1,)]
+    assert one.appends == 1
+
+
+async def test_a_bundle_has_an_end(one: Counted) -> None:
+    await asyncio.gather(*(one.publish(feedback(n)) for n in range(2 * EVENTS + 1)))
+    assert one.appends == 3
+
+
+async def test_who_is_refused_is_refused_alone(one: Counted) -> None:
+    found = await asyncio.gather(
+        one.publish(feedback(1)),
+        one.publish(feedback(2), broken("b1")),
+        one.publish(feedback(3)),
+        one.publish(broken("b2")),
+        return_exceptions=True,
+    )
+    assert found[0] == (1,)
+    assert found[2] == (2,)
+    assert [type(found[n]) for n in (1, 3)] == [bus.Refused, bus.Refused]
+    assert [event.id for event in (await one.read()).events] == ["f1", "f3"]  # all or none of each
+    assert one.statistics().refused == 2
+
+
+async def test_who_gives_up_takes_nobody_along(one: Counted) -> None:
+    tasks = [asyncio.create_task(one.publish(feedback(n))) for n in range(3)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert found[0] == (1,)
+    assert isinstance(found[1], asyncio.CancelledError)
+    assert found[2] == (3,)
