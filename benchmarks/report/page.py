@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
@@ -78,7 +79,8 @@ def _lines(results: Mapping[str, Result], pictures: Mapping[str, str]) -> Iterat
 
 
 def _section(entry: Entry, result: Result, picture: str | None) -> Iterator[str]:
-    yield f"## `benchmarks.{entry.name}`\n\n**{entry.title}.** {entry.about}\n"
+    about = textwrap.fill(f"**{entry.title}.** {entry.about}", 120, break_on_hyphens=False)
+    yield f"## `benchmarks.{entry.name}`\n\n{about}\n"
     if isinstance(result, Missing):
         yield f"Not measured: {_cell(result.failed)}.\n"
         return
