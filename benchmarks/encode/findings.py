@@ -16,6 +16,8 @@ WANTED = {"sentence-transformers": 1.4, "onnxruntime": 1.0}
 """Times the texts/s of the peer, from so many single texts through the bus."""
 WANTED_MS = 2.0
 """Beyond the same in process, at p50."""
+BUSY = 0.1
+"""Share of the cores' time that went to others, from which on that is said."""
 PACKAGES = ("consonance", "torch", "transformers", "sentence-transformers", "onnxruntime", "numpy")
 
 
@@ -63,6 +65,7 @@ def report_of(
         _sharing(course.clients, processes),
         f"least cosine of any vector to {first}'s: {course.least:.7f}",
         *notes,
+        *_busy(machine),
     ]
     return Report(
         name="encode",
@@ -126,6 +129,16 @@ def _cpu(course: Course) -> list[Figure]:
         figure(what, name if name in course.peers else f"{OURS}: {name}", "s", values)
         for name, values in course.cpu.items()
         if max(values) >= 0.01
+    ]
+
+
+def _busy(machine: Mapping[str, Any]) -> list[str]:
+    if machine.get("others", 0.0) < BUSY:
+        return []
+    return [
+        "the machine was busy with other work, which slows threads that wait for each other "
+        "(sentence-transformers, ONNX Runtime, our engine alone) more than processes of one thread "
+        "(the fleet's): idle, the peers stand better"
     ]
 
 

@@ -16,6 +16,7 @@ __all__ = ["PEERS", "Engine", "Onnx", "Peer", "SentenceTransformers", "Setting"]
 
 Floats = npt.NDArray[np.float32]
 BATCHES = (8, 16, 32, 64)
+SAMPLE = 256  # texts on which the size is chosen
 LONGEST = 512  # tokens
 
 
@@ -87,7 +88,8 @@ class Onnx:
 
     def warm(self, texts: list[str]) -> str | None:
         """Choose the size of batches that is fastest here."""
-        self._batch = fastest(BATCHES, lambda size: self._run(texts, size))
+        sample = texts[:SAMPLE]
+        self._batch = fastest(BATCHES, lambda size: self._run(sample, size))
         return f"batches of {self._batch}, {os.cpu_count()} threads"
 
     def encode(self, texts: list[str]) -> Floats:
@@ -129,7 +131,7 @@ PEERS: dict[str, Callable[[Setting], Peer]] = {
 }
 
 
-def fastest(choices: Sequence[int], run: Callable[[int], object], *, times: int = 2) -> int:
+def fastest(choices: Sequence[int], run: Callable[[int], object], *, times: int = 1) -> int:
     """The choice whose quickest of some runs is quickest; each ran once before."""
     took: dict[int, list[float]] = {choice: [] for choice in choices}
     for turn in range(times + 1):
