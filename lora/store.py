@@ -69,9 +69,9 @@ class CardStore:
     def digests(self) -> list[str]:
         """The digests of all cards in the store, sorted."""
         return sorted(
-            "sha256:" + entry.name.removesuffix(EXTENSION)
-            for entry in self.folder.iterdir()
-            if _FILE.fullmatch(entry.name)
+            "sha256:" + name.removesuffix(EXTENSION)
+            for name in os.listdir(self.folder)
+            if _FILE.fullmatch(name)
         )
 
     def delete(self, digest: str) -> bool:

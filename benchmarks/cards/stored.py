@@ -52,6 +52,7 @@ def stored(
         least = cosine(found, wide)
         if least < LEAST:
             raise CardsError(f"in {dtype} the card is another one: a cosine of {least:.5f}")
+        engine.evict(card)  # what is put in below is the manager's alone
         size = float(store.path(card.key).stat().st_size)
         part.figures += [
             figure(f"stored as {dtype}: file", OURS, "kB", [size / 1000]),
@@ -80,7 +81,6 @@ def stored(
 def _load(engine: ArrowEngine, store: CardStore, digest: str, turns: Turns) -> float:
     """Milliseconds from the file to the layers; it is taken out again."""
     with engine.exclusive():
-        engine.manager.remove_card(digest)
         began = turns.clock()
         card = store.open(digest)
         engine.manager.apply_card(card)

@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS cards (
 CREATE TABLE IF NOT EXISTS pins (digest TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS cards_by_name ON cards (name, version);
 CREATE INDEX IF NOT EXISTS cards_by_cause ON cards (cause);
+CREATE INDEX IF NOT EXISTS cards_by_state ON cards (state);
 """
 
 
@@ -49,6 +50,12 @@ SELECT * FROM (
         row_number() OVER (PARTITION BY name, signer ORDER BY version DESC, rowid DESC) AS nth
     FROM cards WHERE state IN ('retired', 'rejected')
 ) WHERE nth <= ? ORDER BY signer IS NOT NULL, place DESC LIMIT ?
+"""
+
+_IN_SERVICE: Final = """
+SELECT digest, length(card) FROM cards
+WHERE state NOT IN ('retired', 'rejected') AND card IS NOT NULL
+ORDER BY CASE state WHEN 'installed' THEN 0 WHEN 'kept' THEN 1 ELSE 2 END, rowid
 """
 
 _FORGET_REJECTED: Final = (
@@ -117,15 +124,37 @@ class Ledger:
         query = "SELECT * FROM cards WHERE cause = ? ORDER BY name, version, digest"
         return [self._record(row) for row in self._store.execute(query, (cause,))]
 
-    def all(self) -> list[Record]:
-        """Every record, by name, the newest version first."""
-        query = "SELECT * FROM cards ORDER BY name, version DESC, digest"
-        return [self._record(row) for row in self._store.execute(query)]
+    def states(self) -> list[tuple[str, State]]:
+        """Digest and state of every card; their descriptions are not read."""
+        query = "SELECT digest, state FROM cards ORDER BY name, version DESC, digest"
+        return [(digest, state) for digest, state in self._store.execute(query)]
+
+    def installed(self) -> Iterator[Record]:
+        """The newest versions, this node's own before those of peers, then as they came.
+
+        Read one by one: whoever needs a few need not wait for thousands.
+        """
+        query = (
+            "SELECT digest FROM cards WHERE state = 'installed' ORDER BY signer IS NOT NULL, rowid"
+        )
+        for (digest,) in self._store.execute(query).fetchall():
+            record = self.get(digest)
+            if record is not None and record.state == "installed":
+                yield record
 
     def serving(self) -> list[Record]:
         """Every record but the retired and the rejected ones, the first that came first."""
         query = "SELECT * FROM cards WHERE state NOT IN ('retired', 'rejected') ORDER BY rowid"
         return [self._record(row) for row in self._store.execute(query)]
+
+    def listed(self, each: int = EACH, most: int = MOST) -> list[tuple[str, int]]:
+        """Digest of every card that is told of, and the bytes of its description.
+
+        The installed ones first, then the kept, then those out of service, as `gone` has them.
+        """
+        serving = [(digest, size) for digest, size in self._store.execute(_IN_SERVICE)]
+        gone = self._store.execute(_LISTED, (each, most))
+        return serving + [(row["digest"], len(row["card"])) for row in gone if row["card"]]
 
     def gone(self, each: int = EACH, most: int = MOST) -> list[Record]:
         """Retired and rejected cards, the newest `each` of an author's skill and `most` in all."""
@@ -199,7 +228,7 @@ class Ledger:
 
     def pinned(self) -> list[str]:
         """Digests of the cards that encoders are to keep, in the order in which they came."""
-        query = "SELECT digest FROM cards JOIN pins USING (digest) ORDER BY cards.rowid"
+        query = "SELECT digest FROM pins CROSS JOIN cards USING (digest) ORDER BY cards.rowid"
         return [row["digest"] for row in self._store.execute(query)]
 
     def rank(self, states: dict[str, State]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from itertools import islice
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -64,6 +65,9 @@ AGAIN: Final = 10.0
 
 PART: Final = 512 << 10
 """Bytes of one answer to a list request; a longer list comes in several."""
+
+BESIDE: Final = 128
+"""Bytes that a listed card has beside its description: state, peer, whether it is pinned."""
 
 
 class AdapterManagerService(Service):
@@ -273,18 +277,22 @@ class AdapterManagerService(Service):
     def _reconcile(self) -> None:
         """Delete what nothing needs, and say what is missing."""
         here = set(self.store.digests())
-        for record in self.ledger.all():
-            if record.digest not in here:
-                if record.state in SERVING:
-                    self._missing.add(record.digest)
-                    self.log.error(
-                        "the file of an installed skill is gone; it serves again when it is back",
-                        skill=record.name,
-                        version=record.version,
-                        digest=record.digest,
-                    )
-            elif record.state == "rejected" or self._disposable(record):
-                self._delete(record.digest)
+        for digest, state in self.ledger.states():
+            if digest not in here and state in SERVING:
+                self._missing.add(digest)
+                record = self.ledger.get(digest)
+                self.log.error(
+                    "the file of an installed skill is gone; it serves again when it is back",
+                    skill=None if record is None else record.name,
+                    version=None if record is None else record.version,
+                    digest=digest,
+                )
+            elif digest in here and (state == "rejected" or self._outlived(digest, state)):
+                self._delete(digest)
+
+    def _outlived(self, digest: str, state: str) -> bool:
+        record = self.ledger.get(digest) if state == "retired" else None
+        return record is not None and self._disposable(record)
 
     def _disposable(self, record: Record) -> bool:
         """Whether a retired card lies below all versions that are kept: nobody compares with it."""
@@ -325,11 +333,11 @@ class AdapterManagerService(Service):
         if fresh is None:
             await self._check_pins(event)
             return
-        installed = [r for r in self.ledger.serving() if self._state(r) == "installed"]
-        installed.sort(key=lambda record: record.signer is not None)  # this node's own first
+        installed = (r for r in self.ledger.installed() if self._state(r) == "installed")
+        warm = [record.digest for record in islice(installed, WARM)]
         await self._tell_pins(fresh)
-        for record in installed[:WARM]:
-            await self._send(self.event(AdapterLoad(digest=record.digest), to=fresh))
+        for digest in warm:
+            await self._send(self.event(AdapterLoad(digest=digest), to=fresh))
 
     async def _tell_pins(self, worker: str) -> None:
         self._told[worker] = time.monotonic()
@@ -363,8 +371,10 @@ class AdapterManagerService(Service):
     # Lists ------------------------------------------------------------------------------------
 
     async def _list(self, event: Event[SkillListRequested]) -> None:
-        parts = tuple(_parts(self.listed()))
-        for ordinal, cards in enumerate(parts):
+        parts = self.parts()
+        pinned = frozenset(self.ledger.pinned())
+        for ordinal, digests in enumerate(parts):
+            cards = tuple(self._listed(digests, pinned))
             listed = event.derive(
                 SkillListed(cards=cards, part=ordinal, parts=len(parts)),
                 source=self.source,
@@ -372,24 +382,29 @@ class AdapterManagerService(Service):
                 to=event.data.reply_to,
             )
             await self.bus.publish(msgspec.structs.replace(listed, correlation_id=event.id))
+            await asyncio.sleep(0)  # thousands of cards are many parts: others may speak in between
+
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        """Digests of the cards of each part of the list."""
+        return tuple(_parts(self.ledger.listed()))
 
     def listed(self) -> list[ListedCard]:
-        """The cards with their state, those that serve first; only they say what to route.
+        """All parts of the list: what is in service first, of what is not the newest."""
+        pinned = frozenset(self.ledger.pinned())
+        return [card for digests in self.parts() for card in self._listed(digests, pinned)]
 
-        Of those out of service the newest.
-        """
-        order = {"installed": 0, "kept": 1, "pending": 2}
-        listed, pinned = [], set(self.ledger.pinned())
-        for record in self.ledger.serving() + self.ledger.gone():
-            if record.card is None:
+    def _listed(self, digests: Iterable[str], pinned: frozenset[str]) -> Iterator[ListedCard]:
+        """The cards with their state as it is now; only those that serve say what to route."""
+        for digest in digests:
+            record = self.ledger.get(digest)
+            if record is None or record.card is None:
                 continue
             fields = msgspec.structs.asdict(record.card)
             state = self._state(record)
             if state not in SERVING:
                 fields |= {"prototypes": "", "boundary": ""}
-            kept = record.digest in pinned
-            listed.append(ListedCard(**fields, state=state, peer=record.peer, pinned=kept))
-        return sorted(listed, key=lambda card: order.get(card.state, 3))
+            kept = digest in pinned
+            yield ListedCard(**fields, state=state, peer=record.peer, pinned=kept)
 
     def _state(self, record: Record) -> str:
         """As others should see it: a card that cannot be served now is pending."""
@@ -409,15 +424,14 @@ def _cause(event: Event[Any]) -> str:
     return f"{event.source} {event.id}"
 
 
-def _parts(cards: Iterable[ListedCard]) -> Iterable[tuple[ListedCard, ...]]:
-    """The list in parts that an event can carry; one empty part where there is nothing."""
-    part: list[ListedCard] = []
+def _parts(cards: Iterable[tuple[str, int]]) -> Iterator[tuple[str, ...]]:
+    """Digests in parts whose cards an event can carry; one empty part where there is nothing."""
+    part: list[str] = []
     size = 0
-    for card in cards:
-        length = len(msgspec.json.encode(card))
-        if part and size + length > PART:
+    for digest, length in cards:
+        if part and size + length + BESIDE > PART:
             yield tuple(part)
             part, size = [], 0
-        part.append(card)
-        size += length
+        part.append(digest)
+        size += length + BESIDE
     yield tuple(part)

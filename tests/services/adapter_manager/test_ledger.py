@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from schemas import BaseModelRef, SkillCard
@@ -121,4 +122,36 @@ def test_cards_out_of_service_keep_nothing_that_routes(tmp_path: Path) -> None:
     ledger.put(card("tax", number=2), "rejected", reason="broken", cause="y")
     kept = [(it.card.prototypes, it.card.boundary) for it in ledger.gone() if it.card is not None]
     assert kept == [("", ""), ("", "")]
+    ledger.close()
+
+
+def test_the_list_is_planned_without_reading_a_card(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "cards.sqlite")
+    for number in (1, 2, 3):
+        ledger.put(card(version=number), "kept" if number < 3 else "installed")
+    ledger.put(card("tax", number=9), "pending")
+    ledger.put(card("old", number=10), "rejected", reason="broken")
+    ledger.retire(card("new", number=11).digest, "new", 1, reason="bad", cause="never seen")
+
+    planned = ledger.listed()
+
+    order = [card(version=n).digest for n in (3, 1, 2)]
+    order += [card("tax", number=9).digest, card("old", number=10).digest]
+    assert [digest for digest, _ in planned] == order
+    for digest, size in planned:
+        record = ledger.get(digest)
+        assert record is not None
+        assert size == len(msgspec.json.encode(record.card))
+    assert dict(ledger.states())[order[0]] == "installed"
+    assert len(ledger.states()) == 6
+    ledger.close()
+
+
+def test_what_this_node_made_is_warmed_before_what_came_from_others(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "cards.sqlite")
+    theirs = msgspec.structs.replace(card("theirs", number=1), signer="ed25519:x", signature="y")
+    ledger.put(theirs, "installed", peer="london")
+    ledger.put(card("ours", number=2), "installed")
+    ledger.put(card("ours", version=2, number=3), "kept")
+    assert [record.name for record in ledger.installed()] == ["ours", "theirs"]
     ledger.close()

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from lora.card import BaseModel
@@ -322,19 +323,25 @@ async def test_the_start_deletes_the_files_of_rejected_cards(processes: Processe
     assert unknown.key in processes.store.digests(), "its event may still be on its way"
 
 
-async def test_a_long_list_comes_in_parts_those_that_serve_first(processes: Processes) -> None:
+async def test_a_long_list_comes_in_parts_those_that_serve_first(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from services.adapter_manager import service as module
 
     manager = await processes.start(AdapterManagerService)
     for number in range(4):
         card = describe(processes.store.put(skill("law", number + 1, seed=number)))
         manager.ledger.put(card, "retired" if number < 3 else "installed")
-    parts = list(module._parts(manager.listed()))
-    assert len(parts) == 1
-    assert parts[0][0].state == "installed"
-    parts = list(module._parts(manager.listed() * 800))
+    listed = manager.listed()
+    assert [card.state for card in listed] == ["installed", *["retired"] * 3]
+    assert len(manager.parts()) == 1
+    most = 2 * max(len(msgspec.json.encode(card)) for card in listed)
+    monkeypatch.setattr(module, "PART", most)
+    parts = manager.parts()
     assert len(parts) > 1
-    assert sum(map(len, parts)) == 3200
+    sizes = {card.digest: len(msgspec.json.encode(card)) for card in listed}
+    assert all(sum(sizes[digest] for digest in digests) <= most for digests in parts)
+    assert [digest for digests in parts for digest in digests] == [it.digest for it in listed]
 
 
 async def test_a_missing_model_is_one_clear_sentence(processes: Processes) -> None:
