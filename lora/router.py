@@ -4,90 +4,30 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from lora.adapter import FloatArray
-from lora.authors import Edition, foremost, moment
+from lora.authors import moment
 from lora.boundary import Boundary
 from lora.card import LoRACard
-from lora.errors import CardInvalidError, ConfigError
+from lora.errors import ConfigError
 from lora.guard import Guard
 from lora.head import normalize
-from lora.neighbours import AMBIGUOUS, BETWEEN, beside, stacking
+from lora.names import Names
+from lora.near import Near, search
+from lora.neighbours import beside, stacking
+from lora.routing import Decision, Hits, Judge, Match, Skill, check_top, checked, prepared
 from lora.shelf import Shelf
 
 __all__ = ["DESCRIPTION_THRESHOLD", "Decision", "LoRARouter", "Match"]
 
 DESCRIPTION_THRESHOLD: Final = 0.5
 """Least cosine to its description at which a card without prototypes is routed to."""
-
-_DECIMALS: Final = 6
-"""Scores are compared after this many decimals: floating point differs from machine to machine."""
-
-
-@dataclass(frozen=True)
-class Match:
-    """A skill that a vector calls for."""
-
-    name: str
-    digest: str
-    score: float
-    """The best cosine to one of its prototypes, -1 to 1."""
-
-    version: int = 1
-    virtual: bool = False
-    """Whether only a peer has it: there are no weights here yet."""
-
-
-@dataclass(frozen=True)
-class _Skill:
-    name: str
-    version: int
-    digest: str
-    virtual: bool
-    author: str | None
-    """None: this node's own."""
-
-    created: float
-    points: FloatArray | None
-    """(k, dim), normalised; None where the skill is for named use only."""
-
-    threshold: float
-    boundary: Boundary | None = None
-    beside: frozenset[str] = frozenset()
-    """Names of the skills that it was told from."""
-
-    stacks: frozenset[str] = frozenset()
-    """12 digits of the digest of each card that was seen to help upon this one."""
-
-    rank: float = 0.0
-    """0 for this node's own, infinite where virtual; between them in the order of arrival. Of two
-    skills the one with the lower rank is not to be stolen from."""
-
-    @property
-    def edition(self) -> Edition:
-        return Edition(self.author, self.version, self.created, self.digest)
-
-    @property
-    def seniority(self) -> tuple[float, int, str]:
-        """What decides between the newest of two authors; the greater is meant."""
-        return self.created, self.version, self.digest
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Which skills answer a query."""
-
-    matches: tuple[Match, ...] = ()
-    """The nearest skill, and those stacked upon it; none where the base model answers."""
-
-    reason: Literal["below_threshold", "ambiguous"] | None = None
-    """Why there is none."""
 
 
 class LoRARouter:
@@ -118,15 +58,13 @@ class LoRARouter:
         self.dim = dim
         self.description_threshold = description_threshold
         self._embedder = embedder
-        self._skills: dict[str, _Skill] = {}
-        self._versions: dict[str, set[str]] = {}
+        self._skills: dict[str, Skill] = {}
         self._lock = threading.RLock()
-        self._chosen: dict[str, str] = {}
-        """Of each name the card that it means, whether it can be routed to or is named only."""
+        self._names = Names(self._skills)
+        self._judge = Judge(self._skills)
         self._here = Shelf(dim)
         self._offered = Shelf(dim)
         self._guard = Guard(self._here, self._offered)
-        self._arrived = 0
 
     def __len__(self) -> int:
         """How many skills are known, routed to or not."""
@@ -161,7 +99,7 @@ class LoRARouter:
             if threshold is not None:
                 threshold = max(threshold, self.description_threshold)
         self._put(
-            _Skill(
+            Skill(
                 card.name,
                 card.version,
                 card.key,
@@ -197,7 +135,7 @@ class LoRARouter:
         points = np.atleast_2d(np.asarray(prototypes, np.float32))
         least = self.description_threshold if threshold is None else threshold
         made = moment(created)
-        skill = _Skill(name, version, digest, True, author, made, points, least, boundary)
+        skill = Skill(name, version, digest, True, author, made, points, least, boundary)
         self._put(skill, floor)
 
     def remove_card(self, *digests: str) -> None:
@@ -205,9 +143,7 @@ class LoRARouter:
         with self._lock:
             skills = [self._skills.pop(it) for it in dict.fromkeys(digests) if it in self._skills]
             for skill in skills:
-                self._versions[skill.name].discard(skill.digest)
-                if not self._versions[skill.name]:
-                    del self._versions[skill.name]
+                self._names.discard(skill)
             for name in dict.fromkeys(skill.name for skill in skills):
                 self._route(name)
 
@@ -228,7 +164,7 @@ class LoRARouter:
         """The digests of the skills that can be routed to now, sorted."""
         with self._lock:
             shelves = (self._here, self._offered)
-            return sorted(it for it in self._chosen.values() if any(it in of for of in shelves))
+            return sorted(it for it in self._names.chosen() if any(it in of for of in shelves))
 
     def select(
         self, query: npt.ArrayLike | str, top_k: int = 1, threshold: float | None = None
@@ -253,9 +189,12 @@ class LoRARouter:
         self, vectors: npt.ArrayLike, top_k: int = 1, threshold: float | None = None
     ) -> list[list[Match]]:
         """As `select`, for each row of (n, dim)."""
-        _check(top_k)
-        least = None if threshold is None else np.float32(threshold)
-        return [hits[:top_k] for _, hits in self._found(vectors, least)]
+        check_top(top_k)
+        with self._lock:
+            found = self._found(vectors, threshold)
+            return [
+                [self._skills[it].match(score) for it, score in hits[:top_k]] for _, hits in found
+            ]
 
     def decide(
         self,
@@ -277,163 +216,66 @@ class LoRARouter:
         Without `offers` only what is installed is looked at; virtual candidates named in `without`
         are passed over.
         """
-        _check(top_k)
+        check_top(top_k)
         with self._lock:
             found = self._found(vectors, None, offers=offers, without=without)
-            return [self._decided(scores, hits, top_k) for scores, hits in found]
+            return [self._judge.decide(near, hits, top_k) for near, hits in found]
 
     def _found(
         self,
         vectors: npt.ArrayLike,
-        least_of_all: np.float32 | None,
+        least_of_all: float | None,
         *,
         offers: bool = True,
         without: Collection[str] = (),
-    ) -> list[tuple[FloatArray, list[Match]]]:
-        """Of each row its scores (p,) for all points that are here, and the skills it calls for."""
-        rows = np.asarray(vectors, np.float32)
-        if rows.ndim != 2 or rows.shape[1] != self.dim or not np.all(np.isfinite(rows)):
-            raise CardInvalidError(f"vectors must be finite and (n, {self.dim}), not {rows.shape}")
-        unit = normalize(rows)
-        with self._lock:
-            shelves = (self._here, self._offered) if offers else (self._here,)
-            least = [_least(shelf, least_of_all) for shelf in shelves]
-            if without and offers:
-                for digest in without:
-                    if digest in self._offered:
-                        least[1][self._offered.rows(digest)] = np.inf
-            found: list[tuple[FloatArray, list[Match]]] = []
-            # In slices, so that the scores of many queries do not fill the memory.
-            for start in range(0, len(unit), 256):
-                part = unit[start : start + 256]
-                scores = [np.round(shelf.scores(part), _DECIMALS) for shelf in shelves]
-                for i, query in enumerate(part):
-                    best: dict[str, float] = {}
-                    if query.any():
-                        for shelf, of, bound in zip(shelves, scores, least, strict=True):
-                            _best(shelf, of[i], bound, best)
-                    found.append((scores[0][i], self._hits(query, best)))
-            return found
+    ) -> Iterator[tuple[Near, Hits]]:
+        """Of each row what lies near it among the skills that are here, and those it calls for.
+
+        To be called, and to be used up, under the lock.
+        """
+        unit = checked(vectors, self.dim)
+        shelves = (self._here, self._offered) if offers and len(self._offered) else (self._here,)
+        least = [shelf.least for shelf in shelves]
+        if least_of_all is not None:
+            least = [np.maximum(of, np.float32(least_of_all)) for of in least]
+        passed = [digest for digest in without if digest in self._offered]
+        if passed and len(shelves) > 1:
+            least[1] = least[1].copy()
+            for digest in passed:
+                least[1][self._offered.rows(digest)] = np.inf
+        searches = [search(shelf, unit, of) for shelf, of in zip(shelves, least, strict=True)]
+        for query, *around in zip(unit, *searches, strict=True):
+            hits: list[tuple[float, str]] = []
+            for near in around:
+                scores, doubtful = near.calls()
+                hits += [
+                    (-score, digest)
+                    for digest, score in scores.items()
+                    if digest not in doubtful or self._skills[digest].holds(query)
+                ]
+            hits.sort()
+            yield around[0], [(digest, -score) for score, digest in hits]
 
     def scores(self, vectors: npt.ArrayLike) -> FloatArray:
         """(n,) the best cosine of each row of (n, dim) to any prototype routed to; -1 with none."""
         unit = normalize(np.asarray(vectors, np.float32))
-        best = np.full(len(unit), -1, np.float32)
         with self._lock:
-            for shelf in (self._here, self._offered):
-                live = np.isfinite(shelf.least)
-                if live.any():
-                    best = np.maximum(best, (unit @ shelf.points[live].T).max(axis=1))
-            return best
+            return np.maximum(self._here.best(unit), self._offered.best(unit))
 
-    def _hits(self, query: FloatArray, best: dict[str, float]) -> list[Match]:
-        """The skills of these scores on whose side the query lies, the best first."""
-        order = sorted(best, key=lambda digest: (-best[digest], digest))
-        skills = [self._skills[digest] for digest in order]
-        return [
-            Match(s.name, s.digest, best[s.digest], s.version, s.virtual)
-            for s in skills
-            if s.boundary is None or bool(s.boundary.holds(query[None])[0])
-        ]
-
-    def _decided(self, scores: FloatArray, hits: Sequence[Match], top_k: int) -> Decision:
-        decision = self._judged(scores, hits, top_k)
-        for claimed in (self._virtual, self._foreign):
-            if decision.reason == "ambiguous" and claimed(hits[0].digest):
-                # A claim keeps no skill from answering that is more than that.
-                left = [hit for hit in hits if not claimed(hit.digest)]
-                if not left:
-                    break
-                hits, decision = left, self._judged(scores, left, top_k)
-        return decision
-
-    def _judged(self, scores: FloatArray, hits: Sequence[Match], top_k: int) -> Decision:
-        if not hits:
-            return Decision(reason="below_threshold")
-        first = hits[0]
-        winner = self._skills[first.digest]
-        nearer = np.flatnonzero((scores > first.score) & np.isfinite(self._here.least))
-        silent = {self._here.owners[i] for i in nearer.tolist()} - {first.digest}
-        if any(it.name not in winner.beside for it in self._rivals(winner, silent)):
-            return Decision(reason="ambiguous")
-        close = {hit.digest for hit in hits[1:] if first.score - hit.score < AMBIGUOUS}
-        for other in self._rivals(winner, close):
-            if other.name not in winner.beside and winner.name not in other.beside:
-                return Decision(reason="ambiguous")
-        chosen = [first]
-        for hit in hits[1:]:
-            if len(chosen) == top_k or first.score - hit.score > BETWEEN:
-                break
-            if all(self._helps(below, hit) for below in chosen):
-                chosen.append(hit)
-        return Decision(tuple(chosen))
-
-    def _rivals(self, winner: _Skill, digests: set[str]) -> list[_Skill]:
-        """Those that may make it ambiguous whether `winner` answers: of this node's own skills only
-        its own, of the others all that are here."""
-        skills = [self._skills[digest] for digest in digests]
-        if winner.author is None:
-            return [skill for skill in skills if skill.author is None]
-        return [skill for skill in skills if not skill.virtual]
-
-    def _virtual(self, digest: str) -> bool:
-        return self._skills[digest].virtual
-
-    def _foreign(self, digest: str) -> bool:
-        return self._skills[digest].author is not None
-
-    def _helps(self, below: Match, upon: Match) -> bool:
-        """Whether one card has evidence that stacking the other upon it helps."""
-        digits = upon.digest.removeprefix("sha256:")[:12]
-        return digits in self._skills[below.digest].stacks
-
-    def _put(self, skill: _Skill, floor: float | None) -> None:
-        name, points, threshold = skill.name, skill.points, skill.threshold
-        if points is not None:
-            if points.ndim != 2 or points.shape[1] != self.dim or not np.all(np.isfinite(points)):
-                raise CardInvalidError(
-                    f"prototypes of {name!r} must be finite and (k, {self.dim}), not {points.shape}"
-                )
-            points = normalize(points if skill.author is None else _tame(points))
-            points = points[points.any(axis=1)]
-        if not math.isfinite(threshold) or points is None or not len(points):
-            points, threshold = None, math.inf
-        least = max(threshold, -1.0 if floor is None else floor)
+    def _put(self, skill: Skill, floor: float | None) -> None:
+        made = prepared(skill, self.dim, floor)
         with self._lock:
             known = self._skills.get(skill.digest)
             self.remove_card(skill.digest)
-            rank = self._rank(skill, known)
-            self._skills[skill.digest] = replace(skill, points=points, threshold=least, rank=rank)
-            self._versions.setdefault(name, set()).add(skill.digest)
-            if self._contends(self._skills[skill.digest]):
-                self._route(name)
-
-    def _contends(self, new: _Skill) -> bool:
-        """Whether a new card may be the one that its name means: that it cannot is told at once,
-        however many there are of the name."""
-        chosen = self._skills.get(self._chosen.get(new.name, ""))
-        if chosen is None or chosen.virtual != new.virtual:
-            return chosen is None or chosen.virtual
-        if chosen.author == new.author or new.author is None:
-            return True
-        return chosen.author is not None and new.seniority > chosen.seniority
-
-    def _rank(self, skill: _Skill, known: _Skill | None) -> float:
-        if skill.virtual or skill.author is None:
-            return math.inf if skill.virtual else 0.0
-        if known is not None and 0 < known.rank < math.inf:
-            return known.rank
-        self._arrived += 1
-        return float(self._arrived)
+            made = replace(made, rank=self._names.rank(skill, known))
+            self._skills[skill.digest] = made
+            self._names.add(made)
+            if self._names.contends(made):
+                self._route(made.name)
 
     def _route(self, name: str) -> None:
         """Have exactly the points of the card that its name means in the matrices."""
-        skills = [self._skills[digest] for digest in self._versions.get(name, ())]
-        here = [skill for skill in skills if not skill.virtual]
-        chosen = foremost(here or skills, lambda skill: skill.edition)
-        old = self._chosen.pop(name, None)
-        if chosen is not None:
-            self._chosen[name] = chosen.digest
+        old, chosen = self._names.choose(name)
         if chosen is not None and old == chosen.digest:
             return
         if old is not None:
@@ -441,9 +283,9 @@ class LoRARouter:
         if chosen is not None and chosen.points is not None:
             self._place(chosen, chosen.points)
 
-    def _place(self, skill: _Skill, points: FloatArray) -> None:
+    def _place(self, skill: Skill, points: FloatArray) -> None:
         shelf = self._offered if skill.virtual else self._here
-        shelf.put(skill.digest, points, skill.threshold, skill.rank)
+        shelf.put(skill.digest, points, skill.threshold, skill.rank, skill.boundary)
         if skill.author is not None:
             self._guard.claim(
                 skill.digest, points, skill.threshold, skill.rank, virtual=skill.virtual
@@ -456,30 +298,3 @@ class LoRARouter:
             if digest in shelf:
                 shelf.drop(digest)
                 self._guard.left(digest)
-
-
-def _check(top_k: int) -> None:
-    if top_k < 1:
-        raise ConfigError(f"top_k must be at least 1, not {top_k}")
-
-
-def _tame(points: FloatArray) -> FloatArray:
-    """The same directions in lengths that can be squared, whatever somebody else wrote."""
-    peak = np.abs(points).max(axis=1, keepdims=True)
-    tamed: FloatArray = np.divide(points, peak, out=np.zeros_like(points), where=peak > 0)
-    return tamed
-
-
-def _least(shelf: Shelf, least_of_all: np.float32 | None) -> FloatArray:
-    """(p,) the least cosine of each row for one search; a copy."""
-    least = shelf.least.copy()
-    return least if least_of_all is None else np.maximum(least, least_of_all)
-
-
-def _best(shelf: Shelf, scores: FloatArray, least: FloatArray, best: dict[str, float]) -> None:
-    """Enter the best score of each skill with a row that reaches its least cosine."""
-    hits = np.flatnonzero(scores >= least)
-    for i, score in zip(hits.tolist(), scores[hits].tolist(), strict=True):
-        digest = shelf.owners[i]
-        if score > best.get(digest, -math.inf):
-            best[digest] = score

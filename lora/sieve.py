@@ -1,0 +1,121 @@
+"""Bounds of cosines by a few coordinates: most points need not be looked at whole.
+
+Base vectors have most of their length along few directions. In a basis V of those, with p1 = p V
+and what is left of |p| beside it r, every cosine of unit vectors is at most
+
+    q·p ≤ q1·p1 + r(q) r(p)    (Cauchy and Schwarz on the rest)
+
+which is one product with 64 columns, the last of which holds r. Few points pass; of these 64 more
+columns say more, and of those left the points themselves are read. Nothing that reaches its least
+cosine is ever left out, whatever the basis; a bad one makes it slow, not wrong.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lora.adapter import FloatArray
+
+__all__ = ["Sieve", "Sieved"]
+
+Ints = npt.NDArray[np.int64]
+
+COLUMNS = 64
+"""Of each of the two tables."""
+
+SAMPLE = 4096
+"""Points by which the basis is chosen at most."""
+
+SLACK = 1e-5
+"""More than what rounding takes from a bound."""
+
+_REST = 1e-6
+"""Added to the square of a rest: a difference of two near numbers may have come out too small."""
+
+
+class Sieved(NamedTuple):
+    """Bounds of the cosines of some vectors to all points."""
+
+    most: FloatArray
+    """(n, p) by the first table."""
+    coarse: FloatArray
+    """(n, 64) the vectors as the first table has points."""
+    fine: FloatArray
+    """(n, 64) and as the second has them."""
+
+
+class Sieve:
+    """Two tables beside the points; rows are filled as the points' are."""
+
+    def __init__(self, points: FloatArray, room: int) -> None:
+        """`points` (p, dim), normalised or zero, with `room` for so many rows."""
+        self._first = COLUMNS - 1
+        step = max(1, len(points) // SAMPLE)
+        self._basis = _leading(points[::step][:SAMPLE], 2 * self._first)
+        self._coarse = np.empty((room, COLUMNS), np.float32)
+        self._fine = np.empty((room, COLUMNS), np.float32)
+        self.put(slice(0, len(points)), points)
+
+    def grow(self, room: int) -> None:
+        """Have room for so many rows; those that are filled stay as they are."""
+        for name in ("_coarse", "_fine"):
+            table = getattr(self, name)
+            wide = np.empty((room, COLUMNS), np.float32)
+            wide[: len(table)] = table
+            setattr(self, name, wide)
+
+    @staticmethod
+    def serves(dim: int) -> bool:
+        """Whether the space is wide enough for this to save anything."""
+        return dim >= 4 * COLUMNS
+
+    def put(self, rows: slice | list[int], points: FloatArray) -> None:
+        """These rows hold these points (k, dim) now."""
+        self._coarse[rows], self._fine[rows] = self._parts(points)
+
+    def bounds(self, unit: FloatArray, count: int) -> Sieved:
+        """Of the cosines of unit vectors (n, dim) to the first `count` points."""
+        coarse, fine = self._parts(unit)
+        table = self._coarse[:count]
+        # A product with one row is slower as a matrix.
+        most = coarse @ table.T if len(unit) > 1 else (table @ coarse[0])[None]
+        most += np.float32(SLACK)
+        return Sieved(most, coarse, fine)
+
+    def left(self, sieved: Sieved, row: int, rows: Ints, least: FloatArray | np.float32) -> Ints:
+        """Of the points `rows` those whose cosine to vector `row` may be `least` or more.
+
+        `least` is (k,), one for each of the rows, or one for all.
+        """
+        coarse, fine = sieved.coarse[row], sieved.fine[row]
+        # The rest by the first table gives way to what the second says of it.
+        most = sieved.most[row].take(rows) - coarse[-1] * self._coarse[:, -1].take(rows)
+        most += self._fine.take(rows, axis=0) @ fine
+        found: Ints = rows[most >= least]
+        return found
+
+    def _parts(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
+        along = points @ self._basis
+        first, second = along[:, : self._first], along[:, self._first :]
+        left = np.einsum("ij,ij->i", points, points) - np.einsum("ij,ij->i", first, first)
+        less = left - np.einsum("ij,ij->i", second, second)
+        return (
+            np.concatenate([first, _root(left)], axis=1),
+            np.concatenate([second, _root(less)], axis=1),
+        )
+
+
+def _root(squares: FloatArray) -> FloatArray:
+    """(k, 1) lengths from their squares, rather too long."""
+    roots: FloatArray = np.sqrt(np.maximum(squares, 0) + np.float32(_REST))[:, None]
+    return roots
+
+
+def _leading(points: FloatArray, count: int) -> FloatArray:
+    """(dim, count) orthonormal columns: the leading right singular vectors of the points."""
+    _, vectors = np.linalg.eigh((points.T @ points).astype(np.float64))
+    leading: FloatArray = np.ascontiguousarray(vectors[:, ::-1][:, :count], np.float32)
+    return leading
