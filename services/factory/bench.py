@@ -33,7 +33,8 @@ from services.factory.job import (
     write_job,
 )
 from services.factory.material import anchors, embed, save
-from services.factory.process import Progress, run_child
+from services.factory.process import Progress, attend, start_child
+from services.factory.spare import Spare
 from services.factory.tasks import Owed, Phase
 from services.factory.versions import VersionStore
 from services.runtime.client import FleetClient
@@ -70,7 +71,9 @@ class Bench:
         versions: VersionStore,
         feedback: FeedbackStore,
         child: Sequence[str],
+        spare: Spare | None = None,
     ) -> None:
+        """`child` starts a training child; where there is a `spare` one, it trains heads."""
         self._folder = folder
         self._settings = settings
         self._state = state
@@ -78,6 +81,7 @@ class Bench:
         self._versions = versions
         self._feedback = feedback
         self._child = tuple(child)
+        self._spare = spare
 
     async def train(
         self,
@@ -106,9 +110,13 @@ class Bench:
             job = structs.replace(job, created=before[1])
             spent = Checkpoints.spent(folder / CHECKPOINTS)
         write_job(folder, job)
-        await run_child(
-            (*self._child, str(folder)),
-            threads=job.threads,
+        child = None
+        if self._spare is not None and job.phase == "head":
+            child = await self._spare.take(folder)
+        if child is None:
+            child = await start_child((*self._child, str(folder)), threads=job.threads)
+        await attend(
+            child,
             limit=max(0.0, 4 * job.time_budget_s - spent) + GRACE,
             memory=self._settings.factory.memory_bytes,
             heard=heard,

@@ -2,7 +2,8 @@
 
 Started again on the folder of a job that was killed, a body goes on from its checkpoints, to the
 same bits as without the kill (same machine, same number of threads); a head begins again.
-`python -m services.factory.child JOB_FOLDER` prints its progress, one JSON object a line.
+`python -m services.factory.child JOB_FOLDER` prints its progress, one JSON object a line; with
+`--wait FD` instead it makes ready for a head and reads the folder's name from there.
 Exit 0 whenever a result was written, also where the candidate was refused.
 """
 
@@ -49,11 +50,15 @@ _PROGRESS_EVERY_S = 0.2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job of the folder that is named; 0 with a result, 1 with a sentence on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if len(given) != 1:
-        print("usage: python -m services.factory.child JOB_FOLDER", file=sys.stderr)
+    waits = len(given) == 2 and given[0] == "--wait" and given[1].isdecimal()
+    if len(given) != 1 and not waits:
+        print("usage: python -m services.factory.child JOB_FOLDER | --wait FD", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    folder = Path(given[0])
+    named = _told(int(given[1])) if waits else given[0]
+    if not named:
+        return 0  # there was no job
+    folder = Path(named)
     try:
         job = read_job(folder)
         _one_thread()
@@ -72,6 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return 1
     return 0
+
+
+def _told(descriptor: int) -> str:
+    """The folder that is named there, once everything that a head needs is imported."""
+    _one_thread()
+    from lora.training import candidate, checkpoint
+
+    _ = candidate, checkpoint, _code()  # read now, kept by the system for later
+    with open(descriptor, encoding=sys.getfilesystemencoding()) as pipe:
+        return pipe.readline().rstrip("\n")
 
 
 def run(folder: Path, job: Job) -> Result:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from asyncio.subprocess import Process
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import psutil
 
 from services.factory.errors import ChildError, MemoryExceeded
 
-__all__ = ["Progress", "run_child"]
+__all__ = ["Progress", "attend", "end", "run_child", "start_child"]
 
 NICENESS = 10
 """The child yields to the processes that serve."""
@@ -47,10 +48,16 @@ async def run_child(
 ) -> None:
     """Run the child to its end; cancelling this kills it.
 
-    `threads`: CPU threads of its numeric libraries; `limit`: seconds after which it is killed;
-    `memory`: bytes, resident and its own children's too, beyond which it is.
-    Raises `ChildError` where it fails, is killed or takes too long, `MemoryExceeded`.
+    `threads`: CPU threads of its numeric libraries; the others as in `attend`, and what it raises.
     """
+    child = await start_child(argv, threads=threads, cwd=cwd)
+    await attend(child, limit=limit, memory=memory, heard=heard)
+
+
+async def start_child(
+    argv: Sequence[str], *, threads: int, cwd: Path | None = None, inherited: Sequence[int] = ()
+) -> Process:
+    """Start it, to be handed to `attend` or `end`; `inherited`: file descriptors that it gets."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     child = await asyncio.create_subprocess_exec(
         *argv,
@@ -61,9 +68,26 @@ async def run_child(
         cwd=cwd,
         limit=_LINE,
         start_new_session=True,
+        pass_fds=tuple(inherited),
     )
     with contextlib.suppress(psutil.Error):
         psutil.Process(child.pid).nice(NICENESS)
+    return child
+
+
+async def attend(
+    child: Process,
+    *,
+    limit: float,
+    memory: int | None = None,
+    heard: Callable[[Progress], Awaitable[None]],
+) -> None:
+    """Hear a child to its end; cancelling this kills it.
+
+    `limit`: seconds after which it is killed; `memory`: bytes, resident and its own children's
+    too, beyond which it is.
+    Raises `ChildError` where it fails, is killed or takes too long, `MemoryExceeded`.
+    """
     last: deque[str] = deque(maxlen=_LAST)
     held: list[int] = []
     watch = asyncio.create_task(_watch(child.pid, memory, held))
@@ -75,14 +99,7 @@ async def run_child(
         raise ChildError(f"training took more than {limit:.0f} s and was ended") from error
     finally:
         watch.cancel()
-        if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            await child.wait()
-        if child.stdin is not None:
-            child.stdin.close()
-            with contextlib.suppress(ConnectionError):
-                await child.stdin.wait_closed()
+        await end(child)
     if held:
         raise MemoryExceeded(
             f"training held {held[0] / 1e6:.0f} MB of memory, more than the {memory or 0:,} bytes "
@@ -91,6 +108,18 @@ async def run_child(
     if code:
         said = " / ".join(last) or "nothing"
         raise ChildError(f"the training child ended with status {code} and said {said}")
+
+
+async def end(child: Process) -> None:
+    """Kill a child that still runs, and close what leads to it."""
+    if child.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        await child.wait()
+    if child.stdin is not None:
+        child.stdin.close()
+        with contextlib.suppress(ConnectionError):
+            await child.stdin.wait_closed()
 
 
 async def _watch(pid: int, memory: int | None, held: list[int]) -> None:

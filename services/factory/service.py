@@ -35,6 +35,7 @@ from services.factory.process import Progress
 from services.factory.publication import Publisher
 from services.factory.schedule import body_due
 from services.factory.shadow import Shadow
+from services.factory.spare import Spare
 from services.factory.tasks import MAX_FAILURES, Owed, TaskStore
 from services.factory.versions import VersionStore
 from services.runtime import disk, forgetting
@@ -76,7 +77,10 @@ class SkillFactory(Service):
             "rejected": 0,
             "retired": 0,
         }
-        self._child = tuple(child) if child else command("services.factory.child")
+        own = command("services.factory.child")
+        self._child = tuple(child) if child else own
+        threads = self.settings.factory.thread_count
+        self._spare = None if child else Spare(own, threads=threads)
         self._client = FleetClient(self.bus)
         self._changed = asyncio.Event()
         self._fresh = asyncio.Event()
@@ -118,7 +122,13 @@ class SkillFactory(Service):
         self._versions.serves(model.base_model.sha256)
         self._sha256 = model.base_model.sha256
         self._bench = Bench(
-            folder / "jobs", self.settings, self.state, self._versions, self._feedback, self._child
+            folder / "jobs",
+            self.settings,
+            self.state,
+            self._versions,
+            self._feedback,
+            self._child,
+            self._spare,
         )
         self._ledger.reschedule()
         for owed in self._ledger.owed():
@@ -164,6 +174,8 @@ class SkillFactory(Service):
         """End the children: what they were at is owed still, and begun again next time."""
         if self._opened:
             await self._lanes.stop()
+        if self._spare is not None:
+            await self._spare.aclose()
 
     async def aclose(self) -> None:
         """Stop, and close the store."""
@@ -192,6 +204,8 @@ class SkillFactory(Service):
         if len(pieces) < len(events):
             self._changed.set()
         if pieces:
+            if self._spare is not None:
+                self._spare.expect()
             self._fresh.set()
             if self._judged is not None:
                 self._judged |= {event.data.domain for event in pieces}
