@@ -63,6 +63,7 @@ def report_of(
     figures += _cpu(course)
     said = [
         _sharing(course.clients, processes),
+        "the fleet's settings are the defaults, but for the HTTP API, which is off",
         f"least cosine of any vector to {first}'s: {course.least:.7f}",
         *notes,
         *_busy(machine),
