@@ -1,34 +1,37 @@
-"""Events of one size, from the docstrings of the standard library: the same at every run."""
+"""Events of one size, from the docstrings of Python's builtins: the same at every run."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import builtins
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import schemas
-from demo import domain
 from schemas import EncodeRequested, Event, FeedbackGiven, Payload
 
-__all__ = ["SIZE", "feedback", "requests", "texts", "whole"]
+__all__ = ["SIZE", "SOURCE", "feedback", "requests", "texts", "whole"]
 
 SIZE = 500
 """Bytes of one event's JSON."""
-DIFFERENT = 512
+DIFFERENT = 128
 """Events that differ; then they come again, with an id of their own."""
 SOURCE = "/bench/publisher"
 
 
 def texts(count: int = DIFFERENT) -> list[str]:
-    """So many texts, each longer than an event."""
-    pieces = itertools.cycle([f"{pair.query} {pair.passage} " for pair in domain.pairs()])
-    found = []
-    for _ in range(count):
-        text = ""
-        while len(text) <= SIZE:
-            text += next(pieces)
-        found.append("".join(c for c in text if c.isascii() and c.isprintable() and c not in '"\\'))
-    return found
+    """So many texts of `SIZE` characters, all of them ASCII that JSON writes as it is."""
+    plain = " ".join(" ".join(_docstrings()).replace('"', "'").replace("\\", "/").split())
+    source = plain.encode("ascii", "ignore").decode()
+    step = (len(source) - SIZE) // count
+    return [source[at : at + SIZE] for at in range(0, count * step, step)]
+
+
+def _docstrings() -> Iterator[str]:
+    for _, thing in sorted(vars(builtins).items()):
+        yield getattr(thing, "__doc__", None) or ""
+        if isinstance(thing, type):
+            for _, member in sorted(vars(thing).items()):
+                yield getattr(member, "__doc__", None) or ""
 
 
 def requests(source: Sequence[str]) -> list[EncodeRequested]:
