@@ -1,7 +1,7 @@
 """The cards an encoder has mapped: opened and verified off the loop, the least used put back.
 
 What a request costs here does not grow with the cards, and no request waits for another one's card:
-neither for its file, nor for those that leave for it.
+neither for its file, nor for a batch that is computed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from lora.card import LoRACard
 from lora.errors import CardNotFoundError, LoRAError
@@ -29,11 +29,25 @@ KNOWN: Final = 1024
 still, need not be read again. Their numbers are the file's own pages, which the system may drop."""
 
 
-class Holder(Protocol):
-    """What is needed of `lora.engine.ArrowEngine`; called from the threads that open files.
+class Fitter(Protocol):
+    """What is needed of `lora.manager.LoRAManager`."""
 
-    Where one of these waited for a batch that is computed, cards that are opened would wait too.
+    def prepare(self, card: LoRACard) -> object:
+        """Refuses a card that does not fit the model; waits for no batch."""
+        ...
+
+
+class Holder(Protocol):
+    """What is needed of `lora.engine.ArrowEngine`.
+
+    Its other methods wait for the batch that is computed. So none of them is called when a card is
+    opened: the engine puts it in when a row needs it, and lets others go by a budget of its own.
     """
+
+    @property
+    def manager(self) -> Fitter:
+        """Tells whether a card fits."""
+        ...
 
     def pin(self, card: LoRACard) -> None:
         """Put a card into the model and keep it there; refuses one that does not fit."""
@@ -68,7 +82,7 @@ class Shelf:
         holder: Holder,
         budget: int,
         executor: Executor,
-        told: Callable[[Placed], Awaitable[None]],
+        told: Callable[[Placed], Coroutine[Any, Any, None]],
     ) -> None:
         self._store = store
         self._holder = holder
@@ -78,7 +92,7 @@ class Shelf:
         self._cards: dict[str, LoRACard] = {}
         self._known: OrderedDict[str, LoRACard] = OrderedDict()  # the first that left first
         self._opening: dict[str, asyncio.Task[LoRACard]] = {}
-        self._settling: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._cards)
@@ -161,30 +175,16 @@ class Shelf:
         self._known.update((other.key, other) for other in left)
         while len(self._known) > KNOWN:
             self._known.popitem(last=False)
-        settling = asyncio.create_task(self._settle(Placed(card, milliseconds, left)))
-        self._settling.add(settling)
-        settling.add_done_callback(self._settling.discard)
+        telling = asyncio.create_task(self._told(Placed(card, milliseconds, left)))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
         return card
-
-    async def _settle(self, placed: Placed) -> None:
-        """What follows from a card that is there already: the request need not wait for it."""
-        if placed.left:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._executor, self._evict, placed.left)
-        await self._told(placed)
-
-    def _evict(self, cards: Iterable[LoRACard]) -> None:
-        for card in cards:
-            if card.key not in self._cards:  # or it is back by now
-                self._holder.evict(card)
 
     def _open(self, digest: str, known: LoRACard | None) -> LoRACard:
         # A file never changes, but it may be gone: then the card is nobody's any more.
         held = known is not None and self._store.path(digest).exists()
         card = known if known is not None and held else self._store.open(digest)
-        # Into the model and free to leave it: what does not fit is refused now, not in a batch.
-        self._holder.pin(card)
-        self._holder.unpin(card)
+        self._holder.manager.prepare(card)  # what does not fit is refused now, not in a batch
         return card
 
     async def _thread(self, work: Callable[[LoRACard], None], card: LoRACard) -> None:

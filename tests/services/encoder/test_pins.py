@@ -26,6 +26,13 @@ class Holder:
     def __init__(self) -> None:
         self.kept: set[str] = set()
 
+    @property
+    def manager(self) -> Holder:
+        return self
+
+    def prepare(self, card: LoRACard) -> object:
+        return None
+
     def pin(self, card: LoRACard) -> None:
         self.kept.add(card.key)
 

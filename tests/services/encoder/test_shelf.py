@@ -11,29 +11,42 @@ from pathlib import Path
 import pytest
 
 from lora.card import LoRACard
+from lora.errors import NoMatchingModuleError
 from lora.store import CardStore
 from services.encoder.errors import SkillFileError
 from services.encoder.shelf import Placed, Shelf
 from tests.services.encoder.processes import skill, until
 
 
-class SlowHolder:
-    """A model that lets a card go only when it may."""
+class BusyHolder:
+    """A model that computes: whoever would put a card in, or take one out, waits."""
 
     def __init__(self) -> None:
-        self.inside: dict[str, LoRACard] = {}
-        self.may = threading.Event()
-        self.may.set()
+        self.fitted: list[str] = []
+        self.kept: set[str] = set()
+        self.free = threading.Event()
+        self.free.set()
+
+    @property
+    def manager(self) -> BusyHolder:
+        return self
+
+    def prepare(self, card: LoRACard) -> object:
+        self.fitted.append(card.key)
+        if card.name == "law5":
+            raise NoMatchingModuleError("law5 targets nothing that this model has")
+        return None
 
     def pin(self, card: LoRACard) -> None:
-        self.inside[card.key] = card
+        assert self.free.wait(20)
+        self.kept.add(card.key)
 
     def unpin(self, card: LoRACard) -> None:
-        assert card.key in self.inside
+        assert self.free.wait(20)
+        self.kept.discard(card.key)
 
     def evict(self, card: LoRACard) -> None:
-        assert self.may.wait(20)
-        self.inside.pop(card.key, None)
+        self.unpin(card)
 
 
 class SlowStore(CardStore):
@@ -57,7 +70,7 @@ class Desk:
         self.store = SlowStore(folder)
         self.cards = [self.store.put(skill(f"law{n}", seed=n)) for n in range(6)]
         self.keys = [card.key for card in self.cards]
-        self.holder = SlowHolder()
+        self.holder = BusyHolder()
         self.said: list[Placed] = []
         room = 3 * self.cards[0].nbytes + 100
         self.shelf = Shelf(self.store, self.holder, room, files, self.told)
@@ -81,34 +94,21 @@ async def test_what_was_not_used_for_longest_leaves_and_is_told(desk: Desk) -> N
     await desk.settled(4)
     assert [key in desk.shelf for key in desk.keys[:4]] == [True, False, True, True]
     assert [card.key for placed in desk.said for card in placed.left] == [desk.keys[1]]
-    assert set(desk.holder.inside) == {desk.keys[0], desk.keys[2], desk.keys[3]}
 
 
-async def test_a_request_does_not_wait_for_what_leaves_for_its_card(desk: Desk) -> None:
-    for number in (0, 1, 2):
-        await desk.shelf.get(desk.keys[number])
-    await desk.settled(3)
-    desk.holder.may.clear()
-    assert (await desk.shelf.get(desk.keys[3])).key == desk.keys[3]
-    assert len(desk.said) == 3
-    desk.holder.may.set()
-    await desk.settled(4)
-    assert desk.said[3].left[0].key == desk.keys[0]
-    assert desk.keys[0] not in desk.holder.inside
-
-
-async def test_what_left_and_is_back_by_then_stays_in_the_model(desk: Desk) -> None:
-    for number in (0, 1, 2):
-        await desk.shelf.get(desk.keys[number])
-    desk.holder.may.clear()
-    for number in (3, 4):  # both threads wait until the first two may leave
-        await desk.shelf.get(desk.keys[number])
-    back = asyncio.create_task(desk.shelf.get(desk.keys[1]))
-    desk.holder.may.set()
-    await back
+async def test_cards_come_and_go_while_the_model_computes(desk: Desk) -> None:
+    desk.holder.free.clear()
+    for number in (0, 1, 2, 3, 4, 0):
+        assert (await desk.shelf.get(desk.keys[number])).key == desk.keys[number]
     await desk.settled(6)
-    assert desk.keys[1] in desk.shelf
-    await desk.shelf.get(desk.keys[1])
+    desk.holder.free.set()
+
+
+async def test_a_card_that_does_not_fit_is_refused_before_any_batch(desk: Desk) -> None:
+    with pytest.raises(SkillFileError, match="targets nothing") as refused:
+        await desk.shelf.get(desk.keys[5])
+    assert not refused.value.missing
+    assert desk.keys[5] not in desk.shelf
 
 
 async def test_a_card_that_left_comes_back_without_being_read_again(desk: Desk) -> None:
@@ -120,7 +120,6 @@ async def test_a_card_that_left_comes_back_without_being_read_again(desk: Desk) 
     read = desk.store.read
     assert await desk.shelf.get(desk.keys[0]) is first
     assert desk.store.read == read
-    assert desk.keys[0] in desk.holder.inside
     await desk.settled(5)
 
 
@@ -138,7 +137,6 @@ async def test_what_was_put_back_is_read_anew(desk: Desk) -> None:
     first = await desk.shelf.get(desk.keys[0])
     assert await desk.shelf.put_back(desk.keys[0]) is first
     assert await desk.shelf.put_back(desk.keys[0]) is None
-    assert desk.keys[0] not in desk.holder.inside
     assert await desk.shelf.get(desk.keys[0]) is not first
 
 
