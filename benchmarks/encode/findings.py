@@ -58,6 +58,11 @@ def report_of(
         compare(f"{course.count:,} texts, {BULK[form]}", (OURS, rates[form]), (first, rates[first]))
         for form in course.bulk
     ]
+    whole = _together(course)
+    comparisons += [
+        compare("CPU time of the same, all processes", (OURS, whole), (name, course.cpu[name]))
+        for name in course.peers
+    ]
     figures += _singles(course)
     comparisons += _waits(course)
     figures += _cpu(course)
@@ -122,6 +127,12 @@ def _waits(course: Course) -> list[Comparison]:
                 )
             )
     return found
+
+
+def _together(course: Course) -> list[float]:
+    """CPU seconds of the fleet and its clients, of each round."""
+    parts = [values for name, values in course.cpu.items() if name not in course.peers]
+    return [sum(values) for values in zip(*parts, strict=True)]
 
 
 def _cpu(course: Course) -> list[Figure]:
