@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.encode.rounds import BULK, Course
+from benchmarks.encode.rounds import ALL, BULK, Course
 from benchmarks.kit.rounds import Comparison, Figure, Report, compare, figure
 
 __all__ = ["OURS", "report_of", "versions"]
@@ -58,9 +58,9 @@ def report_of(
         compare(f"{course.count:,} texts, {BULK[form]}", (OURS, rates[form]), (first, rates[first]))
         for form in course.bulk
     ]
-    whole = _together(course)
+    whole = (OURS, course.cpu[ALL])
     comparisons += [
-        compare("CPU time of the same, all processes", (OURS, whole), (name, course.cpu[name]))
+        compare("CPU time of the same, all processes", whole, (name, course.cpu[name]))
         for name in course.peers
     ]
     figures += _singles(course)
@@ -127,12 +127,6 @@ def _waits(course: Course) -> list[Comparison]:
                 )
             )
     return found
-
-
-def _together(course: Course) -> list[float]:
-    """CPU seconds of the fleet and its clients, of each round."""
-    parts = [values for name, values in course.cpu.items() if name not in course.peers]
-    return [sum(values) for values in zip(*parts, strict=True)]
 
 
 def _cpu(course: Course) -> list[Figure]:

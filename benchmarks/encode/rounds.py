@@ -14,12 +14,15 @@ from benchmarks.encode.texts import Texts
 from benchmarks.kit.measure import percentile
 from benchmarks.kit.rounds import interleaved
 
-__all__ = ["BULK", "Course", "WrongVectors", "least_cosine", "marked"]
+__all__ = ["ALL", "BULK", "Course", "WrongVectors", "least_cosine", "marked"]
 
 Floats = npt.NDArray[np.float32]
 
 BULK = {"list": "one list, in requests of 64", "blocks": "8 requests at once"}
 """Other forms in which a fleet can be given the same texts."""
+
+ALL = "all of it"
+"""The fleet's processes and the clients together."""
 
 SETTLE = 0.3
 """Seconds between two: the threads of some libraries spin on for a while."""
@@ -115,6 +118,7 @@ class Course:
         for service, seconds in sorted(used.items()):
             self.cpu.setdefault(service, []).append(seconds)
         self.cpu.setdefault("clients", []).append(outcome.cpu)
+        self.cpu.setdefault(ALL, []).append(sum(used.values()) + outcome.cpu)
         self.seconds["consonance"].append(outcome.seconds)
         return self._with_singles("consonance", self.fleet, outcome, single)
 
