@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import heappop, heappush
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,10 @@ from lora.card import LoRACard
 from schemas import EncodeAssigned, Event
 
 __all__ = ["Batch", "Batcher", "Job", "Row"]
+
+
+LEAST: Final = 4
+"""A batch is at least this part of the budget, where so much waits: smaller ones cost more."""
 
 
 @dataclass(eq=False)
@@ -129,6 +133,7 @@ class Batcher:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
+        self._tokens = 0  # of all that wait
         self._jobs: list[Job] = []  # by turn
         self._shared = 0.0  # tokens that each would have been served, had they shared
         self._sharing: list[float] = []  # a heap: turns of those who would not be done by now
@@ -136,8 +141,15 @@ class Batcher:
     def __len__(self) -> int:
         return sum(len(job.pending) for job in self._jobs)
 
+    def _share(self) -> int:
+        """Half of what waits, within limits: while that is computed the answers to the other half
+        travel, and what their clients ask next comes. All at once, and everybody would wait for
+        everybody."""
+        return min(self._budget, max(self._tokens // 2, self._budget // LEAST))
+
     def add(self, job: Job) -> None:
         """Let a request wait for its turn."""
+        self._tokens += sum(job.lengths)
         job.turn = self._shared + sum(job.lengths)
         heappush(self._sharing, job.turn)
         insort(self._jobs, job, key=attrgetter("turn"))
@@ -145,6 +157,9 @@ class Batcher:
     def remove(self, jobs: Sequence[Job]) -> None:
         """Forget requests that need no more rows."""
         gone = set(map(id, jobs))
+        for job in self._jobs:
+            if id(job) in gone:
+                self._tokens -= sum(job.lengths[row] for row in job.pending)
         self._jobs = [job for job in self._jobs if id(job) not in gone]
 
     def take(self, now: datetime) -> Batch:
@@ -156,14 +171,14 @@ class Batcher:
         expired = tuple(job for job in self._jobs if job.data.deadline <= now)
         self.remove(expired)
         rows: list[Row] = []
-        tokens = 0
+        tokens, budget = 0, self._share()
         while self._jobs:
             job = self._jobs[0]
             if not job.pending:
                 self._jobs.pop(0)
                 continue
             row = Row(job, job.pending[0])
-            if rows and tokens + row.length > self._budget:
+            if rows and tokens + row.length > budget:
                 break
             tokens += row.length
             rows.append(row)
@@ -172,4 +187,5 @@ class Batcher:
         while self._sharing and (not self._jobs or self._sharing[0] <= self._shared):
             heappop(self._sharing)
         rows.sort(key=lambda row: (row.cards, row.length))
+        self._tokens -= tokens
         return Batch(tuple(rows), expired)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -44,6 +45,9 @@ ANSWER_SECONDS: Final = 30.0
 """How long an answer is kept for a client that asks again."""
 
 ANSWER_BYTES: Final = 16 << 20
+
+TURN: Final = 0.0005
+"""Seconds for which one of the process's threads keeps the interpreter from another."""
 
 FEW_CHARACTERS: Final = 4096
 """Texts of so many characters are tokenised on the loop, more of them in another thread."""
@@ -103,6 +107,9 @@ class EncoderService(Service):
 
     async def setup(self) -> None:
         """Load the model, then listen."""
+        # The thread that computes needs the interpreter a thousand times a batch, for a moment: at
+        # the usual 5 ms a turn it would wait for the loop most of the time.
+        sys.setswitchinterval(TURN)
         try:
             self.engine = await self._in(self._torch, self._load)
         except LoRAError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -11,6 +13,9 @@ from services.errors import AttachmentError
 __all__ = ["from_stream", "to_stream"]
 
 COLUMN = "embedding"
+FRAMED = range(64, 1 << 16)
+"""Numbers of values for which a stream's frame is kept to be used again: writing one takes 0.1 ms.
+Fewer might be found where they do not stand."""
 
 
 def to_stream(vectors: NDArray[np.float32]) -> bytes:
@@ -18,6 +23,23 @@ def to_stream(vectors: NDArray[np.float32]) -> bytes:
     rows = np.ascontiguousarray(vectors, dtype=np.float32)
     if rows.ndim != 2:
         raise AttachmentError(f"vectors must be (rows, dim), not of shape {rows.shape}")
+    if rows.size not in FRAMED:
+        return _written(rows)
+    before, after = _frame(*rows.shape)
+    return b"".join((before, rows.data, after))
+
+
+@lru_cache(maxsize=256)
+def _frame(rows: int, dim: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the values: it depends on nothing but their number."""
+    values = np.arange(1, rows * dim + 1, dtype=np.float32).reshape(rows, dim)
+    before, found, after = _written(values).partition(values.tobytes())
+    if not found:
+        raise AttachmentError("the values do not lie in one piece of an Arrow stream")
+    return before, after
+
+
+def _written(rows: NDArray[np.float32]) -> bytes:
     # Buffers, here and below: `pa.array` and `to_numpy` import pandas wherever that is installed.
     values = pa.Array.from_buffers(pa.float32(), rows.size, [None, pa.py_buffer(rows)])
     column = pa.FixedSizeListArray.from_arrays(values, rows.shape[1])

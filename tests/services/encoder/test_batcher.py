@@ -61,14 +61,26 @@ def test_a_batch_takes_waiting_rows_up_to_the_budget_of_tokens() -> None:
     batcher.add(second)
     assert len(batcher) == 4
 
-    batch = batcher.take(NOW)
+    taken = []
+    while len(batcher):
+        batch = batcher.take(NOW)
+        assert 0 < sum(row.length for row in batch.rows) <= 10
+        taken += batch.rows
 
-    assert sum(row.length for row in batch.rows) <= 10
-    assert batch.jobs == (first,) or batch.jobs == (first, second)
-    rest = batcher.take(NOW)
-    assert len(batch.rows) + len(rest.rows) == 4
+    assert [row.job for row in taken] == [first, first, second, second]
     assert batcher.take(NOW).rows == ()
-    assert len(batcher) == 0
+
+
+def test_a_batch_leaves_half_for_the_next_one_so_that_not_all_wait_for_all() -> None:
+    batcher = Batcher(budget=100)
+    for _ in range(16):
+        batcher.add(job(10))
+
+    sizes = []
+    while len(batcher):
+        sizes.append(len(batcher.take(NOW).rows))
+
+    assert sizes == [8, 4, 2, 2]  # never below a quarter of the budget, while there is so much
 
 
 def test_one_text_longer_than_the_budget_goes_alone() -> None:

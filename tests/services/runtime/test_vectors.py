@@ -28,6 +28,15 @@ def test_vectors_survive_the_wire(vectors):
     assert np.array_equal(back, vectors)
 
 
+@pytest.mark.parametrize("shape", [(1, 63), (1, 64), (1, 384), (170, 384), (200, 384)])
+def test_a_stream_is_the_same_however_often_its_like_was_written(shape):
+    vectors = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    first = to_stream(vectors)
+    assert np.array_equal(from_stream(first), vectors)
+    assert to_stream(vectors * 2) != first
+    assert to_stream(vectors) == first
+
+
 def test_the_stream_is_what_the_wire_document_says():
     stream = to_stream(np.ones((2, 3), np.float32))
     with pa.ipc.open_stream(stream) as reader:
