@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -59,11 +60,22 @@ class Weights:
     def of(cls, adapter: Adapter, *, like: Tensor) -> Weights:
         """On the device and in the dtype of `like`; a view of the mapping where those agree.
 
-        int8 travels as it is stored, and is multiplied by its scales once, where it arrives.
+        Views take no memory, so the same ones are given again as long as the adapter lives. int8
+        travels as it is stored, and is multiplied by its scales once, where it arrives.
         """
+        known = _VIEWS.get(adapter)
+        if known is not None and (known.a.dtype, known.a.device) == (like.dtype, like.device):
+            return known
         a = _placed(adapter.a, adapter.a_scale, like)
         b = _placed(adapter.b, adapter.b_scale, like)
-        return cls(a, b, adapter.scale)
+        made = cls(a, b, adapter.scale)
+        if adapter.dtype == "float32" and (a.dtype, a.device.type) == (torch.float32, "cpu"):
+            _VIEWS[adapter] = made
+        return made
+
+
+_VIEWS: WeakKeyDictionary[Adapter, Weights] = WeakKeyDictionary()
+"""Weights that are views of their adapter's matrices."""
 
 
 class _Foreign:
@@ -91,10 +103,10 @@ def as_tensor(matrix: npt.NDArray[Any]) -> Tensor:
 
 
 def _placed(stored: npt.NDArray[Any], scale: npt.NDArray[Any] | None, like: Tensor) -> Tensor:
-    matrix = as_tensor(stored).to(like.device)
-    if scale is not None:
-        matrix = matrix * as_tensor(scale).to(like.device)
-    return matrix.to(like.dtype)
+    if scale is None:
+        return as_tensor(stored).to(like.device, like.dtype)
+    widths = as_tensor(scale).to(like.device)
+    return (as_tensor(stored).to(like.device) * widths).to(like.dtype)
 
 
 class LoRALinear(nn.Module):

@@ -12,7 +12,7 @@ from torch import nn
 
 from lora import Adapter, LoRAFormat, LoRALinear
 from lora.errors import ModuleShapeError, UnknownCardError
-from lora.layer import Segment, Weights, as_tensor
+from lora.layer import _VIEWS, Segment, Weights, as_tensor
 from tests.lora.cards import adapter, card
 
 
@@ -173,6 +173,21 @@ def test_what_is_stored_as_int8_enters_a_model_as_its_factors(dtype: torch.dtype
     for tensor, factor in zip((weights.a, weights.b), stored.factors, strict=True):
         assert tensor.dtype == dtype
         assert torch.equal(tensor, torch.from_numpy(factor).to(dtype))
+
+
+def test_views_are_made_once_and_go_with_their_adapter() -> None:
+    stored = adapter(12, 7)
+    like = torch.zeros(1)
+    first = Weights.of(stored, like=like)
+    assert Weights.of(stored, like=like) is first
+    assert first.a.data_ptr() == stored.a.ctypes.data
+    narrow = Weights.of(stored, like=like.half())
+    assert narrow.a.dtype == torch.float16
+    assert Weights.of(stored, like=like) is first
+    before = len(_VIEWS)
+    del stored
+    gc.collect()
+    assert len(_VIEWS) == before - 1
 
 
 def test_a_layer_of_another_dtype_applies_the_card_in_its_own(base) -> None:
