@@ -1,132 +1,103 @@
-"""`python -m benchmarks.routing --data FOLDER`: three learned domains, and everything else.
+"""`python -m benchmarks.routing`: how fast 10,000 skills are searched; with data, how well.
 
-One fleet learns BANKING77, the standard library and the libraries of numerical work from feedback,
-one after another. Then held-out queries of all three and more than a thousand questions of none are
-asked in one mixture with `route: auto`.
+Without `--data` the index of the router's process is filled with 10,000 skills and timed beside
+NumPy's product of the same shape. With `--data FOLDER` one fleet then learns BANKING77, the
+standard library and the libraries of numerical work from feedback, one after another, and held-out
+queries of all three and more than a thousand questions of none are asked in one mixture with
+`route: auto`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.kit.command import Benchmark, add_data, add_output, measured_on
+import services.runtime.one_thread  # noqa: F401  (before NumPy: as the router's process has it)
+from benchmarks.kit.command import Benchmark, Found, add_model, add_output, measured_on
 from benchmarks.kit.fleet import FleetFailed
+from benchmarks.kit.rounds import Report
+from benchmarks.kit.show import show
 from benchmarks.learning.data import DataError
-from benchmarks.routing.domains import domains, unrelated
-from benchmarks.routing.run import BASE, UNRELATED, Outcome, routing_run
+from benchmarks.routing import quality
+from benchmarks.routing.speed import OURS, WrongAnswers, measured
+from demo import domain
 
 ROUTING = Benchmark(
     name="routing",
     about=__doc__,
     wrong=(DataError, OSError),
-    failed=(FleetFailed, TimeoutError, RuntimeError),
+    failed=(FleetFailed, TimeoutError, RuntimeError, WrongAnswers),
 )
-SETTINGS: dict[str, dict[str, Any]] = {
-    "monitor": {"batch_max_age": 5.0},
-    "factory": {"body_schedule": "off"},
-}
-WANTED_FALSE = 0.02
+SENTENCES = 1500
+"""Embedded to know how vectors of the model lie; as many everyday questions beside them."""
 
 
 def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = ROUTING.parser()
-    add_data(parser)
-    parser.add_argument("--feedback", type=int, default=512, help="pieces a domain (%(default)s)")
-    parser.add_argument("--held-out", type=int, default=800, help="queries a domain (%(default)s)")
+    parser.add_argument("--skills", type=int, default=10_000, help="in the index (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="%(default)s")
     parser.add_argument("--seed", type=int, default=1, help="%(default)s")
-    parser.add_argument("--limit", type=float, default=900.0, help="seconds for a verdict")
-    parser.add_argument("--log", type=Path, help="file that keeps the fleet's log")
+    add_model(parser)
+    learned = parser.add_argument_group("three learned domains")
+    learned.add_argument("--data", type=Path, help="folder in BANKING77's form")
+    learned.add_argument("--feedback", type=int, default=512, help="pieces a domain (%(default)s)")
+    learned.add_argument("--held-out", type=int, default=800, help="queries each (%(default)s)")
+    learned.add_argument("--limit", type=float, default=900.0, help="seconds for a verdict")
+    learned.add_argument("--log", type=Path, help="file that keeps the fleet's log")
     add_output(parser)
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    if given.skills < 256 or given.rounds < 1:
+        parser.error("--skills should be at least 256, --rounds at least 1")
+    given.typed = shlex.join(["python", "-m", "benchmarks.routing", *(argv or sys.argv[1:])])
+    return given
 
 
-async def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """The run, shown as tables; everything of it for JSON."""
-    start = time.monotonic()
-
-    def say(text: str) -> None:
-        console.print(f"{time.monotonic() - start:5.0f} s  {text}", markup=False, highlight=False)
-
-    tasks = await asyncio.to_thread(domains, given.data, given.feedback, given.held_out, given.seed)
-    strangers = unrelated()
-    found = await routing_run(tasks, strangers, SETTINGS, say, limit=given.limit, log=given.log)
-    show(console, found)
-    about = {
-        "feedback": given.feedback,
-        "seed": given.seed,
-        "unrelated": len(strangers),
-        **measured_on(start),
-    }
-    return {"benchmark": "routing", **about, **asdict(found)}
+def measure(given: argparse.Namespace, console: Console) -> Found:
+    """The speed, and with `--data` the three domains under `quality`."""
+    found = _speed(given, console).found()
+    if given.data is not None:
+        found["quality"] = asyncio.run(quality.measure(given, console))
+    return found
 
 
-def show(console: Console, found: Outcome) -> None:
-    """Three tables, and whether what is wanted holds."""
-    names = [it.domain for it in found.learned]
-    table = Table(title="Who answered what (queries)", title_justify="left")
-    for name in ("", *names, BASE):
-        table.add_column(name, justify="left" if not name else "right")
-    for origin in (*names, UNRELATED):
-        row = found.confusion.get(origin, {})
-        table.add_row(origin, *[f"{row.get(name, 0):,}" for name in (*names, BASE)])
-    console.print(table)
-    table = Table(title="Held-out queries: recall@1, MRR@10", title_justify="left")
-    for name in ("", "base", "routed", "named", "gain in MRR@10, routed", "came to its skill"):
-        table.add_column(name, justify="left" if not name else "right")
-    for it in found.learned:
-        cells = [
-            "" if f is None else f"{f.recall:.3f}  {f.mrr:.3f}"
-            for f in (it.base, it.routed, it.named)
-        ]
-        gain = (
-            ""
-            if it.gain is None
-            else f"{it.gain.mean:+.3f} ({it.gain.low:+.3f} to {it.gain.high:+.3f})"
+def _speed(given: argparse.Namespace, console: Console) -> Report:
+    began = time.monotonic()
+    sentences = [pair.query for pair in domain.split(domain.pairs()).feedback][:SENTENCES]
+    with console.status("") as status:
+        speeds = measured(
+            sentences,
+            skills=given.skills,
+            rounds=given.rounds,
+            seed=given.seed,
+            model=given.model,
+            say=status.update,
         )
-        table.add_row(it.domain, *cells, gain, f"{it.share:.0%}")
-    console.print(table)
-    for it in found.learned:
-        use = "no skill" if not it.versions else "named use only" if it.named_only else "routed"
-        own, other = it.metrics.get("routed"), it.metrics.get("false_routed")
-        said = (
-            f"its card says: own {own:.1%}, others {other:.2%}"
-            if own is not None and other is not None
-            else ""
-        )
-        console.print(
-            f"{it.domain}: {use}; {said} {' '.join(it.refusals)}", markup=False, highlight=False
-        )
-    console.print(f"answered by the base model: {found.reasons}", markup=False, highlight=False)
-    console.print(f"accuracy over all {found.accuracy:.1%}", highlight=False)
-    console.print(
-        f"false-route rate {found.false_routed:.2%} (wanted: at most {WANTED_FALSE:.0%})",
-        highlight=False,
+    report = Report(
+        name=ROUTING.name,
+        command=given.typed,
+        machine=measured_on(began),
+        versions={OURS: version("consonance"), "numpy": version("numpy")},
+        figures=speeds.figures,
+        comparisons=speeds.comparisons,
+        notes=speeds.notes,
     )
-    worse = [
-        it.domain
-        for it in found.learned
-        if it.base is not None and it.routed is not None and it.routed.recall < it.base.recall
-    ]
-    console.print(f"recall@1 below the base model's in: {', '.join(worse) or 'no domain'}")
+    show(report, console)
+    return report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 where the fleet failed, 2 for a wrong folder, 130 interrupted."""
+    """Exit code: 0 done, 1 where it failed, 2 for a wrong folder, 130 interrupted."""
     given = options_of(argv)
-    return ROUTING.perform(
-        given, lambda given, console: asyncio.run(measure(given, console)), out=given.out
-    )
+    return ROUTING.perform(given, measure, out=given.out)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from lora.manager import LoRAManager
 from lora.matching import select_targets
 from lora.training.errors import TrainingError
 from lora.training.memory import ACTIVATIONS
+from lora.training.tokens import Tokens
 
 __all__ = ["Replica", "Trunk", "one_thread_each"]
 
@@ -110,6 +111,7 @@ class Trunk:
         self.prefix = prefix
         self._states: list[Tensor] = []
         self._tokenizer = threading.Lock()
+        self._tokens = Tokens(self.texts, self.lengths, self.prepare)
         self.threads = max(1, threads)
         self._replicas: SimpleQueue[Replica] = SimpleQueue()
         for _ in range(self.threads):
@@ -145,7 +147,7 @@ class Trunk:
 
     def features(self, rows: Ints) -> tuple[dict[str, Any], Tensor | None]:
         """Model input of these texts, and what the frozen layers made of it (k, tokens, width)."""
-        features = self.prepare([self.texts[row] for row in rows])
+        features = self._tokens.batch(rows)
         if not self._states:
             return features, None
         mask = features["attention_mask"].bool()

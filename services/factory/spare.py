@@ -55,6 +55,8 @@ class Spare:
         waiting = self._release()
         if waiting is None:
             return None
+        # Feedback comes in bursts: the next batch of this one may outdate the job at once.
+        self.expect()
         try:
             found = await waiting
         except OSError:
