@@ -39,11 +39,13 @@ class Tail:
         self._further = further
 
     def __call__(self, tokens: Tensor, layout: Layout) -> Tensor:
-        """(tokens, width) to (n, dim)."""
-        features = {"sentence_embedding": self._pool(tokens, layout)}
+        """(tokens, width) to (n, dim) float32: sums and lengths are not left to fewer bits."""
+        pooled = self._pool(tokens.float(), layout)
         for module in self._further:
-            features = module(features)
-        return features["sentence_embedding"]
+            weight = next(module.parameters(), pooled)
+            pooled = module({"sentence_embedding": pooled.to(weight.dtype)})["sentence_embedding"]
+            pooled = pooled.float()
+        return pooled
 
 
 def tail_of(model: nn.Sequential) -> Tail | None:

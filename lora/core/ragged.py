@@ -66,7 +66,7 @@ class RaggedCore(InferenceCore):
             layout = layout_of([len(row) for row in ids])
             cards = self._manager.weights_of(segments)
             tokens = self._run(ids, layout, acting(segments, cards, layout.offsets))
-            return self._tail(tokens, layout).float()
+            return self._tail(tokens, layout)
 
     def _run(self, ids: Sequence[TokenIds], layout: Layout, cards: Acting) -> Tensor:
         stack = self._stack

@@ -147,6 +147,7 @@ class EncoderService(Service):
         engine = ArrowEngine(
             self.settings.fleet.model,
             device=own.device,
+            dtype=None if own.dtype == "auto" else own.dtype,
             card_budget_bytes=own.card_budget_bytes,
             batch_tokens=own.batch_tokens,
             threads=own.threads_for(self.settings.fleet.worker_count),
