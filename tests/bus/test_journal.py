@@ -77,6 +77,24 @@ def test_numbers_go_on_after_reopening(tmp_path: Path) -> None:
     second.close()
 
 
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 200])
+def test_many_events_at_once_are_as_many_one_by_one(journal: Journal, count: int) -> None:
+    known = [entry(n) for n in range(0, count, 3)]
+    assert put(journal, *known) == [(n + 1, False) for n in range(len(known))]
+    # When: all of them come, the known ones and the last one twice.
+    placed = put(journal, *(entry(n) for n in range(count)), entry(count - 1))
+    # Then: each is kept once, in the order in which it came.
+    fresh = [n for n in range(count) if n % 3]
+    numbers = {n: n // 3 + 1 for n in range(0, count, 3)}
+    numbers |= {n: len(known) + place + 1 for place, n in enumerate(fresh)}
+    expected = [(numbers[n], n % 3 == 0) for n in range(count)]
+    assert placed == [*expected, (numbers[count - 1], True)]
+    kept, _ = journal.read(None, 0, 1000)
+    assert ids(kept) == [f"f{n}" for n in (*range(0, count, 3), *fresh)]
+    assert [schemas.decode(raw).previous for raw in kept] == list(range(count))
+    assert journal.retention.bytes == sum(map(len, kept))
+
+
 def test_unknown_attributes_are_kept(journal: Journal) -> None:
     raw = schemas.encode(feedback(1))[:-1] + b',"vendor":{"a":[1]}}'
     put(journal, Entry("feedback.given", "/test/1", "f1", raw))

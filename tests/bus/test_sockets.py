@@ -1,0 +1,76 @@
+"""A watched socket: nothing is left behind, and what is large is not copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from bus.sockets import BUDGET, LARGE, Drained
+from tests.bus.kit import eventually
+
+Pair = tuple[zmq.Socket[bytes], zmq.Socket[bytes]]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    context = zmq.Context()
+    one, two = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+    one.bind("inproc://pair")
+    two.connect("inproc://pair")
+    yield one, two
+    context.destroy(linger=0)
+
+
+async def test_a_large_attachment_stays_where_it_was_received(pair: Pair) -> None:
+    came: list[list[Any]] = []
+    receiver, plain = Drained(pair[0], came.append, attachments=True), pair[1]
+    large, small = bytes(LARGE), bytes(LARGE - 1)
+    plain.send_multipart([large, large, large, small, b""])
+    await eventually(lambda: len(came) == 1)
+    assert [type(part) for part in came[0]] == [bytes, bytes, zmq.Frame, bytes, bytes]
+    # Sent on it is the same again, and so is what was never a frame.
+    assert receiver.send(came[0])
+    assert plain.recv_multipart() == [large, large, large, small, b""]
+    receiver.close()
+
+
+async def test_without_attachments_every_part_is_bytes(pair: Pair) -> None:
+    came: list[list[Any]] = []
+    receiver = Drained(pair[0], came.append)
+    pair[1].send_multipart([b"a", b"b", bytes(LARGE)])
+    await eventually(lambda: len(came) == 1)
+    assert came == [[b"a", b"b", bytes(LARGE)]]
+    receiver.close()
+
+
+async def test_more_than_one_turn_takes_is_taken_in_the_next(pair: Pair) -> None:
+    came: list[list[Any]] = []
+    receiver = Drained(pair[0], came.append)
+    for n in range(3 * BUDGET + 1):
+        pair[1].send_multipart([b"%d" % n])
+    await eventually(lambda: len(came) == 3 * BUDGET + 1)
+    assert came == [[b"%d" % n] for n in range(3 * BUDGET + 1)]
+    receiver.close()
+
+
+async def test_a_paused_socket_keeps_its_messages_and_a_closed_one_sends_nothing(
+    pair: Pair,
+) -> None:
+    came: list[list[Any]] = []
+
+    def first(message: list[Any]) -> None:
+        came.append(message)
+        receiver.pause()
+
+    receiver = Drained(pair[0], first)
+    for n in range(3):
+        pair[1].send_multipart([b"%d" % n])
+    await eventually(lambda: len(came) == 1)
+    receiver.resume()
+    await eventually(lambda: len(came) == 2)
+    receiver.close()
+    assert not receiver.send([b"x"])
+    assert came == [[b"0"], [b"1"]]
