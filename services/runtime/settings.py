@@ -151,9 +151,10 @@ class EncoderSettings(Section, frozen=True, kw_only=True):
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         doc(
-            "What the model computes in; `auto`: as its files have it. Where the processor or the GPU "
-            "knows `bfloat16` it is half as fast again, at 1 − cosine below 0.0001, and half of the "
-            "weights' size, but each worker has its own copy; `float16` is for GPUs."
+            "What the model computes in; `auto`: as its files have it. `bfloat16` is half as fast "
+            "again where the processor or the GPU knows it, moves vectors by less than 0.0001 of "
+            "cosine and takes half of the memory, but a copy for each worker; `float16` is for "
+            "GPUs."
         ),
     ] = "auto"
     threads: Annotated[
@@ -163,8 +164,8 @@ class EncoderSettings(Section, frozen=True, kw_only=True):
     batch_tokens: Annotated[
         int,
         doc(
-            "The most tokens in one forward pass: more make a query wait longer behind a bulk; a CPU "
-            "gains nothing by it, a GPU may (8192).",
+            "The most tokens in one forward pass: more make a query wait longer behind a bulk; a "
+            "CPU gains nothing by it, a GPU may (8192).",
             "tokens",
             ge=1,
         ),
