@@ -18,7 +18,7 @@ class Entry:
     """Markdown, what is measured against what; one paragraph."""
     options: tuple[str, ...] = ()
     """What it is given beside `--out`."""
-    minutes: int = 15
+    minutes: int = 40
     """After so many it is ended, and counts as not measured."""
 
 
@@ -71,7 +71,7 @@ CATALOGUE = (
         "Seconds until a skill answers, beside sentence-transformers' trainer with a PEFT LoRA on "
         "the same feedback until it is as good.",
         ("--against", "sentence-transformers"),
-        minutes=60,
+        minutes=90,
     ),
     Entry(
         "federation",
