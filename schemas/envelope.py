@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cache, lru_cache, reduce
+from functools import cache, reduce
 from operator import or_
 from typing import Any, Generic, TypeVar
-from uuid import UUID, uuid5
 
 import msgspec
 
 from schemas.base import Payload, catalogue, payload_type
 from schemas.errors import InvalidAddress, InvalidData, MalformedEvent
+from schemas.ids import NAMESPACE, derived_id, new_id
 
 __all__ = [
     "NAMESPACE",
@@ -33,44 +32,10 @@ __all__ = [
 
 _P = TypeVar("_P", bound=Payload)
 
-NAMESPACE = UUID("6a1c2f6e-7f0e-5f38-9d0b-3f6d1a0f6a77")
-"""The UUIDv5 namespace of derived events."""
-
 
 def now() -> datetime:
     """The present moment, in UTC."""
     return datetime.now(UTC)
-
-
-_POOL = 256
-_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
-_ids: list[str] = []
-os.register_at_fork(after_in_child=_ids.clear)  # else both would say the same
-
-
-def new_id() -> str:
-    """A random UUID. Drawn 256 at a time: `uuid4` takes longer than all the rest of an event."""
-    try:
-        return _ids.pop()  # one step, also where threads share it
-    except IndexError:
-        drawn = os.urandom(16 * _POOL).hex()
-        found = [_uuid4(drawn[at : at + 32]) for at in range(0, len(drawn), 32)]
-        _ids.extend(found[1:])
-        return found[0]
-
-
-def _uuid4(digits: str) -> str:
-    """Of 32 random hex digits: the version, 4, and the variant in their places (RFC 9562)."""
-    variant = _VARIANT[digits[16]]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
-
-
-def derived_id(source: str, cause: str, kind: str, ordinal: int = 0) -> str:
-    """UUIDv5 of the causing event (its source and id), the derived type and an ordinal.
-
-    The source takes part because an id is unique only within its source.
-    """
-    return str(uuid5(NAMESPACE, "\n".join((source, cause, kind, str(ordinal)))))
 
 
 def address_of(source: str) -> str:
@@ -319,10 +284,10 @@ def from_frames(message: Sequence[bytes]) -> Event[Any]:
     if len(message) < 2:
         raise MalformedEvent("a message needs at least two frames: topic and event")
     try:
-        kind, recipient = _parts(message[0])
+        kind, at, recipient = message[0].decode().partition("@")
     except UnicodeDecodeError as e:
         raise MalformedEvent("the topic is not UTF-8", bytes(message[1])) from e
-    event = decode(message[1], to=recipient, attachments=message[2:])
+    event = decode(message[1], to=recipient if at else None, attachments=message[2:])
     data = event.data
     if data.type != kind:
         raise MalformedEvent(
@@ -332,10 +297,3 @@ def from_frames(message: Sequence[bytes]) -> Event[Any]:
         topic = message[0].decode()
         raise InvalidAddress(f"the topic {topic!r} does not fit {event.type}", bytes(message[1]))
     return event
-
-
-@lru_cache(maxsize=1024)
-def _parts(topic: bytes) -> tuple[str, str | None]:
-    """The type of a topic, and its recipient if it has one."""
-    kind, at, recipient = topic.decode().partition("@")
-    return kind, recipient if at else None

@@ -170,12 +170,12 @@ def test_ids_are_random_uuids_each_its_own():
 
 FORKED = """
 import os
-from schemas import envelope
-envelope.new_id()
+from schemas import ids
+ids.new_id()
 child = os.fork()
 if child:
     os.waitpid(child, 0)
-print(envelope.new_id())
+print(ids.new_id())
 """
 
 
