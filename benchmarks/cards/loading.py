@@ -13,7 +13,7 @@ from benchmarks.cards.material import Texts, plain_card, wide_card
 from benchmarks.cards.peers import BASE, Peft, installed
 from benchmarks.cards.turns import OURS, PEFT, CardsError, Part, Turns, cosine, within
 from benchmarks.kit.rounds import compare, figure
-from lora.card import LoRACard
+from lora.card import LoRACard, LoRAFormat
 from lora.engine import ArrowEngine
 from lora.store import CardStore
 
@@ -70,8 +70,10 @@ def _kind(
     title = f"{what} ({size:.1f} MB)"
     steps = (
         ("load, verified", load),
-        ("apply, or again once verified", apply),
+        ("apply", apply),
         ("load + apply", both),
+        ("load + apply, its bytes not hashed", ours.unhashed),
+        ("back, while it is still open", ours.again),
         ("remove", remove),
     )
     for name, values in steps:
@@ -88,11 +90,23 @@ def _kind(
         ("load + apply", both, "load_adapter", peft.load),
         ("load + apply", both, "load_adapter, low_cpu_mem_usage", peft.low),
         ("load + apply", both, "hotswap_adapter", peft.swap),
-        ("again", apply, "hotswap_adapter", peft.swap),
+        ("back, still open", ours.again, "hotswap_adapter", peft.swap),
         ("remove", remove, "delete_adapter", peft.delete),
     )
-    for name, mine, call, theirs in against:
+    for call, theirs in {call: theirs for _, _, call, theirs in against}.items():
         part.figures.append(figure(f"{title}: {call}", PEFT, "ms", theirs))
+    part.comparisons.append(
+        compare(
+            f"{title}: load + apply, not hashed",
+            (OURS, ours.unhashed),
+            (f"{PEFT} load_adapter", peft.load),
+        )
+    )
+    part.notes.append(
+        f"{title}: ours hashes every byte (SHA-256) and looks at every value before it believes"
+        " them, PEFT does neither; what that takes is the difference to the bytes not hashed."
+    )
+    for name, mine, call, theirs in against:
         part.comparisons.append(
             compare(
                 f"{title}: {name}",
@@ -111,11 +125,13 @@ class _Ours:
         self, engine: ArrowEngine, store: CardStore, digest: str, other: LoRACard, turns: Turns
     ) -> None:
         self.engine, self.store, self.digest = engine, store, digest
-        self.other = other
+        self.other, self.path = other, store.path(digest)
         self._clock = turns.clock
         self.load: list[float] = []
         self.apply: list[float] = []
         self.remove: list[float] = []
+        self.again: list[float] = []
+        self.unhashed: list[float] = []
 
     def turn(self) -> float:
         clock, manager = self._clock, self.engine.manager
@@ -128,15 +144,25 @@ class _Ours:
             applied = clock()
             manager.remove_card(card)
             removed = clock()
+            manager.apply_card(card)
+            again = clock()
+            manager.remove_card(card)
+            unread = clock()
+            trusted = LoRAFormat.read(self.path, digest=self.digest, hashed=True)
+            manager.apply_card(trusted)
+            unhashed = clock()
+            manager.remove_card(trusted)
             manager.remove_card(self.other)
         self.load.append(1000 * (opened - began))
         self.apply.append(1000 * (applied - opened))
         self.remove.append(1000 * (removed - applied))
+        self.again.append(1000 * (again - removed))
+        self.unhashed.append(1000 * (unhashed - unread))
         return removed - began
 
     def clear(self) -> None:
         """Forget what was measured so far."""
-        for values in (self.load, self.apply, self.remove):
+        for values in (self.load, self.apply, self.remove, self.again, self.unhashed):
             values.clear()
 
 
