@@ -30,6 +30,7 @@ from benchmarks.kit.command import (
     add_output,
     measured_on,
     progress_bar,
+    until_stopped,
 )
 from benchmarks.kit.fleet import FleetFailed, fresh_state, running_fleet, settings_file
 from benchmarks.kit.show import show
@@ -155,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed or vectors differ, 2 wrong option or model, 130 interrupted."""
     given = options_of(argv)
     return ENCODE.perform(
-        given, lambda given, console: asyncio.run(measure(given, console)), out=given.out
+        given, lambda given, console: until_stopped(measure(given, console)), out=given.out
     )
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.encode.peers import PEERS, Peer, Setting
+from benchmarks.kit.child import die_with_parent
 
 __all__ = ["Answer", "Task"]
 
@@ -142,6 +143,7 @@ async def run(kind: str, given: dict[str, Any], say: Callable[[Answer], None]) -
 
 def main(words: list[str]) -> None:
     """The process."""
+    die_with_parent()  # the end of the pipe is not heard while texts are encoded
     # What libraries print goes to the log: this stream is for answers alone.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)

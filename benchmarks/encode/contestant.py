@@ -91,17 +91,19 @@ class Contestant:
         self.close()
 
     def close(self) -> None:
-        """End its processes; what they wait for, standard input, ends first."""
+        """End its processes: what they read ends, and where they are busy a signal comes."""
         for process in self._processes:
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+            if process.stdin is not None:
+                process.stdin.close()
         for process in self._processes:
             try:
                 process.wait(2)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            # Not before it has ended: another thread may still be reading there.
+            if process.stdout is not None:
+                process.stdout.close()
 
     def warm(self, texts: Sequence[str]) -> str | None:
         """Let it get ready on these; what it says of its choices."""
