@@ -169,7 +169,7 @@ class LoRACard:
         """The adapter on the pooled embedding, if there is one."""
         return self.modules.get(HEAD)
 
-    @property
+    @cached_property
     def body(self) -> Mapping[str, Adapter]:
         """The adapters on the encoder's own layers."""
         return MappingProxyType({name: a for name, a in self.modules.items() if name != HEAD})
