@@ -114,18 +114,21 @@ class Candidate:
     seconds: float
 
 
-def head_candidate(request: CandidateRequest, progress: Progress | None = None) -> Candidate:
+def head_candidate(
+    request: CandidateRequest, progress: Progress | None = None, *, threads: int = 1
+) -> Candidate:
     """Train a head and judge it: in seconds and without torch, from vectors alone.
 
     Where the champion has a body, the candidate is that body with a new head upon it: then the
-    queries are encoded again, once, by `request.encode`.
+    queries are encoded again, once, by `request.encode`. `threads` is how many fits run at once;
+    the candidate does not depend on it.
     """
     started = time.monotonic()
     data = request.data
     arena = Arena(data)
     if not len(arena.rows):
         raise NothingToLearn("the dataset holds no real feedback with a relevant passage")
-    config = _sweep_config(request)
+    config = replace(_sweep_config(request), threads=threads)
     champion, upon = request.champion, None
     if champion is not None and champion.card.body:
         if request.encode is None:

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lora.card import Adapter
 from lora.training.dataset import TrainingSet
-from lora.training.errors import ConfigError, NothingToLearn
+from lora.training.errors import NothingToLearn
 from lora.training.gate import CUTOFF, Arena, unit
 from lora.training.head import (
-    MAX_PASSAGES,
-    MAX_QUERIES,
     Fit,
     HeadConfig,
     HeadProblem,
@@ -30,51 +31,15 @@ from lora.training.head import (
     head_adapter,
 )
 from lora.training.progress import Progress
+from lora.training.sweep_config import SMALL, SweepConfig
 
 __all__ = ["Choice", "SweepConfig", "TrainedHead", "train_head"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-GRID = (
-    HeadConfig(),
-    HeadConfig(weight_decay=10.0),
-    HeadConfig(taught_weight=0.2),  # where no teacher took part there is nothing to doubt
-    HeadConfig(temperature=0.03, weight_decay=10.0),
-    HeadConfig(rank=32),
-    HeadConfig(learning_rate=3e-3, weight_decay=5.0),
-)
-
-
-@dataclass(frozen=True)
-class SweepConfig:
-    """What is tried, and for how long."""
-
-    grid: tuple[HeadConfig, ...] = GRID
-    """Settings, the most trusted first: the later ones are tried while time is left."""
-    checkpoints: tuple[int, ...] = (5, 10, 15, 20, 30, 45)
-    """Steps at which stopping is tried."""
-    scales: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2)
-    """Shares of the change that are tried."""
-    time_budget_s: float = 15.0
-    """Seconds for everything, kept by trying fewer settings, pairs of folds and steps."""
-    max_passages: int = 1536
-    """Passages that a softmax runs over where there are many."""
-    max_rank: int = 128
-    """Largest rank of a head."""
-    max_queries: int = MAX_QUERIES
-    """Queries trained on at most, those that people gave before any other."""
-    passage_cap: int = MAX_PASSAGES
-    """Passages that a softmax runs over at most, however many are relevant."""
-    soft_temperature: float = 1.0
-    """Of the target distributions; 1 takes a teacher's grades as they are."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.grid or not self.checkpoints or not self.scales:
-            raise ConfigError("a sweep needs at least one setting, one checkpoint and one scale")
-        if min(self.checkpoints) < 1 or min(self.scales) <= 0:
-            raise ConfigError("checkpoints and scales should be above 0")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -161,6 +126,8 @@ class _Sweep:
         self.scales = (0.0, *config.scales)
         self.checkpoints = sorted(set(config.checkpoints))
         self.done = 0
+        small = self.problem.scores.size <= SMALL
+        self.threads = max(1, config.threads) if small else 1
 
     def _effective(self, setting: HeadConfig) -> HeadConfig:
         """The setting without what makes no difference here, so that nothing is tried twice."""
@@ -172,15 +139,20 @@ class _Sweep:
         tables, tried = self._tables()
         outer: dict[int, Adapter | None] = {}
         vectors = self.vectors.copy()
-        for fold in self.folds:
-            choice = self._choose(tables, [pair for pair in tables if fold in pair], fold)
-            fit = self._fit(choice, (fold,))
-            outer[fold] = head_adapter(fit, choice.scale) if fit else None
-            if fit:
-                rows = self.rows[fold]
-                vectors[rows] = fit.apply(self.vectors[rows], choice.scale)
         final = self._choose(tables, list(tables), None)
-        fit = self._fit(final, ())
+        jobs: list[tuple[Choice, tuple[int, ...]]] = [(final, ())]
+        for fold in self.folds:
+            pairs = [pair for pair in tables if fold in pair]
+            jobs.append((self._choose(tables, pairs, fold), (fold,)))
+        fit, *fits = self._each(lambda job: self._fit(*job), jobs)
+        for fold, (choice, _), found in zip(self.folds, jobs[1:], fits, strict=True):
+            outer[fold] = head_adapter(found, choice.scale) if found else None
+            if found:
+                rows = self.rows[fold]
+                vectors[rows] = found.apply(self.vectors[rows], choice.scale)
+        for made in (fit, *fits):
+            if made:
+                self._tell(made.loss)
         return TrainedHead(
             adapter=head_adapter(fit, final.scale) if fit else None,
             folds=outer,
@@ -205,12 +177,14 @@ class _Sweep:
             # One more round, and the fold models and the final fit after it, must fit in.
             if tried and elapsed + 1.9 * spent > budget:
                 break
-            for number, pair in enumerate(pairs):
-                self._measure(setting, pair, tables)
-                if not tried and number == 0 and len(pairs) == 10:
-                    pairs[1:] = self._affordable(
-                        pairs[1:], time.monotonic() - begun, budget - elapsed
-                    )
+            first = 0
+            if not tried and len(pairs) == 10:  # one alone shows what there is time for
+                self._enter(pairs[0], self._measure(setting, pairs[0]), tables)
+                first, once = 1, time.monotonic() - begun
+                pairs[1:] = self._affordable(pairs[1:], once, budget - elapsed)
+            found = self._each(partial(self._measure, setting), pairs[first:])
+            for pair, measured in zip(pairs[first:], found, strict=True):
+                self._enter(pair, measured, tables)
             spent = time.monotonic() - begun
             tried += 1
         # What is the same here as another setting was tried with it.
@@ -228,15 +202,20 @@ class _Sweep:
         self.checkpoints = [c for c in self.checkpoints if c <= longest] or self.checkpoints[:2]
         return [pair for pair in pairs if pair[1] - pair[0] in (1, 4)]
 
+    def _each(self, work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+        """`work` on every item, in threads; results in the order of the items."""
+        if self.threads == 1:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(work, items))
+
     def _measure(
-        self,
-        setting: HeadConfig,
-        pair: tuple[int, int],
-        tables: dict[tuple[int, int], dict[int, list[Floats]]],
-    ) -> None:
+        self, setting: HeadConfig, pair: tuple[int, int]
+    ) -> tuple[float, dict[int, Floats]] | None:
+        """The loss of a fit without these folds, and a table for each of them."""
         members = self.problem.without(pair)
         if not len(members):
-            return
+            return None
         fits = fit_head(
             self.problem,
             setting,
@@ -244,10 +223,20 @@ class _Sweep:
             checkpoints=self.checkpoints,
             seed=self.config.seed,
         )
-        self._tell(fits[max(fits)].loss)
+        return fits[max(fits)].loss, {fold: self._table(fits, fold) for fold in pair}
+
+    def _enter(
+        self,
+        pair: tuple[int, int],
+        measured: tuple[float, dict[int, Floats]] | None,
+        tables: dict[tuple[int, int], dict[int, list[Floats]]],
+    ) -> None:
+        if measured is None:
+            return
+        self._tell(measured[0])
         found = tables.setdefault(pair, {})
-        for fold in pair:
-            found.setdefault(fold, []).append(self._table(fits, fold))
+        for fold, table in measured[1].items():
+            found.setdefault(fold, []).append(table)
 
     def _table(self, fits: Mapping[int, Fit], fold: int) -> Floats:
         """(checkpoints, scales) sums of reciprocal ranks of the fold's queries."""
@@ -296,15 +285,13 @@ class _Sweep:
         members = self.problem.without(without)
         if choice.scale == 0.0 or not len(members):
             return None
-        fit = fit_head(
+        return fit_head(
             self.problem,
             choice.config,
             members=members,
             checkpoints=(choice.step,),
             seed=self.config.seed,
         )[choice.step]
-        self._tell(fit.loss)
-        return fit
 
     def _tell(self, loss: float) -> None:
         self.done += 1

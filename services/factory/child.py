@@ -100,7 +100,7 @@ def run(folder: Path, job: Job) -> Result:
     if job.phase == "head":
         from lora.training.candidate import head_candidate
 
-        candidate = head_candidate(request, progress)
+        candidate = head_candidate(request, progress, threads=job.threads)
     else:
         from lora.training.body import body_candidate
 
