@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lora.adapter import Adapter, FloatArray
 from lora.batching import DEFAULT_BATCH_TOKENS, Batch, pack
 from lora.card import ROLES, BaseModel, LoRACard, LoRAFormat
-from lora.core import InferenceCore, TokenIds, core_for
+from lora.core import DEFAULT_PACKED, InferenceCore, TokenIds, core_for
 from lora.encoder import SentenceModel, pick_device
 from lora.errors import (
     CardRoleError,
@@ -95,6 +95,7 @@ class ArrowEngine:
         dtype: str | None = None,
         card_budget_bytes: int = DEFAULT_CARD_BUDGET,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        packed_bytes: int = DEFAULT_PACKED,
         threads: int | None = None,
     ) -> None:
         """Load the model.
@@ -106,6 +107,8 @@ class ArrowEngine:
             card_budget_bytes: what the cards in the model may take; the least recently used leave.
             batch_tokens: tokens of one batch (padding counted, where the model's architecture
                 needs it); a longer text goes alone.
+            packed_bytes: weights of Linear layers up to this size in all are kept once more, in the
+                order that the processor multiplies fastest in; 0 shares the mapped file alone.
             threads: torch's threads within an operation, for the whole process; None leaves them.
 
         Raises:
@@ -125,7 +128,7 @@ class ArrowEngine:
         self._manager = LoRAManager(
             self._model.root, base_model=self._base_model, dim=self._model.dim
         )
-        self._core = core_for(self._model, self._manager)
+        self._core = core_for(self._model, self._manager, packed_bytes)
         self._batch_tokens = batch_tokens
         self._residency = Residency(card_budget_bytes)
         self._router = LoRARouter(self._model.dim)

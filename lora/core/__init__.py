@@ -2,7 +2,8 @@
 
 from lora.core.contract import InferenceCore, TokenIds
 from lora.core.padded import PaddedCore
+from lora.core.products import DEFAULT_PACKED
 from lora.core.ragged import RaggedCore
 from lora.core.select import core_for
 
-__all__ = ["InferenceCore", "PaddedCore", "RaggedCore", "TokenIds", "core_for"]
+__all__ = ["DEFAULT_PACKED", "InferenceCore", "PaddedCore", "RaggedCore", "TokenIds", "core_for"]

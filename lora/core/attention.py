@@ -58,7 +58,7 @@ def attend(
     """
     if query.is_cuda and bias is None and query.dtype in (torch.float16, torch.bfloat16):
         return _packed(query, key, value, heads, layout)
-    out = torch.empty_like(query)
+    out = query.new_empty(query.shape)
     for group in layout.groups:
         shape = (group.texts, group.length, heads, -1)
         rows = slice(group.start, group.end)
@@ -77,6 +77,6 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, heads: int, layout: Layou
     attention: Any = varlen_attn
     offsets = torch.tensor(layout.offsets, dtype=torch.int32, device=query.device)
     longest = max(group.length for group in layout.groups)
-    parts = [part.view(len(part), heads, -1) for part in (query, key, value)]
+    parts = [part.contiguous().view(len(part), heads, -1) for part in (query, key, value)]
     found: Tensor = attention(*parts, offsets, offsets, longest, longest)
     return found.reshape(query.shape)

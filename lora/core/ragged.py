@@ -4,7 +4,7 @@
     tokens   [CLS reset card SEP | CLS why was i charged twice SEP]   (tokens, width)
 
 Every Linear layer is one product over all tokens; only attention tells the texts apart. A card acts
-on a stretch of rows. Nothing is copied of the model: the weights stay where they were mapped.
+on a stretch of rows.
 
 BERT: arXiv 1810.04805. Attention over packed texts: arXiv 2307.08691, section 3.
 """
@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from lora.core.attention import Layout, attend, layout_of
 from lora.core.contract import InferenceCore, TokenIds
 from lora.core.families import Block, Slot, Stack
-from lora.core.linear import Kernel, kernel_for
+from lora.core.linear import kernel_for
 from lora.core.pooling import Tail
+from lora.core.products import DEFAULT_PACKED, Products
 from lora.core.segments import Acting, acting, add
 from lora.encoder import SentenceModel
 from lora.layer import Segment
@@ -41,14 +42,21 @@ class RaggedCore(InferenceCore):
     padded = False
 
     def __init__(
-        self, model: SentenceModel, manager: LoRAManager, stack: Stack, tail: Tail
+        self,
+        model: SentenceModel,
+        manager: LoRAManager,
+        stack: Stack,
+        tail: Tail,
+        packed_bytes: int = DEFAULT_PACKED,
     ) -> None:
+        """Weights of Linear layers, up to `packed_bytes` in all, are copied to multiply faster."""
         self._model = model
         self._manager = manager
         self._stack = stack
         self._tail = tail
         weight = stack.words.weight
-        self.kernel: Kernel = kernel_for(weight.device.type, weight.dtype, weight.shape[1])
+        kernel = kernel_for(weight.device.type, weight.dtype, weight.shape[1])
+        self.products = Products(stack, kernel, packed_bytes)
         """What multiplies; chosen by trial on this machine."""
 
     def tokenize(self, texts: Sequence[str], role: str) -> list[TokenIds]:
@@ -73,9 +81,7 @@ class RaggedCore(InferenceCore):
         x = self._embed(ids, layout)
         bias = None if stack.bias is None else cache(stack.bias)
         for block in stack.blocks:
-            query, key, value = (
-                self._linear(slot, x, cards) for slot in (block.query, block.key, block.value)
-            )
+            query, key, value = self._attention(block, x, cards)
             context = attend(query, key, value, stack.heads, layout, bias)
             x = _normed(self._linear(block.output, context, cards).add_(x), block.attention_norm)
             inner = self._activated(block, x, cards)
@@ -95,9 +101,16 @@ class RaggedCore(InferenceCore):
             x[group.start : group.end].view(group.texts, group.length, -1).add_(positions)
         return _normed(x, stack.norm)
 
+    def _attention(self, block: Block, x: Tensor, cards: Acting) -> tuple[Tensor, Tensor, Tensor]:
+        made = self.products.attention(block, x)
+        for slot, part in zip((block.query, block.key, block.value), made, strict=True):
+            stretches = cards.get(slot.name)
+            if stretches:
+                add(part, x, stretches)
+        return made
+
     def _linear(self, slot: Slot, x: Tensor, cards: Acting) -> Tensor:
-        linear = slot.linear
-        y = self.kernel.plain(x, linear.weight, linear.bias)
+        y = self.products.plain(slot, x)
         stretches = cards.get(slot.name)
         if stretches:
             add(y, x, stretches)
@@ -106,8 +119,7 @@ class RaggedCore(InferenceCore):
     def _activated(self, block: Block, x: Tensor, cards: Acting) -> Tensor:
         """The wide layer of the feed-forward part, with its activation."""
         if self._stack.gelu and block.up.name not in cards:
-            linear = block.up.linear
-            return self.kernel.gelu(x, linear.weight, linear.bias)
+            return self.products.gelu(block.up, x)
         return self._stack.activation(self._linear(block.up, x, cards))
 
 

@@ -11,6 +11,7 @@ from lora.core.contract import InferenceCore
 from lora.core.families import stack_of
 from lora.core.padded import PaddedCore
 from lora.core.pooling import tail_of
+from lora.core.products import DEFAULT_PACKED
 from lora.core.ragged import RaggedCore
 from lora.encoder import SentenceModel
 from lora.manager import LoRAManager
@@ -28,18 +29,20 @@ _PROBES: Final = ("", "a", "how do i reset my card?", "naïve café 東京 " * 2
 log = logging.getLogger(__name__)
 
 
-def core_for(model: SentenceModel, manager: LoRAManager) -> InferenceCore:
+def core_for(
+    model: SentenceModel, manager: LoRAManager, packed_bytes: int = DEFAULT_PACKED
+) -> InferenceCore:
     """The ragged pass where the architecture is known, else the model's own modules.
 
     The choice is by the class and the settings of the model, and is then proven: texts go through
-    both, in both roles.
+    both, in both roles. `packed_bytes` bounds the copies that make products faster.
     """
     own = PaddedCore(model, manager)
     stack, tail = stack_of(model.root), tail_of(model.model)
     if stack is None or tail is None or not model.plain_text:
         log.info("the model runs through its own modules, on padded batches")
         return own
-    ragged = RaggedCore(model, manager, stack, tail)
+    ragged = RaggedCore(model, manager, stack, tail, packed_bytes)
     exact = model.dtype is torch.float32
     for role in ("query", "document"):
         if not _agree(own, ragged, role, AGREEMENT if exact else _REDUCED):

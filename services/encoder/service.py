@@ -150,6 +150,7 @@ class EncoderService(Service):
             dtype=None if own.dtype == "auto" else own.dtype,
             card_budget_bytes=own.card_budget_bytes,
             batch_tokens=own.batch_tokens,
+            packed_bytes=own.packed_bytes,
             threads=own.threads_for(self.settings.fleet.worker_count),
         )
         engine.encode(["warm"])  # the first pass is slow: not at the cost of the first request

@@ -148,3 +148,22 @@ def test_a_pass_that_does_not_agree_is_not_used(
     with caplog.at_level("WARNING"):
         assert isinstance(core_for(model, manager), PaddedCore)
     assert "own modules" in caplog.text
+
+
+@pytest.mark.parametrize("packed", [0, 1 << 30])
+def test_copies_of_weights_change_nothing_but_their_speed(tmp_path: Path, packed: int) -> None:
+    folder = make(FAMILIES["bert"], tmp_path)
+    engine = ArrowEngine(folder, device="cpu", packed_bytes=packed)
+    cards = cards_of(engine, tmp_path, "bert", 2)
+    rows = [(), (cards[0],), (cards[1],), tuple(cards), (), (), ()]
+    wanted = own(engine).forward(list(TEXTS), engine.tokenize(TEXTS), "query", ()).numpy()
+    assert cosines(engine.encode(TEXTS), wanted).min() > CLOSE
+
+    found = engine.encode_rows(TEXTS, rows)
+    for card in cards:
+        engine.manager.merge(card)  # the weights are others now: a copy of the old ones is no use
+    merged = engine.encode_rows([TEXTS[3]], [()])
+    for card in cards:
+        engine.manager.unmerge(card)
+    assert cosines(found[3:4], merged).min() > CLOSE
+    assert cosines(engine.encode(TEXTS), wanted).min() > CLOSE
