@@ -64,8 +64,9 @@ class Products:
             query, key, value = (self.kernel.plain(x, layer.weight, layer.bias) for layer in layers)
             return query, key, value
         product = self.kernel.plain(x, copy.weight, copy.bias)
-        query, key, value = product.split([layer.out_features for layer in layers], dim=1)
-        return query, key, value
+        first = layers[0].out_features
+        second = first + layers[1].out_features
+        return product[:, :first], product[:, first:second], product[:, second:]
 
     def plain(self, slot: Slot, x: Tensor) -> Tensor:
         """(tokens, in) to (tokens, out)."""
