@@ -54,11 +54,15 @@ def attend(
 ) -> Tensor:
     """(tokens, width) each, to (tokens, width): every text attends to itself alone.
 
+    Tokens behind the last text are nobody's, and become zeros.
     `bias` gives what is added to the scores of a text of so many tokens, (heads, length, length).
     """
-    if query.is_cuda and bias is None and query.dtype in (torch.float16, torch.bfloat16):
+    whole = layout.offsets[-1] == len(query)
+    reduced = query.dtype in (torch.float16, torch.bfloat16)
+    if query.is_cuda and bias is None and reduced and whole:
         return _packed(query, key, value, heads, layout)
     out = query.new_empty(query.shape)
+    out[layout.offsets[-1] :] = 0
     for group in layout.groups:
         shape = (group.texts, group.length, heads, -1)
         rows = slice(group.start, group.end)

@@ -91,8 +91,10 @@ class RaggedCore(InferenceCore):
     def _embed(self, ids: Sequence[TokenIds], layout: Layout) -> Tensor:
         stack = self._stack
         device = stack.words.weight.device
-        flat = torch.tensor(list(chain.from_iterable(ids)), device=device)
-        x = F.embedding(flat, stack.words.weight)
+        flat = list(chain.from_iterable(ids))
+        # Rows that belong to no text: nothing looks at them.
+        flat += [0] * (-len(flat) % self.products.kernel.step)
+        x = F.embedding(torch.tensor(flat, device=device), stack.words.weight)
         if stack.kinds is not None:
             x += stack.kinds.weight[0]
         for group in layout.groups:

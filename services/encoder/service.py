@@ -28,6 +28,7 @@ from schemas import (
     now,
 )
 from services.encoder import answers
+from services.encoder.allocator import keep_freed_memory
 from services.encoder.batcher import Batch, Batcher, Job, Row
 from services.encoder.cache import RecentAnswers, VectorCache
 from services.encoder.errors import EncoderError, PinRefusedError, SkillFileError
@@ -110,6 +111,7 @@ class EncoderService(Service):
         # The thread that computes needs the interpreter a thousand times a batch, for a moment: at
         # the usual 5 ms a turn it would wait for the loop most of the time.
         sys.setswitchinterval(TURN)
+        keep_freed_memory()
         try:
             self.engine = await self._in(self._torch, self._load)
         except LoRAError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -79,6 +80,8 @@ async def serve(
         await service.listen(FleetStop, lambda event: _obey(event, service, stop))
         whole = await _first(asyncio.create_task(service.setup()), service.failure, stop)
         if whole and not stop.is_set():
+            # What was loaded stays: it is no longer looked through for what might be forgotten.
+            gc.freeze()
             await pulse.enter("ready")
             await _first(asyncio.create_task(stop.wait()), service.failure, stop)
         await pulse.enter("draining")
