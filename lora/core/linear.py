@@ -58,7 +58,8 @@ STANDARD: Final = Kernel("torch", F.linear, _gelu)
 
 def _onednn() -> Kernel | None:
     available: Any = torch.backends.mkldnn.is_available  # it carries no annotations
-    operation: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    found: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    operation: Any = getattr(found, "default", None)
     if operation is None or not available():
         return None
 

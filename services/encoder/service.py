@@ -47,6 +47,9 @@ ANSWER_SECONDS: Final = 30.0
 
 ANSWER_BYTES: Final = 16 << 20
 
+WARM: Final = range(1, 65, 8)
+"""Words of the texts that are encoded before the first request comes."""
+
 TURN: Final = 0.0005
 """Seconds for which one of the process's threads keeps the interpreter from another."""
 
@@ -155,7 +158,9 @@ class EncoderService(Service):
             packed_bytes=own.packed_bytes,
             threads=own.threads_for(self.settings.fleet.worker_count),
         )
-        engine.encode(["warm"])  # the first pass is slow: not at the cost of the first request
+        # The first pass of each size is slow: not at the cost of the first requests.
+        for words in WARM:
+            engine.encode(["warm " * words])
         return engine
 
     # Assignments ------------------------------------------------------------------------------
