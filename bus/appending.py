@@ -13,13 +13,14 @@ from typing import NamedTuple
 import msgspec
 
 from bus import protocol
-from bus.errors import BusError, Closed, Refused
+from bus.errors import Closed, Refused
 from bus.link import Link
 
 __all__ = ["Appender"]
 
-EVENTS, BYTES = 256, 2**20
-"""A bundle is sent when it has as many events or bytes."""
+EVENTS, BYTES = 256, 2**19
+"""A bundle of several publications has at most as many events and bytes: less than the smallest
+message that a broker may be told to take."""
 
 
 class _Publication(NamedTuple):
@@ -44,36 +45,47 @@ class Appender:
         """
         loop = asyncio.get_running_loop()
         publication = _Publication(events, loop.create_future())
+        size = sum(map(len, events))
+        if self._events + len(events) > EVENTS or self._bytes + size > BYTES:
+            self._send()
         if not self._bundle:
             loop.call_soon(self._send)
         self._bundle.append(publication)
         self._events += len(events)
-        self._bytes += sum(map(len, events))
-        if self._events >= EVENTS or self._bytes >= BYTES:
-            self._send()
+        self._bytes += size
         return await publication.sequences
 
     def _send(self) -> None:
         bundle, self._bundle = self._bundle, []
         self._events = self._bytes = 0
-        if bundle:
-            task = asyncio.create_task(self._carry(bundle), name="bus append")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        bundle = [publication for publication in bundle if not publication.sequences.done()]
+        if not bundle:
+            return
+        end = asyncio.get_running_loop().time() + self._patience
+        task = asyncio.create_task(self._carry(bundle, end), name="bus append")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _carry(self, bundle: Sequence[_Publication]) -> None:
+        def given_up(_: object) -> None:
+            if all(publication.sequences.cancelled() for publication in bundle):
+                task.cancel()
+
+        for publication in bundle:
+            publication.sequences.add_done_callback(given_up)
+
+    async def _carry(self, bundle: Sequence[_Publication], end: float) -> None:
         try:
-            sequences = await self._ask(bundle)
+            sequences = await self._ask(bundle, end)
         except Refused as e:
             if len(bundle) == 1:
                 _fail(bundle, e)
             else:  # one of them is to blame, and only that one is to suffer
-                await asyncio.gather(*(self._carry([publication]) for publication in bundle))
-        except BusError as e:
-            _fail(bundle, e)
-        except BaseException:
+                await asyncio.gather(*(self._carry([publication], end) for publication in bundle))
+        except asyncio.CancelledError:
             _fail(bundle, Closed("the bus was closed"))
             raise
+        except Exception as e:
+            _fail(bundle, e)
         else:
             start = 0
             for events, waiting in bundle:
@@ -81,14 +93,15 @@ class Appender:
                     waiting.set_result(sequences[start : start + len(events)])
                 start += len(events)
 
-    async def _ask(self, bundle: Sequence[_Publication]) -> Sequence[int]:
+    async def _ask(self, bundle: Sequence[_Publication], end: float) -> Sequence[int]:
         events = [msgspec.Raw(raw) for publication in bundle for raw in publication.events]
         body = protocol.encode(protocol.Append(events=events))
-        answer = await self._link.call("append", body, self._patience)
+        left = max(end - asyncio.get_running_loop().time(), 0.0)
+        answer = await self._link.call("append", body, left)
         return msgspec.json.decode(answer, type=protocol.Appended).sequences
 
 
-def _fail(bundle: Sequence[_Publication], error: BusError) -> None:
+def _fail(bundle: Sequence[_Publication], error: Exception) -> None:
     for publication in bundle:
         if not publication.sequences.done():
             publication.sequences.set_exception(error)

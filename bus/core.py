@@ -114,14 +114,16 @@ class Core:
             return
         raw = bytes(message[1])
         entry = Entry(event.type, event.source, event.id, raw)
-        self.writer.submit(partial(_append_ingress, entry), partial(self._received, raw), len(raw))
+        self.writer.submit(
+            partial(_append_ingress, entry), partial(self._received, entry), len(raw)
+        )
 
-    def _received(self, raw: bytes, result: Any) -> None:
+    def _received(self, entry: Entry, result: Any) -> None:
         if isinstance(result, BusError):
-            self._refuse(raw, result)
+            self._refuse(entry.raw, result)
         elif result is not None:  # known before: its broadcast is the receipt that was missed
             self.counters["duplicates"] += 1
-            self.emit([schemas.header(result).type.encode(), result])
+            self.emit([entry.type.encode(), result])
 
     def _refuse(self, raw: bytes, error: schemas.SchemaError | BusError) -> None:
         self.counters["refused"] += 1
@@ -234,7 +236,10 @@ class Core:
         self.counters["broadcast"] += len(group.events)
         self.failure = group.failure
         for done, result in group.results:
-            done(result)
+            try:
+                done(result)
+            except Exception:  # whose answer it is must not cost the others theirs
+                _log.exception("an answer could not be given")
         if group.freed:
             self._waiters.wake(None)
         elif group.events:

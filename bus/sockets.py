@@ -92,10 +92,17 @@ class Drained:
         return parts
 
     def send(self, message: Sequence[bytes]) -> bool:
-        """Send without waiting; False if the queue is full or the recipient gone."""
+        """Send without waiting; False if the queue is full or the recipient gone.
+
+        Raises `TypeError` for a part that is no bytes; nothing is sent then.
+        """
         if self._closed:
             return False
         send, last = self._send_part, len(message) - 1
+        attachments: Sequence[Any] = message[2:]
+        for part in attachments:  # found out in the middle, it would leave half a message behind
+            if not isinstance(part, bytes | zmq.Frame):
+                memoryview(part)
         try:
             for place, part in enumerate(message):
                 send(part, MORE if place < last else NOW, len(part) < LARGE)

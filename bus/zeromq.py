@@ -121,7 +121,7 @@ class ZeroMQLink(Link):
         else:
             for place in range(2, len(message)):
                 if isinstance(message[place], zmq.Frame):
-                    message[place] = message[place].buffer
+                    message[place] = message[place].buffer.toreadonly()
             self.on_message(message)
 
     def subscribe(self, topic: str) -> None:

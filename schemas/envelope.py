@@ -135,6 +135,7 @@ class _Read(msgspec.Struct, kw_only=True, gc=False):
     id: str
     source: str
     time: datetime | None = None
+    datacontenttype: str = "application/json"
     correlationid: str | None = None
     causationid: str | None = None
     traceparent: str | None = None

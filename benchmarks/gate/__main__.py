@@ -38,7 +38,7 @@ from benchmarks.kit.command import (
 )
 from benchmarks.learning.data import DataError, DataSet, read
 from lora.errors import LoRAError
-from lora.training.sweep import GRID
+from lora.training.sweep_config import GRID
 
 GATE = Benchmark(name="gate", about=__doc__, width=150, wrong=(DataError, LoRAError, OSError))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -42,10 +43,13 @@ def core_for(
     if stack is None or tail is None or not model.plain_text:
         log.info("the model runs through its own modules, on padded batches")
         return own
+    # A model may read more tokens, as it says, than it has positions: there neither pass works.
+    known = stack.positions.num_embeddings - stack.first_position
+    probes = _PROBES if model.max_tokens <= known else _PROBES[:-1]
     ragged = RaggedCore(model, manager, stack, tail, packed_bytes)
     exact = model.dtype is torch.float32
     for role in ("query", "document"):
-        if not _agree(own, ragged, role, AGREEMENT if exact else _REDUCED):
+        if not _agree(own, ragged, probes, role, AGREEMENT if exact else _REDUCED):
             log.warning(
                 "the pass without padding does not give what the model's own modules give; "
                 "those are used"
@@ -54,11 +58,13 @@ def core_for(
     return ragged
 
 
-def _agree(own: InferenceCore, ragged: InferenceCore, role: str, least: float) -> bool:
-    ids = ragged.tokenize(_PROBES, role)
-    wanted = own.forward(_PROBES, ids, role, ())
+def _agree(
+    own: InferenceCore, ragged: InferenceCore, probes: Sequence[str], role: str, least: float
+) -> bool:
+    ids = ragged.tokenize(probes, role)
+    wanted = own.forward(probes, ids, role, ())
     try:
-        found = ragged.forward(_PROBES, ids, role, ())
+        found = ragged.forward(probes, ids, role, ())
     except (RuntimeError, ValueError, TypeError, AttributeError):
         log.debug("the pass without padding failed", exc_info=True)
         return False

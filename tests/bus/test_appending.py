@@ -82,4 +82,24 @@ async def test_who_gives_up_takes_nobody_along(one: Counted) -> None:
     found = await asyncio.gather(*tasks, return_exceptions=True)
     assert found[0] == (1,)
     assert isinstance(found[1], asyncio.CancelledError)
-    assert found[2] == (3,)
+    assert found[2] == (2,)  # given up before it was sent: it never was
+
+
+async def test_together_publications_are_no_larger_than_the_smallest_message(
+    one: Counted,
+) -> None:
+    query = "q" * 300_000
+    data = [FeedbackGiven(query=f"{n}{query}", relevant=("a",)) for n in range(4)]
+    large: list[Event[Any]] = [Event(data=one_, source="/test/1") for one_ in data]
+    found = await asyncio.gather(*(one.publish(event) for event in large))
+    assert found == [(1,), (2,), (3,), (4,)]
+    assert one.appends == 4
+
+
+async def test_what_its_publisher_gave_up_before_it_was_sent_is_not_sent(one: Counted) -> None:
+    given_up = asyncio.ensure_future(one.publish(feedback(1)))
+    kept = asyncio.ensure_future(one.publish(feedback(2)))
+    await asyncio.sleep(0)  # both wait for the end of the turn
+    given_up.cancel()
+    assert await kept == (1,)
+    assert [event.id for event in (await one.read()).events] == ["f2"]

@@ -74,3 +74,15 @@ async def test_a_paused_socket_keeps_its_messages_and_a_closed_one_sends_nothing
     receiver.close()
     assert not receiver.send([b"x"])
     assert came == [[b"0"], [b"1"]]
+
+
+@pytest.mark.parametrize("part", ["text", None, 5, [b"x"]], ids=["str", "none", "int", "list"])
+async def test_a_part_that_is_no_bytes_leaves_nothing_of_its_message_behind(
+    pair: Pair, part: Any
+) -> None:
+    sender = Drained(pair[0], lambda _: None)
+    with pytest.raises(TypeError):
+        sender.send([b"a", b"b", part])
+    assert sender.send([b"c", b"d"])
+    assert pair[1].recv_multipart() == [b"c", b"d"]
+    sender.close()

@@ -25,9 +25,11 @@ def test_the_score_is_that_of_its_formula(tiny) -> None:
     name = "encoder.layer.1.output.dense"
     layer = tiny.manager.model.get_submodule(name)
     norms = []
-    handle = layer.register_forward_pre_hook(lambda _, x: norms.extend(x[0][0].norm(dim=-1)))
+    handle = layer.register_forward_pre_hook(
+        lambda _, x: norms.extend(x[0][0].detach().norm(dim=-1))
+    )
     for text in TEXTS:
-        tiny.encode([text])
+        tiny.forward(tiny.prepare([text]))
     handle.remove()
     # When all texts are probed in one padded batch
     report = WeightMapProbe(engine=tiny).texts(TEXTS)

@@ -206,3 +206,14 @@ def test_the_journal_numbers_an_event_and_changes_nothing_else(more, space):
 def test_a_plain_event_is_numbered_without_reading_it_again():
     raw = schemas.encode(Event(data=FleetStop(), source="/s"))
     assert schemas.stamp(raw, sequence=7, previous=3) == raw[:-1] + b',"sequence":7,"previous":3}'
+
+
+@pytest.mark.parametrize("value", ["null", "5", "[]", "{}"])
+def test_a_content_type_that_is_no_text_is_malformed(value: str) -> None:
+    raw = (
+        '{"specversion":"1.0","id":"a","source":"/s/1","type":"feedback.given",'
+        f'"datacontenttype":{value},"data":{{"query":"q","relevant":["x"]}}}}'
+    ).encode()
+    for read in (schemas.decode, schemas.header):
+        with pytest.raises(schemas.MalformedEvent):
+            read(raw)

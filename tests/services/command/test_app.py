@@ -174,7 +174,10 @@ def test_a_broker_that_is_frozen_is_no_fleet(run: Run, short_path: Path) -> None
         ("journal tail -n 0", "--number is at least 1"),
         ("journal replay --after -1", "--after is a sequence"),
         ("skills forget Bank --yes", "no domain's name"),
-        ("bench nothing", "there is no benchmark 'nothing'; known are federation, gate"),
+        (
+            "bench nothing",
+            "there is no benchmark 'nothing'; known are bus, cards, encode, federation, gate",
+        ),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(run: Run, words: str, why: str) -> None:
