@@ -183,6 +183,10 @@ class Adapter:
         """(A, B) in float32: the very matrices where they are stored so, else a copy kept here."""
         return _float32(self.a, self.a_scale), _float32(self.b, self.b_scale)
 
+    def let_go(self) -> None:
+        """Forget `factors` where they are a copy; they are made again when they are asked for."""
+        self.__dict__.pop("factors", None)
+
     def astype(self, dtype: str) -> Adapter:
         """The same adapter stored as `dtype`, rounded to nearest where it is narrower."""
         if dtype not in DTYPES:

@@ -169,6 +169,11 @@ class LoRACard:
         """The adapter on the pooled embedding, if there is one."""
         return self.modules.get(HEAD)
 
+    def let_go(self) -> None:
+        """Forget what was unpacked of the file; it is unpacked again when it is needed."""
+        for adapter in self.modules.values():
+            adapter.let_go()
+
     @cached_property
     def body(self) -> Mapping[str, Adapter]:
         """The adapters on the encoder's own layers."""

@@ -99,6 +99,17 @@ class SentenceModel:
         inner = getattr(self.model[0], "auto_model", None)
         return inner if isinstance(inner, nn.Module) else self.model
 
+    def cut_to(self, positions: int) -> None:
+        """Read no more tokens than the model has positions for, whatever its files say."""
+        if positions < self.max_tokens:
+            self.max_tokens = self.model.max_seq_length = positions
+            self._fast = _unpadded(self._tokenizer, positions)
+
+    @property
+    def pad_token(self) -> str:
+        """What fills a batch up, as it may also stand in a text."""
+        return str(getattr(self._tokenizer, "pad_token", None) or "")
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""

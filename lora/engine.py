@@ -379,7 +379,6 @@ class ArrowEngine:
     def _run(self, texts: list[str], ids: Sequence[TokenIds], rows: Rows, role: str) -> FloatArray:
         bodies = [tuple(dict.fromkeys(c.key for c in cards if c.body)) for cards in rows]
         cards = {card.key: card for row in rows for card in row if card.body}
-        prepared = self._prepared(cards.values())
         out = np.empty((len(texts), self.dim), np.float32)
         batches = pack(
             [len(row) for row in ids],
@@ -390,6 +389,7 @@ class ArrowEngine:
             padded=self._core.padded,
         )
         for batch in batches:
+            prepared = self._prepared(cards[key] for key in batch.keys)
             with self._lock:  # a batch at a time, so that a long request lets others in between
                 self._admit({key: cards[key] for key in batch.keys}, prepared)
                 segments = [Segment(span.start, span.end, span.key) for span in batch.spans]

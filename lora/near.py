@@ -34,6 +34,8 @@ AHEAD: Final = 0.1
 """Points whose bound is so near to the highest are looked at before all others."""
 
 _SLACK: Final = np.float32(10.0**-DECIMALS)
+_APART: Final = np.float32(1.5 * 10.0**-DECIMALS)
+"""Two scores of one point may differ by so much: they come from products of different shapes."""
 """More than rounding adds to a score."""
 
 Ints = npt.NDArray[np.int64]
@@ -127,7 +129,7 @@ class Near:
     def _nearer(self, bar: np.float32, among: Ints | None) -> Sequence[str]:
         shelf = self._shelf
         rows, scores = self._reaching(bar, among)
-        nearer = rows[(scores > bar) & np.isfinite(shelf.least.take(rows))]
+        nearer = rows[(scores > bar + _APART) & np.isfinite(shelf.least.take(rows))]
         return [shelf.owners[row] for row in nearer.tolist()]
 
     def _reaching(

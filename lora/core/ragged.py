@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Final
 
 import torch
@@ -97,8 +97,12 @@ class RaggedCore(InferenceCore):
         x = F.embedding(torch.tensor(flat, device=device), stack.words.weight)
         if stack.kinds is not None:
             x += stack.kinds.weight[0]
+        first = stack.first_position
+        if first and first - 1 in flat[: layout.offsets[-1]]:
+            places = chain.from_iterable(_counted(row, first - 1) for row in ids)
+            x[: layout.offsets[-1]] += stack.positions.weight[list(places)]
+            return _normed(x, stack.norm)
         for group in layout.groups:
-            first = stack.first_position
             positions = stack.positions.weight[first : first + group.length]
             x[group.start : group.end].view(group.texts, group.length, -1).add_(positions)
         return _normed(x, stack.norm)
@@ -123,6 +127,14 @@ class RaggedCore(InferenceCore):
         if self._stack.gelu and block.up.name not in cards:
             return self.products.gelu(block.up, x)
         return self._stack.activation(self._linear(block.up, x, cards))
+
+
+def _counted(ids: TokenIds, padding: int) -> list[int]:
+    """Positions as RoBERTa's kin count them: padding, which a text may hold, has one of its own."""
+    counted = list(accumulate((token != padding for token in ids), initial=padding))[1:]
+    return [
+        padding if token == padding else place for token, place in zip(ids, counted, strict=True)
+    ]
 
 
 def _normed(x: Tensor, norm: torch.nn.LayerNorm) -> Tensor:

@@ -48,7 +48,8 @@ def add(y: Tensor, x: Tensor, stretches: Sequence[Stretch]) -> None:
 
     On CUDA all that do not overlap are one product, so that no loop grows with the cards.
     """
-    if y.is_cuda and y.dtype in (torch.float16, torch.bfloat16) and len(stretches) > 1:
+    reduced = y.dtype in (torch.float16, torch.bfloat16)
+    if y.is_cuda and reduced and len(stretches) > 1 and hasattr(F, "grouped_mm"):
         for layer in _layers(stretches):
             add_grouped(y, x, layer)
         return

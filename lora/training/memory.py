@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lora.training.head import MAX_PASSAGES, MAX_QUERIES
 
-__all__ = ["Bounds", "bounds", "estimate"]
+__all__ = ["Bounds", "bounds", "estimate", "step_bytes"]
 
 HEAD_BYTES = 200 << 20
 """The process of a head without any data: Python, NumPy, Arrow."""
@@ -41,6 +41,11 @@ class Bounds:
     """Bytes of the frozen layers' output."""
 
 
+def step_bytes(queries: int, passages: int) -> int:
+    """Bytes that one step of one fit takes over so many queries and passages."""
+    return min(queries + passages, _ROWS) * passages * _STEP
+
+
 def estimate(queries: int, passages: int, rows: int, candidates: int, dim: int) -> int:
     """Bytes that a problem takes, its dataset included, beyond the process itself.
 
@@ -49,7 +54,7 @@ def estimate(queries: int, passages: int, rows: int, candidates: int, dim: int) 
         rows, candidates: queries and passages of the dataset.
     """
     tables = queries * passages * _PAIR
-    step = min(queries + passages, _ROWS) * passages * _STEP
+    step = step_bytes(queries, passages)
     vectors = 4 * dim * (3 * (rows + candidates) + queries + passages)
     return tables + step + candidates * _BLOCK + vectors
 

@@ -30,6 +30,7 @@ from lora.training.head import (
     fit_head,
     head_adapter,
 )
+from lora.training.memory import step_bytes
 from lora.training.progress import Progress
 from lora.training.sweep_config import SMALL, SweepConfig
 
@@ -37,6 +38,10 @@ __all__ = ["Choice", "SweepConfig", "TrainedHead", "train_head"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+BESIDE = 64 << 20
+"""Bytes that fits which run beside the first one may take: the memory that a training may have is
+reckoned with one."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -127,7 +132,8 @@ class _Sweep:
         self.checkpoints = sorted(set(config.checkpoints))
         self.done = 0
         small = self.problem.scores.size <= SMALL
-        self.threads = max(1, config.threads) if small else 1
+        fits = 1 + BESIDE // step_bytes(*self.problem.scores.shape)
+        self.threads = min(max(1, config.threads), fits) if small else 1
 
     def _effective(self, setting: HeadConfig) -> HeadConfig:
         """The setting without what makes no difference here, so that nothing is tried twice."""

@@ -338,8 +338,11 @@ class EncoderService(Service):
                 self._count()
             else:
                 card = await self.shelf.get(digest)
-        except (SkillFileError, PinRefusedError, LoRAError) as error:
-            self.log.warning("card not loaded", digest=digest, why=str(error))
+        except Exception as error:  # whatever it is, who asked is told
+            expected = isinstance(error, SkillFileError | PinRefusedError | LoRAError)
+            (self.log.warning if expected else self.log.exception)(
+                "card not loaded", digest=digest, why=str(error)
+            )
             if event.data.pin:
                 self._refused.add(digest)
                 self._count()

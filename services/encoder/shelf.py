@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from typing import Any, Final, NamedTuple, Protocol
 
 from lora.card import LoRACard
-from lora.errors import CardNotFoundError, LoRAError
+from lora.errors import CardBudgetError, CardNotFoundError, LoRAError
 from lora.residency import Residency
 from lora.store import CardStore
 from services.encoder.errors import PinRefusedError, SkillFileError
@@ -140,8 +140,9 @@ class Shelf:
     async def unpin(self, digest: str) -> None:
         """Let a card be put back again; one that is not here is not pinned either."""
         card = self._cards.get(digest)
+        was = digest in self._residency.pinned
         self._residency.unpin(digest)
-        if card is not None:
+        if card is not None and was:
             await self._thread(self._holder.unpin, card)
 
     @property
@@ -172,7 +173,9 @@ class Shelf:
         self._cards[digest] = card
         milliseconds = (time.monotonic() - started) * 1000
         left = tuple(self._cards.pop(key) for key in gone)
-        self._known.update((other.key, other) for other in left)
+        for other in left:
+            other.let_go()
+            self._known[other.key] = other
         while len(self._known) > KNOWN:
             self._known.popitem(last=False)
         telling = asyncio.create_task(self._told(Placed(card, milliseconds, left)))
@@ -184,8 +187,14 @@ class Shelf:
         # A file never changes, but it may be gone: then the card is nobody's any more.
         held = known is not None and self._store.path(digest).exists()
         card = known if known is not None and held else self._store.open(digest)
+        if card.nbytes > self._residency.budget:  # before it is unpacked
+            raise CardBudgetError(
+                f"{card.name}@{card.version} takes {card.nbytes} bytes; the budget is "
+                f"{self._residency.budget}"
+            )
         self._holder.manager.prepare(card)  # what does not fit is refused now, not in a batch
         return card
 
     async def _thread(self, work: Callable[[LoRACard], None], card: LoRACard) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._executor, work, card)
+        # A thread of its own: it waits for the batch that is computed, which no request may do.
+        await asyncio.to_thread(work, card)

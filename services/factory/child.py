@@ -85,8 +85,8 @@ def _told(descriptor: int) -> str:
     from lora.training import candidate, checkpoint
 
     _ = candidate, checkpoint, _code()  # read now, kept by the system for later
-    with open(descriptor, encoding=sys.getfilesystemencoding()) as pipe:
-        return pipe.readline().rstrip("\n")
+    with open(descriptor, "rb") as pipe:
+        return os.fsdecode(pipe.readline().rstrip(b"\n"))
 
 
 def run(folder: Path, job: Job) -> Result:

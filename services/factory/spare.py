@@ -58,9 +58,12 @@ class Spare:
         # Feedback comes in bursts: the next batch of this one may outdate the job at once.
         self.expect()
         try:
-            found = await waiting
+            found = await asyncio.shield(waiting)
         except OSError:
             return None
+        except asyncio.CancelledError:
+            self._end(waiting)  # it may be there by now, and nobody else knows of it
+            raise
         with contextlib.closing(_Pipe(found.pipe)) as pipe:
             told = found.child.returncode is None and pipe.tell(f"{folder}\n")
         if told:
@@ -84,9 +87,12 @@ class Spare:
     def _give_up(self) -> None:
         waiting = self._release()
         if waiting is not None:
-            task = asyncio.create_task(_dismiss(waiting))
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            self._end(waiting)
+
+    def _end(self, waiting: asyncio.Task[_Waiting]) -> None:
+        task = asyncio.create_task(_dismiss(waiting))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def _start(self) -> _Waiting:
         theirs, ours = os.pipe()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,28 @@ def test_vectors_are_those_of_the_models_own_modules(family, role: str) -> None:
     encode = engine.module.encode_query if role == "query" else engine.module.encode_document
     wanted = encode(list(TEXTS), show_progress_bar=False)
     assert cosines(engine.encode(TEXTS, role=role), wanted).min() > CLOSE
+
+
+def test_a_text_that_holds_the_padding_itself_is_no_exception(family) -> None:
+    _, engine, _ = family
+    pad = engine.module.tokenizer.pad_token
+    texts = [f"how do {pad} i reset my card", pad, f"{pad}{pad} x", "nothing of it here"]
+    wanted = engine.module.encode_query(texts, show_progress_bar=False)
+    assert cosines(engine.encode(texts), wanted).min() > CLOSE
+
+
+def test_no_more_is_read_than_there_are_positions_for(family) -> None:
+    _, engine, folder = family
+    claims = folder / "claims"
+    if not claims.exists():
+        shutil.copytree(engine.model_folder, claims)
+        [settings] = claims.glob("*sentence_bert_config.json")
+        words = json.loads(settings.read_text())
+        positions = engine.module[0].auto_model.config.max_position_embeddings
+        settings.write_text(json.dumps({**words, "max_seq_length": positions}))
+    other = ArrowEngine(claims, device="cpu")
+    long = "the tokens of this one are more than the model has positions for " * 20
+    assert np.isfinite(other.encode([long, "a short one"])).all()
 
 
 def test_vectors_do_not_depend_on_what_else_is_in_the_batch(family) -> None:
