@@ -70,7 +70,7 @@ CATALOGUE = (
         "Learning",
         "Seconds until a skill answers, beside sentence-transformers' trainer with a PEFT LoRA on "
         "the same feedback until it is as good.",
-        ("--against", "sentence-transformers"),
+        ("--against", "sentence-transformers", "--seeds", "1"),
         minutes=90,
     ),
     Entry(

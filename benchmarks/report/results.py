@@ -99,7 +99,8 @@ def _found(entry: Entry, aside: Path) -> Found:
     found: Any = json.loads(out.read_text("utf-8"))
     # What was typed names a temporary file; this is what to type.
     found["command"] = command_of(entry)
-    found.get("machine", found)["commit"] = _commit()
+    machine = found.get("machine")
+    (machine if isinstance(machine, dict) else found)["commit"] = _commit()
     return dict(found)
 
 

@@ -12,8 +12,8 @@ __all__ = ["keep_freed_memory"]
 _TRIM, _PAD, _MAP = -1, -2, -3
 """Numbers of the settings in glibc's malloc.h."""
 
-KEPT: Final = 512 << 20
-PADDED: Final = 64 << 20
+KEPT: Final = 128 << 20
+PADDED: Final = 16 << 20
 MAPPED: Final = 32 << 20
 """The most that glibc takes; above it every block is mapped and unmapped by itself."""
 
