@@ -123,7 +123,7 @@ class Core:
             self._refuse(entry.raw, result)
         elif result is not None:  # known before: its broadcast is the receipt that was missed
             self.counters["duplicates"] += 1
-            self.emit([entry.type.encode(), result])
+            self.emit([_type_of(result, entry.type).encode(), result])
 
     def _refuse(self, raw: bytes, error: schemas.SchemaError | BusError) -> None:
         self.counters["refused"] += 1
@@ -260,6 +260,14 @@ class Core:
         self.writer.submit(
             lambda journal: journal.leases.sweep(), lambda _: self._waiters.wake(None)
         )
+
+
+def _type_of(raw: bytes, otherwise: str) -> str:
+    """The type of a journaled event; an id may come again under another one."""
+    try:
+        return schemas.header(raw).type
+    except schemas.SchemaError:  # journaled by a version that took what this one refuses
+        return otherwise
 
 
 def _code(error: schemas.SchemaError | BusError) -> str:

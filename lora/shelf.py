@@ -160,7 +160,8 @@ class Shelf:
 
     def _grow(self, room: int) -> None:
         before, more = self._matrix, room - len(self._matrix)
-        self._matrix = np.empty((room, self._dim), np.float32)
+        # Zeros: rows that are taken and not yet filled must not bend what is learnt of the others.
+        self._matrix = np.zeros((room, self._dim), np.float32)
         self._matrix[: len(before)] = before
         self._least = np.concatenate([self._least, np.full(more, np.inf, np.float32)])
         self._rank = np.concatenate([self._rank, np.full(more, np.inf)])
