@@ -76,9 +76,10 @@ async def test_several_passages_share_a_request_and_the_last_message_is_the_docu
 
     assert len(found.pairs) == 80
     assert server.counts["task:questions"] == 3
-    document = json.loads(server.bodies[0]["messages"][-1]["content"])
-    assert (document["task"], document["count"]) == ("questions", 2)
-    assert document["items"][1] == {"id": 1, "passage": "passage 1"}
+    documents = [json.loads(body["messages"][-1]["content"]) for body in server.bodies]
+    assert {(document["task"], document["count"]) for document in documents} == {("questions", 2)}
+    # Requests are sent at once: which one arrives first is anybody's guess.
+    assert {"id": 1, "passage": "passage 1"} in [document["items"][1] for document in documents]
 
 
 async def test_what_is_off_is_not_asked(tmp_path: Path) -> None:
