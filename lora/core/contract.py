@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from lora.encoder import SentenceModel
 from lora.layer import Segment
+from lora.manager import LoRAManager
 
 __all__ = ["InferenceCore", "Segment", "TokenIds"]
 
@@ -24,9 +26,13 @@ class InferenceCore(ABC):
     padded: bool
     """Whether a batch costs as if every text were as long as its longest."""
 
-    @abstractmethod
+    def __init__(self, model: SentenceModel, manager: LoRAManager) -> None:
+        self._model = model
+        self._manager = manager
+
     def tokenize(self, texts: Sequence[str], role: str) -> list[TokenIds]:
         """The tokens of each text in a role."""
+        return self._model.token_ids(texts, role)
 
     @abstractmethod
     def forward(

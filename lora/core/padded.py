@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from lora.core.contract import InferenceCore, TokenIds
-from lora.encoder import SentenceModel
 from lora.layer import Segment
-from lora.manager import LoRAManager
 
 __all__ = ["PaddedCore"]
 
@@ -19,13 +17,6 @@ class PaddedCore(InferenceCore):
     """With no card in a batch, bit for bit what sentence-transformers gives for that batch."""
 
     padded = True
-
-    def __init__(self, model: SentenceModel, manager: LoRAManager) -> None:
-        self._model = model
-        self._manager = manager
-
-    def tokenize(self, texts: Sequence[str], role: str) -> list[TokenIds]:
-        return self._model.token_ids(texts, role)
 
     def forward(
         self,

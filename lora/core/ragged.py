@@ -50,17 +50,13 @@ class RaggedCore(InferenceCore):
         packed_bytes: int = DEFAULT_PACKED,
     ) -> None:
         """Weights of Linear layers, up to `packed_bytes` in all, are copied to multiply faster."""
-        self._model = model
-        self._manager = manager
+        super().__init__(model, manager)
         self._stack = stack
         self._tail = tail
         weight = stack.words.weight
         kernel = kernel_for(weight.device.type, weight.dtype, weight.shape[1])
         self.products = Products(stack, kernel, packed_bytes)
         """What multiplies; chosen by trial on this machine."""
-
-    def tokenize(self, texts: Sequence[str], role: str) -> list[TokenIds]:
-        return self._model.token_ids(texts, role)
 
     def forward(
         self,

@@ -111,8 +111,8 @@ class EncoderService(Service):
 
     async def setup(self) -> None:
         """Load the model, then listen."""
-        # The thread that computes needs the interpreter a thousand times a batch, for a moment: at
-        # the usual 5 ms a turn it would wait for the loop most of the time.
+        # The thread that computes needs the interpreter a thousand times a batch, for a moment each
+        # time; at the usual 5 ms a turn it may wait for the loop as often.
         sys.setswitchinterval(TURN)
         keep_freed_memory()
         try:
