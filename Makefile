@@ -1,5 +1,5 @@
 # Every target makes .venv itself when it is missing or out of date.
-#   make demo | test | check | bench | docs | docs-check | container-check | clean
+#   make demo | test | torture | check | bench | docs | docs-check | container-check | clean
 # PYTHON=python3.12 chooses the interpreter of a new .venv; ARGS goes to pytest, to the demo or to the
 # benchmarks (ARGS="--only encode,bus" measures those two); JOBS says how many processes run tests.
 
@@ -17,7 +17,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check bench docs docs-check container-check format clean
+.PHONY: demo test torture check bench docs docs-check container-check format clean
 
 demo: $(STAMP)
 	$(PY) -m demo $(ARGS)
@@ -27,6 +27,9 @@ test: $(STAMP)
 	$(PY) -m coverage run -m pytest --numprocesses $(JOBS) --no-loadscope-reorder $(ARGS)
 	@$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
+
+torture: $(STAMP)
+	$(PY) -m tests.torture $(ARGS)
 
 check: $(STAMP)
 	$(PY) -m ruff format --check .
