@@ -7,15 +7,15 @@ import copy
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
 
 from lora.errors import DeviceError, ModelError, ModelNotFoundError
+from lora.text import TextModel, unpadded
 
 __all__ = ["SentenceModel", "pick_device"]
 
@@ -53,7 +53,7 @@ def pick_device(device: str) -> torch.device:
         ) from e
 
 
-class SentenceModel:
+class SentenceModel(TextModel):
     """One loaded model: tokens in, pooled (and, where declared, normalised) embeddings out."""
 
     def __init__(
@@ -67,6 +67,8 @@ class SentenceModel:
         Raises:
             ModelNotFoundError: the folder holds no model that sentence-transformers can load.
         """
+        from sentence_transformers import SentenceTransformer  # takes seconds to import
+
         try:
             with _quiet():
                 self.model = SentenceTransformer(
@@ -90,8 +92,13 @@ class SentenceModel:
         # A tokenizer of its own, since one that truncates here and pads there cannot be shared.
         self._tokenizer = copy.deepcopy(self.model.tokenizer)
         self._tokenizing = threading.Lock()
-        self._fast = _unpadded(self._tokenizer, self.max_tokens)
-        self._prompts = {role: self._prompt(names) for role, names in _PROMPTS.items()}
+        longest = int(self.model.max_seq_length or _USUAL_TOKENS)
+        super().__init__(
+            _fast(self._tokenizer, longest),
+            longest,
+            {role: self._prompt(names) or "" for role, names in _PROMPTS.items()},
+            str(getattr(self._tokenizer, "pad_token", None) or ""),
+        )
 
     @property
     def root(self) -> nn.Module:
@@ -103,17 +110,12 @@ class SentenceModel:
         """Read no more tokens than the model has positions for, whatever its files say."""
         if positions < self.max_tokens:
             self.max_tokens = self.model.max_seq_length = positions
-            self._fast = _unpadded(self._tokenizer, positions)
+            self._fast = _fast(self._tokenizer, positions)
 
     @property
-    def pad_token(self) -> str:
-        """What fills a batch up, as it may also stand in a text."""
-        return str(getattr(self._tokenizer, "pad_token", None) or "")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return next(self.model.parameters()).dtype
+    def tokenizer_json(self) -> str | None:
+        """The fast tokenizer as it is set now; None where there is none."""
+        return None if self._fast is None else str(self._fast.to_str())
 
     @property
     def plain_text(self) -> bool:
@@ -127,24 +129,14 @@ class SentenceModel:
             and not (self._fast is not None and any(self._fast.encode("a b").type_ids))
         )
 
-    def token_ids(self, texts: Sequence[str], role: str) -> list[Sequence[int]]:
-        """Tokens of each text with prompt and special tokens, cut to `max_tokens`.
-
-        May be called while another thread runs the model.
-        """
-        if not texts:
-            return []
-        prompt = self._prompts[role] or ""
-        asked = [prompt + text for text in texts] if prompt else list(texts)
-        if self._fast is not None:  # immutable: no lock
-            return [encoding.ids for encoding in self._fast.encode_batch_fast(asked)]
+    def _slowly(self, texts: list[str]) -> list[Sequence[int]]:
         with self._tokenizing:
-            encoded = self._tokenizer(asked, truncation=True, max_length=self.max_tokens)
+            encoded = self._tokenizer(texts, truncation=True, max_length=self.max_tokens)
         return list(encoded["input_ids"])
 
     def features(self, texts: Sequence[str], role: str) -> dict[str, Any]:
         """The padded input of one batch, on the model's device."""
-        features = self.model.preprocess(list(texts), prompt=self._prompts[role], task=role)
+        features = self.model.preprocess(list(texts), prompt=self.prompts[role] or None, task=role)
         return {
             key: value.to(self.device) if isinstance(value, Tensor) else value
             for key, value in features.items()
@@ -163,14 +155,12 @@ class SentenceModel:
         return None
 
 
-def _unpadded(tokenizer: Any, longest: int) -> Any:
+def _fast(tokenizer: Any, longest: int) -> Any:
     """The tokenizer in Rust behind one of transformers, cutting and not padding; None without."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not hasattr(backend, "encode_batch_fast"):
         return None
-    backend.no_padding()
-    backend.enable_truncation(longest)
-    return backend
+    return unpadded(backend, longest)
 
 
 def _check_tokenizer(folder: Path, tokenizer: object) -> None:
@@ -192,7 +182,7 @@ def _check_tokenizer(folder: Path, tokenizer: object) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bar while weights are loaded."""
-    progress: Any = transformers_logging  # its functions carry no annotations
+    progress: Any = import_module("transformers.utils.logging")  # has no annotations
     shown = progress.is_progress_bar_enabled()
     progress.disable_progress_bar()
     try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from lora.encoder import SentenceModel
 from lora.layer import Segment
 from lora.manager import LoRAManager
+from lora.text import TextModel
 
 __all__ = ["InferenceCore", "Segment", "TokenIds"]
 
@@ -26,9 +27,14 @@ class InferenceCore(ABC):
     padded: bool
     """Whether a batch costs as if every text were as long as its longest."""
 
-    def __init__(self, model: SentenceModel, manager: LoRAManager) -> None:
+    def __init__(self, model: TextModel, manager: LoRAManager) -> None:
         self._model = model
         self._manager = manager
+
+    @property
+    def exact(self) -> bool:
+        """Whether the model computes in float32."""
+        return self._model.dtype is torch.float32
 
     def tokenize(self, texts: Sequence[str], role: str) -> list[TokenIds]:
         """The tokens of each text in a role."""

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
+import msgspec
 import torch
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
+from torch.nn import functional as F
 
 from lora.layer import LoRALinear
 
-__all__ = ["Block", "Slot", "Stack", "stack_of"]
+__all__ = ["Block", "Shape", "Slot", "Stack", "shape_of", "stack_of"]
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What a model's weights do not say about how it is built."""
+
+    layout: str
+    heads: int
+    activation: str
+    first_position: int
+    """The position of a text's first token: families of RoBERTa count from beyond the padding."""
+    epsilon: float
+    """Of the layer norms."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,6 @@ class Stack:
     words: nn.Embedding
     positions: nn.Embedding
     first_position: int
-    """The position of a text's first token: families of RoBERTa count from beyond the padding."""
     kinds: nn.Embedding | None
     """Of the token's part of a pair of texts; all tokens of one text are of the first kind."""
     norm: nn.LayerNorm
@@ -83,24 +97,51 @@ _MPNET: Final = _BERT | {
     "output": "attention.attn.o",
     "attention_norm": "attention.LayerNorm",
 }
-_LAYOUTS: Final = {
-    "BertModel": _BERT,
-    "CamembertModel": _BERT,
-    "RobertaModel": _BERT,
-    "XLMRobertaModel": _BERT,
-    "MPNetModel": _MPNET,
+_FARTHEST: Final = 128
+"""MPNet's tokens that are this far apart, or farther, share a bucket."""
+
+_LAYOUTS: Final = {"bert": _BERT, "mpnet": _MPNET}
+_CLASSES: Final = {
+    "BertModel": "bert",
+    "CamembertModel": "bert",
+    "RobertaModel": "bert",
+    "XLMRobertaModel": "bert",
+    "MPNetModel": "mpnet",
 }
 """By class, not by `model_type`: a model of that type may carry a decoder's parts as well."""
 
+_ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
 
-def stack_of(model: nn.Module) -> Stack | None:
-    """The encoder within a transformers model; None for one of another architecture."""
-    layout = _LAYOUTS.get(type(model).__name__)
+
+def shape_of(model: nn.Module) -> Shape | None:
+    """The shape of a transformers model; None for one of another architecture."""
+    layout = _CLASSES.get(type(model).__name__)
     config: Any = getattr(model, "config", None)
     if layout is None or config is None or _unusual(config):
         return None
+    padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
+    return Shape(
+        layout=layout,
+        heads=config.num_attention_heads,
+        activation=str(config.hidden_act),
+        first_position=0 if padding is None else padding + 1,
+        epsilon=config.layer_norm_eps,
+    )
+
+
+def stack_of(model: nn.Module, shape: Shape) -> Stack | None:
+    """The encoder within a model of this shape; None where its modules are not those expected."""
+    if shape.activation not in _ACTIVATIONS:
+        return None
     try:
-        return _stack(model, config, layout)
+        return _stack(model, shape)
     except AttributeError:  # another version of transformers builds it differently
         return None
 
@@ -112,24 +153,23 @@ def _unusual(config: Any) -> bool:
     return not absolute or bool(decoder) or getattr(config, "embedding_size", None) is not None
 
 
-def _stack(model: Any, config: Any, layout: dict[str, str]) -> Stack:
+def _stack(model: Any, shape: Shape) -> Stack:
     embeddings = model.embeddings
-    mpnet = layout is _MPNET
-    padding = getattr(embeddings, "padding_idx", None)
+    mpnet = shape.layout == "mpnet"
     return Stack(
         words=embeddings.word_embeddings,
         positions=embeddings.position_embeddings,
-        first_position=0 if padding is None else padding + 1,
+        first_position=shape.first_position,
         kinds=None if mpnet else embeddings.token_type_embeddings,
         norm=embeddings.LayerNorm,
         blocks=tuple(
-            _block(f"encoder.layer.{number}", layer, layout)
+            _block(f"encoder.layer.{number}", layer, _LAYOUTS[shape.layout])
             for number, layer in enumerate(model.encoder.layer)
         ),
-        heads=config.num_attention_heads,
-        gelu=config.hidden_act == "gelu",
-        activation=ACT2FN[config.hidden_act],
-        bias=_relative(model.encoder) if mpnet else None,
+        heads=shape.heads,
+        gelu=shape.activation == "gelu",
+        activation=_ACTIVATIONS[shape.activation],
+        bias=_relative(model.encoder.relative_attention_bias) if mpnet else None,
     )
 
 
@@ -146,13 +186,22 @@ def _block(name: str, layer: nn.Module, layout: dict[str, str]) -> Block:
     return Block(**parts)
 
 
-def _relative(encoder: Any) -> Callable[[int], Tensor]:
-    """MPNet's relative positions, which all layers share."""
+def _relative(table: nn.Embedding) -> Callable[[int], Tensor]:
+    """MPNet's relative positions, which all layers share; buckets as T5 has them
+    (arXiv 1910.10683, section 2.1): half for each direction, exact up to a half of those, then
+    logarithmic up to a distance of 128.
+    """
 
     def bias(length: int) -> Tensor:
-        weight = encoder.relative_attention_bias.weight
-        like = torch.empty(1, length, 1, device=weight.device)
-        found: Tensor = encoder.compute_position_bias(like)[0]
-        return found.to(weight.dtype)
+        weight = table.weight
+        buckets = weight.shape[0] // 2
+        exact = buckets // 2
+        places = torch.arange(length)
+        apart = places[None, :] - places[:, None]
+        distance = apart.abs()
+        far = (distance.clamp(min=1).float() / exact).log() / math.log(_FARTHEST / exact)
+        large = (exact + (far * (buckets - exact)).long()).clamp(max=buckets - 1)
+        bucket = torch.where(distance < exact, distance, large) + buckets * (apart > 0)
+        return F.embedding(bucket.to(weight.device), weight).permute(2, 0, 1).contiguous()
 
     return bias

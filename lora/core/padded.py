@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from lora.core.contract import InferenceCore, TokenIds
+from lora.encoder import SentenceModel
 from lora.layer import Segment
+from lora.manager import LoRAManager
 
 __all__ = ["PaddedCore"]
 
@@ -18,6 +20,10 @@ class PaddedCore(InferenceCore):
 
     padded = True
 
+    def __init__(self, model: SentenceModel, manager: LoRAManager) -> None:
+        super().__init__(model, manager)
+        self._own = model
+
     def forward(
         self,
         texts: Sequence[str],
@@ -26,5 +32,5 @@ class PaddedCore(InferenceCore):
         segments: Sequence[Segment],
     ) -> Tensor:
         with torch.inference_mode(), self._manager.rows(segments):
-            features = self._model.features(texts, role)
-            return self._model.forward(features, role).float()
+            features = self._own.features(texts, role)
+            return self._own.forward(features, role).float()

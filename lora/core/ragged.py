@@ -27,9 +27,9 @@ from lora.core.linear import kernel_for
 from lora.core.pooling import Tail
 from lora.core.products import DEFAULT_PACKED, Products
 from lora.core.segments import Acting, acting, add
-from lora.encoder import SentenceModel
 from lora.layer import Segment
 from lora.manager import LoRAManager
+from lora.text import TextModel
 
 __all__ = ["RaggedCore"]
 
@@ -43,7 +43,7 @@ class RaggedCore(InferenceCore):
 
     def __init__(
         self,
-        model: SentenceModel,
+        model: TextModel,
         manager: LoRAManager,
         stack: Stack,
         tail: Tail,

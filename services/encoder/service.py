@@ -35,7 +35,9 @@ from services.encoder.errors import EncoderError, PinRefusedError, SkillFileErro
 from services.encoder.passes import Outcome, compute
 from services.encoder.shelf import Placed, Shelf
 from services.encoder.tally import Tally
+from services.encoder.telling import Teller
 from services.runtime.service import Context, Service
+from services.runtime.tracing import following, span
 
 if TYPE_CHECKING:
     from lora.engine import ArrowEngine
@@ -101,6 +103,7 @@ class EncoderService(Service):
         self._files = ThreadPoolExecutor(2, thread_name_prefix="cards")
         self.counters = dict.fromkeys(COUNTED, 0)
         self.tally = Tally()
+        self._teller = Teller(self.log)
         self._refused: set[str] = set()
         """Cards that were to be kept and could not be."""
 
@@ -157,6 +160,8 @@ class EncoderService(Service):
             batch_tokens=own.batch_tokens,
             packed_bytes=own.packed_bytes,
             threads=own.threads_for(self.settings.fleet.worker_count),
+            trainable=False,
+            notes=self.state.of("encoder") / "notes",
         )
         # The first pass of each size is slow: not at the cost of the first requests.
         for words in WARM:
@@ -197,7 +202,8 @@ class EncoderService(Service):
         except (EncoderError, IndexError) as error:
             await self._fail(event, "internal", f"the assignment makes no sense: {error}")
         except Exception as error:  # or it would be in hand for ever, and nobody told
-            self.log.exception("request not admitted", id=data.request_id)
+            with following(event):
+                self.log.exception("request not admitted", id=data.request_id)
             await self._fail(event, "internal", f"{type(error).__name__}: {error}")
         else:
             lengths = tuple(len(made) or 1 for made in ids)
@@ -233,6 +239,7 @@ class EncoderService(Service):
             await self._waiting.wait()
             batch = self.batcher.take(now())
             for job in batch.expired:
+                self._teller.failed(job.event, "deadline")
                 late = answers.expired(job.event, source=self.source, worker=self.address)
                 await self._send(job.event, late)
             if not batch.rows:
@@ -281,7 +288,8 @@ class EncoderService(Service):
     async def _spoiled(self, job: Job, error: Exception) -> Job:
         self.batcher.remove([job])
         if not isinstance(error, LoRAError):
-            self.log.error("a request failed", id=job.data.request_id, exc_info=error)
+            with following(job.event):
+                self.log.error("a request failed", id=job.data.request_id, exc_info=error)
         await self._fail(job.event, "internal", f"{type(error).__name__}: {error}")
         return job
 
@@ -298,10 +306,12 @@ class EncoderService(Service):
             )
             self.recent.keep(_key(job.data), events, time.monotonic())
             self.tally.answered(job)
+            self._teller.answered(job)
             await self._send(job.event, events)
         self._count()
 
     async def _fail(self, event: Event[EncodeAssigned], code: str, message: str) -> None:
+        self._teller.failed(event, code)
         await self._send(
             event,
             answers.failed(event, code, message, source=self.source, worker=self.address),
@@ -312,7 +322,8 @@ class EncoderService(Service):
             await self.bus.publish(*events)
         except BusError as error:
             # The client asks again, and is answered from what is kept.
-            self.log.warning("answer not sent", id=event.data.request_id, why=str(error))
+            with following(event):
+                self.log.warning("answer not sent", id=event.data.request_id, why=str(error))
         finally:
             self._hand.pop(_key(event.data), None)
             if not self._hand:
@@ -332,12 +343,13 @@ class EncoderService(Service):
             self._count()
             return
         try:
-            if event.data.pin:
-                card = await self.shelf.pin(digest)
-                self._refused.discard(digest)
-                self._count()
-            else:
-                card = await self.shelf.get(digest)
+            with span("encoder map card", digest=digest, worker=self.address):
+                if event.data.pin:
+                    card = await self.shelf.pin(digest)
+                    self._refused.discard(digest)
+                    self._count()
+                else:
+                    card = await self.shelf.get(digest)
         except Exception as error:  # whatever it is, who asked is told
             expected = isinstance(error, SkillFileError | PinRefusedError | LoRAError)
             (self.log.warning if expected else self.log.exception)(
@@ -377,7 +389,12 @@ class EncoderService(Service):
         self.tally.placed(placed.card.key, placed.card.bytes or 0)
         self.tally.gone(card.key for card in placed.left)
         self._count()
-        self.log.info("card mapped", skill=placed.card.name, version=placed.card.version)
+        self.log.info(
+            "card mapped",
+            skill=placed.card.name,
+            version=placed.card.version,
+            digest=placed.card.key,
+        )
         loaded = AdapterLoaded(
             worker=self.address,
             digest=placed.card.key,
@@ -390,6 +407,7 @@ class EncoderService(Service):
             await self._let_go(card, 0.0)
 
     async def _let_go(self, card: LoRACard, milliseconds: float) -> None:
+        self._teller.gone(card.key)
         unloaded = AdapterUnloaded(
             worker=self.address,
             digest=card.key,
