@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from functools import cache
 from typing import Annotated, ClassVar
@@ -15,6 +16,7 @@ __all__ = [
     "NAME_PATTERN",
     "Digest",
     "Lane",
+    "Moment",
     "Name",
     "Payload",
     "Struct",
@@ -34,6 +36,8 @@ Digest = Annotated[
     ),
 ]
 Version = Annotated[int, Meta(ge=1, description="Versions of a skill count up from 1.")]
+Moment = Annotated[datetime, Meta(tz=True)]
+"""A time with its distance from UTC (RFC 3339): one without cannot be compared with ours."""
 
 
 class Lane(StrEnum):

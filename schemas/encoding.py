@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from schemas.base import Payload, Struct
+from schemas.base import Moment, Payload, Struct
 from schemas.cards import AppliedSkill, SkillRef
 
 __all__ = [
@@ -63,11 +62,13 @@ class EncodeAssigned(Payload, frozen=True, kw_only=True):
     request_id: str
     texts: tuple[str, ...]
     role: Role
-    deadline: datetime
+    deadline: Moment
     skills: tuple[SkillRef, ...]
     rows: tuple[AssignedRow, ...]
     reply_to: str
     router: str
+    client: str = ""
+    """On whose behalf: clients share an encoder equally. Empty: on that of `reply_to`."""
 
 
 class CompletedRow(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from schemas.base import Payload, catalogue, payload_type
+from schemas.base import Moment, Payload, catalogue, payload_type
 from schemas.errors import InvalidAddress, InvalidData, MalformedEvent
 from schemas.ids import NAMESPACE, derived_id, new_id
 
@@ -102,7 +102,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: str
     type: str
     data: msgspec.Raw
-    time: datetime | None = None
+    time: Moment | None = None
     datacontenttype: str = "application/json"
     correlationid: str | None = None
     causationid: str | None = None
@@ -134,7 +134,7 @@ class _Read(msgspec.Struct, kw_only=True, gc=False):
     specversion: str
     id: str
     source: str
-    time: datetime | None = None
+    time: Moment | None = None
     datacontenttype: str = "application/json"
     correlationid: str | None = None
     causationid: str | None = None
@@ -203,7 +203,7 @@ def header(raw: bytes) -> Header:
     """The attributes of an encoded event, its data unread; raises `MalformedEvent`."""
     try:
         found = _header_decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise MalformedEvent(f"not a CloudEvents JSON event: {e}", raw) from e
     if found.specversion != "1.0":
         raise MalformedEvent(f"specversion is {found.specversion!r}, expected '1.0'", raw)
@@ -216,7 +216,7 @@ def decode(raw: bytes, *, to: str | None = None, attachments: Sequence[bytes] = 
     """The typed event; raises `MalformedEvent`, `UnknownType` or `InvalidData`."""
     try:
         found = _decoder().decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         found = None
     if found is None or found.specversion != "1.0" or not (found.id and found.source):
         found = _explained(raw)
@@ -241,7 +241,7 @@ def _explained(raw: bytes) -> _Read:
     kind = payload_type(found.type)
     try:
         data = _data_decoder(kind).decode(found.data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise InvalidData(f"the data of {found.type} is invalid: {e}", raw) from e
     return _Read(
         specversion=found.specversion,
@@ -294,7 +294,7 @@ def from_frames(message: Sequence[bytes]) -> Event[Any]:
         raise MalformedEvent(
             f"the topic says {kind!r}, the event says {event.type!r}", bytes(message[1])
         )
-    if data.addressed != bool(recipient):
+    if data.addressed != bool(recipient) or bool(at) != bool(recipient):
         topic = message[0].decode()
         raise InvalidAddress(f"the topic {topic!r} does not fit {event.type}", bytes(message[1]))
     return event

@@ -42,6 +42,8 @@ class FleetHeartbeat(Payload, frozen=True, kw_only=True):
     counters: dict[str, int | float]
     heads: dict[str, int] | None = None
     """The broker's only: the last sequence of every durable type."""
+    trouble: str | None = None
+    """With `degraded`: what is wrong and what helps, in words."""
 
 
 class FleetStop(Payload, frozen=True, kw_only=True):

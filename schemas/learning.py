@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import ClassVar
 
-from schemas.base import Lane, Name, Payload
+from schemas.base import Lane, Moment, Name, Payload
 
 __all__ = ["BREAKTHROUGH_ENTROPY", "BREAKTHROUGH_ROUGE", "LearningEvent"]
 
@@ -25,7 +24,7 @@ class LearningEvent(Payload, frozen=True, kw_only=True):
     entropy_delta: float
     """Normalised entropy of the answer as served minus the base model's, -1 to 1."""
     is_breakthrough: bool
-    timestamp: datetime
+    timestamp: Moment
     reason: str
     """`breakthrough`, `entropy`, `contradiction` or `novel`."""
     positives: tuple[str, ...]
