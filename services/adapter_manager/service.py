@@ -45,6 +45,7 @@ from services.adapter_manager.loading import Loader, Verdict
 from services.adapter_manager.verification import verified
 from services.adapter_manager.versions import SERVING, Version
 from services.runtime.service import Context, Service
+from services.runtime.tracing import span, under
 
 __all__ = ["AdapterManagerService"]
 
@@ -126,7 +127,12 @@ class AdapterManagerService(Service):
         self._count()
 
     async def _install(self, delivery: Delivery, claimed: SkillCard, peer: str | None) -> None:
-        event = delivery.event
+        facts: dict[str, Any] = {"skill": claimed.name, "version": claimed.version}
+        with span("manager install", **facts):
+            await self._installed(delivery, claimed, peer)
+
+    async def _installed(self, delivery: Delivery, claimed: SkillCard, peer: str | None) -> None:
+        event = under(delivery.event)
         known = self.ledger.get(claimed.digest)
         if known is None or self._state(known) not in SERVING:
             if known is not None and known.card is not None and known.state in SERVING:
@@ -157,7 +163,8 @@ class AdapterManagerService(Service):
             told.append(event.derive(installed, source=self.source))
         told += self._retirements(event)
         await delivery.ack(publish=told)
-        self.log.info("skill installed", skill=claimed.name, version=claimed.version)
+        facts = {"skill": claimed.name, "version": claimed.version, "digest": claimed.digest}
+        self.log.info("skill installed", **facts)
         await self._hint(AdapterLoad(digest=claimed.digest))
         await self._let_go(event)
 
@@ -201,7 +208,8 @@ class AdapterManagerService(Service):
         await delivery.ack(publish=[delivery.event.derive(rejected, source=self.source)])
         for digest in useless:
             self._delete(digest)
-        self.log.warning("skill rejected", skill=card.name, version=card.version, why=reason)
+        facts = {"skill": card.name, "version": card.version, "digest": card.digest}
+        self.log.warning("skill rejected", why=reason, **facts)
 
     async def _retire(self, delivery: Delivery, data: SkillRetire) -> None:
         event = delivery.event
@@ -216,7 +224,8 @@ class AdapterManagerService(Service):
                 )
                 self._rank(name, None if known is None else known.signer)
         await delivery.ack(publish=self._retirements(event))
-        self.log.info("skill retired", skill=data.name, version=data.version, why=data.reason)
+        facts = {"skill": data.name, "version": data.version, "digest": data.digest}
+        self.log.info("skill retired", why=data.reason, **facts)
         await self._let_go(event)
 
     async def _pin(self, delivery: Delivery, data: SkillPin) -> None:

@@ -6,17 +6,23 @@ import time
 from typing import Final
 from uuid import uuid4
 
-from starlette.datastructures import MutableHeaders
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api.context import Answered, ApiContext
 from services.api.guard import OPERATION
+from services.api.operation import Operation
 from services.runtime.logs import correlated
+from services.runtime.tracing import NOTHING, Span, begin, inside, parent_of, tracing
 
 __all__ = ["Front"]
 
 GONE: Final = 499
 """The status, never sent, of a request whose caller went away."""
+
+_TRACED: Final = "/v1/"
+"""What a span is made of: not the page, nor who asks whether this lives."""
 
 _HEADERS: Final = {
     # The page and the browsable document are files of ours: nothing else may run, load or frame.
@@ -35,6 +41,7 @@ class Front:
     def __init__(self, app: ASGIApp, context: ApiContext) -> None:
         self._app = app
         self._context = context
+        self._log = structlog.get_logger(service="api")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,6 +50,10 @@ class Front:
         status = GONE
         identifier = uuid4().hex
         start = time.perf_counter()
+        parent = parent_of(Headers(scope=scope).get("traceparent"))
+        span = NOTHING
+        if tracing() and scope["path"].startswith(_TRACED):
+            span = begin(f"api {scope['method']}", parent, id=identifier)
 
         async def headed(message: Message) -> None:
             nonlocal status
@@ -56,14 +67,33 @@ class Front:
             await send(message)
 
         try:
-            with correlated(identifier):
+            with correlated(identifier, parent), inside(span):
                 await self._app(scope, receive, headed)
         finally:
+            operation: Operation | None = scope.get(OPERATION)
             answered = Answered(
-                operation=scope.get(OPERATION),
+                operation=operation,
                 status=status,
                 seconds=time.perf_counter() - start,
                 model=scope.get("state", {}).get("model"),
             )
+            _end(span, answered)
+            with correlated(identifier, parent):
+                self._log.debug(
+                    "answered",
+                    operation=None if operation is None else operation.name,
+                    status=status,
+                    ms=round(1000 * answered.seconds, 3),
+                )
             for observe in self._context.observers:
                 observe(answered)
+
+
+def _end(span: Span, answered: Answered) -> None:
+    """Named by the route, never by the path: there are few of those."""
+    if answered.operation is not None:
+        span.call(f"api {answered.operation.method} {answered.operation.template}")
+    span.note(status=answered.status, model=answered.model)
+    if answered.status >= 500:
+        span.fail(str(answered.status))
+    span.end()

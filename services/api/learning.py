@@ -24,6 +24,7 @@ from services.api.answers import answer, body_of
 from services.api.context import context_of
 from services.api.errors import InvalidRequest
 from services.api.operation import Operation, Query
+from services.runtime.tracing import here
 
 __all__ = ["OPERATIONS", "Accepted", "FeedbackRequest", "ObservationRequest"]
 
@@ -101,8 +102,13 @@ async def give_observation(request: Request) -> Response:
 
 async def _journaled(request: Request, data: Payload) -> Response:
     context = context_of(request)
+    origin = here()
     event: Event[Any] = Event(
-        data=data, source=context.bus.source, id=_id(request, context.bus.source, data)
+        data=data,
+        source=context.bus.source,
+        id=_id(request, context.bus.source, data),
+        correlation_id=origin.correlation_id,
+        traceparent=origin.traceparent,
     )
     await context.bus.publish(event)
     return answer(Accepted(id=event.id), status=202)

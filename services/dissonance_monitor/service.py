@@ -28,6 +28,7 @@ from services.dissonance_monitor.judge import Piece, judge, scores_of, settled
 from services.dissonance_monitor.memory import Asked, Memory, Neighbours, Vector
 from services.dissonance_monitor.skills import Skills
 from services.dissonance_monitor.store import Judgement, MonitorStore, cause_of
+from services.dissonance_monitor.telling import tell, traced
 from services.runtime import forgetting
 from services.runtime.client import FleetClient
 from services.runtime.disk import waiting_for_room
@@ -144,7 +145,7 @@ class DissonanceMonitor(Service):
             for delivery, cause in zip(left, causes, strict=True)
             if said[cause] is None
         ]
-        judged = await self._judged(fresh)
+        judged = await traced(fresh, self._judged)
         self._store.record(judged, time.time())
         said |= {judgement.cause: judgement.events for judgement in judged}
         batches = self._store.outbox()
@@ -153,6 +154,7 @@ class DissonanceMonitor(Service):
             publish=[event for events in said.values() for event in events or ()] + [*batches],
         )
         self._store.settle(causes, [batch.id for batch in batches])
+        tell(self.log, judged, batches)
         self._count(judged, len(batches))
 
     def _count(self, judged: Sequence[Judgement], batches: int) -> None:
@@ -284,6 +286,7 @@ class DissonanceMonitor(Service):
             if not await self.publish_outbox(batches):
                 return PATIENCE
             self._store.settle((), [batch.id for batch in batches])
+        tell(self.log, (), batches)
         self.counters["batches"] += len(batches)
         self._count_open()
         return None

@@ -218,6 +218,7 @@ class MonitorStore:
             id=name,
             correlation_id=name,
             causation_id=events[-1].id,
+            traceparent=events[-1].traceparent,
         )
         self._store.execute("INSERT INTO outbox (id, event) VALUES (?, ?)", (name, encode(batch)))
         self._store.executemany(

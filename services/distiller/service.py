@@ -44,6 +44,7 @@ from services.runtime.forgetting import Forgetting
 from services.runtime.handful import Handfuls, is_passing
 from services.runtime.service import Context, Service
 from services.runtime.store import open_store, reading
+from services.runtime.tracing import following, span, under
 
 __all__ = ["Distiller"]
 
@@ -200,16 +201,24 @@ class Distiller(Service):
     async def _work(self, domain: str, wait: Wait | None) -> None:
         order = self._orders.of(domain)
         try:
-            await self._distill(order, wait)
-            self._failures.pop(domain, None)
-            self._later.pop(domain, None)
+            with following(order.batches[-1]):
+                await self._tried(order, wait)
+        finally:
+            del self._busy[domain]
+            self._changed.set()
+
+    async def _tried(self, order: Order, wait: Wait | None) -> None:
+        links = [batch.traceparent for batch in order.batches]
+        facts = {"domain": order.domain, "batches": len(order.batches)}
+        try:
+            with span("distiller distil", links=links, **facts):
+                await self._distill(order, wait)
+            self._failures.pop(order.domain, None)
+            self._later.pop(order.domain, None)
         except Closed:
             raise
         except Exception as error:
             self._not_distilled(order, error)
-        finally:
-            del self._busy[domain]
-            self._changed.set()
 
     def _not_distilled(self, order: Order, error: Exception) -> None:
         domain = order.domain
@@ -423,7 +432,7 @@ class Distiller(Service):
         reason: str | None,
     ) -> Event[TrainingRequested]:
         """Named after the newest batch, so that doing it again asks for the same."""
-        cause = batches[-1]
+        cause = under(batches[-1])
         return cause.derive(
             TrainingRequested(
                 task_id=derived_id(cause.source, cause.id, TrainingRequested.type),
@@ -439,7 +448,8 @@ class Distiller(Service):
         )
 
     def _refusal(self, batch: Event[LearningBatchQueued], reason: str) -> Event[Any]:
-        self.log.info("batch rejected", batch=batch.data.batch_id, why=reason)
+        with following(batch):
+            self.log.info("batch rejected", batch=batch.data.batch_id, why=reason)
         data = LearningBatchRejected(batch_id=batch.data.batch_id, reason=reason)
         return batch.derive(data, source=self.source)
 

@@ -73,7 +73,11 @@ class Publisher:
         )
         with transaction(self._store):
             self._versions.learn(
-                described, time.time(), ours=True, next_look=self._settings.shadow_min
+                described,
+                time.time(),
+                ours=True,
+                next_look=self._settings.shadow_min,
+                cause=published,
             )
             self._tasks.end(owed, [published], judged=True, published=True)
         self._versions.prune_folds(owed.task.skill, self._settings.keep_versions)

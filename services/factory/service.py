@@ -37,6 +37,7 @@ from services.factory.schedule import body_due
 from services.factory.shadow import Shadow
 from services.factory.spare import Spare
 from services.factory.tasks import MAX_FAILURES, Owed, TaskStore
+from services.factory.telling import Told
 from services.factory.versions import VersionStore
 from services.runtime import disk, forgetting
 from services.runtime.client import FleetClient
@@ -46,6 +47,7 @@ from services.runtime.handful import Handfuls
 from services.runtime.lifeline import command
 from services.runtime.service import Context, Service
 from services.runtime.store import open_store, transaction
+from services.runtime.tracing import following
 
 __all__ = ["SkillFactory"]
 
@@ -214,7 +216,7 @@ class SkillFactory(Service):
     async def _hear_of_skill(self, event: Event[Any]) -> None:
         data = event.data
         if isinstance(data, SkillInstalled):
-            self._versions.learn(data.card, time.time())
+            self._versions.learn(data.card, time.time(), cause=event)
         else:
             self._versions.forget(data.name, data.digest)
 
@@ -282,7 +284,8 @@ class SkillFactory(Service):
 
     async def _run(self, owed: Owed) -> None:
         try:
-            await self._train(owed)
+            with following(owed.event):
+                await self._train(owed)
         except Closed:
             raise
         except Exception as error:
@@ -320,9 +323,10 @@ class SkillFactory(Service):
             self._bench.clear(owed)
 
     async def _train(self, owed: Owed) -> None:
-        self.log.info("training", skill=owed.task.skill, phase=owed.phase, task=owed.task.task_id)
+        told = Told(self.log, owed)
 
         async def heard(progress: Progress) -> None:
+            told.step()
             data = TrainingProgressed(
                 task_id=owed.task.task_id,
                 step=progress.step,
@@ -331,28 +335,21 @@ class SkillFactory(Service):
                 phase=progress.phase,
             )
             with contextlib.suppress(BusError):
-                await self.say(data, correlation_id=owed.event.correlation_id)
+                await self.say(data)
 
-        folder = self.state.of(self.name)
-        made = await background(self._client, folder, self._sha256)
-        done = await self._bench.train(
-            owed, self._client, made, self._ledger.attempts(owed.task.skill), heard
-        )
+        with told.training():
+            made = await background(self._client, self.state.of(self.name), self._sha256)
+            attempts = self._ledger.attempts(owed.task.skill)
+            done = await self._bench.train(owed, self._client, made, attempts, heard)
         async with self._verdict:
-            if self._bench.outdated(owed, done):
-                self._publisher.outdated(owed)
-            else:
-                await self._publisher.conclude(owed, done)
-                if owed.phase == "head" and done.result.accepted:
-                    self._lanes.outdate(owed)
+            with told.verdict(done) as owed:
+                if self._bench.outdated(owed, done):
+                    self._publisher.outdated(owed)
+                else:
+                    await self._publisher.conclude(owed, done)
+                    if owed.phase == "head" and done.result.accepted:
+                        self._lanes.outdate(owed)
         self._bench.clear(owed)
-        self.log.info(
-            "judged",
-            skill=owed.task.skill,
-            phase=owed.phase,
-            accepted=done.result.accepted,
-            why=done.result.reason,
-        )
 
     # -- a domain that is to be forgotten
 

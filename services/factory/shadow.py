@@ -136,6 +136,8 @@ class Shadow:
             ),
             source=self._source,
             id=derived_id(self._source, card.digest, SkillRetire.type),
+            correlation_id=version.correlation,
+            causation_id=version.cause,
         )
 
     def _watched(self, version: Version, before: Version | None) -> bool:

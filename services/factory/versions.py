@@ -11,11 +11,12 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from lora.authors import Edition, foremost
-from schemas import SkillCard
+from schemas import Event, SkillCard
 from services.runtime.cards import edition_of
 from services.runtime.store import add_columns
 
@@ -27,7 +28,7 @@ CREATE TABLE IF NOT EXISTS versions (
     card BLOB NOT NULL, since REAL NOT NULL, gone INTEGER NOT NULL DEFAULT 0,
     ours INTEGER NOT NULL, next_look INTEGER NOT NULL DEFAULT 0,
     looks INTEGER NOT NULL DEFAULT 0,
-    signer TEXT,
+    signer TEXT, cause TEXT, correlation TEXT,
     PRIMARY KEY (skill, digest)
 ) WITHOUT ROWID;
 """
@@ -46,6 +47,10 @@ class Version:
     """Pieces of later feedback at which it is next compared with the one before."""
     looks: int
     """So often it was compared."""
+    cause: str | None = None
+    """The event that brought it here; None where only a list told of it."""
+    correlation: str | None = None
+    """What that event belongs to: the batch that the version was learned from."""
 
     @property
     def edition(self) -> Edition:
@@ -60,20 +65,31 @@ class VersionStore:
         self._store = store
         self._folder = folder
         self._model: str | None = None
-        add_columns(store, "versions", {"looks": "INTEGER NOT NULL DEFAULT 0", "signer": "TEXT"})
+        later = {"looks": "INTEGER NOT NULL DEFAULT 0"}
+        later |= dict.fromkeys(("signer", "cause", "correlation"), "TEXT")
+        add_columns(store, "versions", later)
 
     def serves(self, sha256: str) -> None:
         """Only versions made for the model with these weights are in service."""
         self._model = sha256
 
     def learn(
-        self, card: SkillCard, since: float, *, ours: bool = False, next_look: int = 0
+        self,
+        card: SkillCard,
+        since: float,
+        *,
+        ours: bool = False,
+        next_look: int = 0,
+        cause: Event[Any] | None = None,
     ) -> None:
         """A version is in service; one that came back is so again, as it is described now."""
         self._store.execute(
-            "INSERT INTO versions (skill, version, digest, card, since, ours, next_look, signer)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (skill, digest) DO UPDATE SET"
-            " gone = 0, card = excluded.card, signer = excluded.signer",
+            "INSERT INTO versions (skill, version, digest, card, since, ours, next_look, signer,"
+            " cause, correlation) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (skill, digest) DO UPDATE SET"
+            " gone = 0, card = excluded.card, signer = excluded.signer,"
+            " cause = COALESCE(excluded.cause, cause),"
+            " correlation = COALESCE(excluded.correlation, correlation)",
             (
                 card.name,
                 card.version,
@@ -83,6 +99,8 @@ class VersionStore:
                 int(ours),
                 next_look,
                 card.signer,
+                None if cause is None else cause.id,
+                None if cause is None else cause.correlation_id or cause.id,
             ),
         )
 
@@ -137,8 +155,17 @@ class VersionStore:
         for row in rows:
             card = msgspec.json.decode(row["card"], type=SkillCard)
             if self._model in (None, card.base_model.sha256):
-                ours, looks = bool(row["ours"]), row["looks"]
-                found.append(Version(card, row["since"], ours, row["next_look"], looks))
+                found.append(
+                    Version(
+                        card,
+                        row["since"],
+                        bool(row["ours"]),
+                        row["next_look"],
+                        row["looks"],
+                        row["cause"],
+                        row["correlation"],
+                    )
+                )
         return found
 
     def next_number(self, skill: str) -> int:

@@ -14,6 +14,7 @@ from schemas import AssignedRow, EncodeAssigned, EncodeFailed, EncodeFinished, E
 from services.router.errors import Refused
 from services.router.outstanding import Answer, Entry, Outstanding
 from services.router.placement import Change, Work, Workers, estimate, fingerprint
+from services.runtime.tracing import here
 
 __all__ = ["Dispatcher"]
 
@@ -35,7 +36,6 @@ class Dispatcher:
         self.books = Outstanding()
         self.reassigned = 0
         self.finished_texts = 0
-        self._rate = 0.0
 
     # Requests ---------------------------------------------------------------------------------
 
@@ -47,10 +47,12 @@ class Dispatcher:
         self.books.assign(entry, assigned)
         await self._place(entry)
 
-    async def ask(self, role: Role, texts: Sequence[str], deadline: datetime) -> Answer:
+    async def ask(
+        self, role: Role, texts: Sequence[str], deadline: datetime, client: str = ""
+    ) -> Answer:
         """Base vectors for the router itself, outside the bound on outstanding texts.
 
-        Raises `Refused` where no worker answers within the deadline.
+        They are needed on behalf of `client`, and take its turn. Raises `Refused` where no worker answers within the deadline.
         """
         request = EncodeAssigned(
             request_id="",
@@ -61,8 +63,16 @@ class Dispatcher:
             rows=(AssignedRow(reason="base_requested"),) * len(texts),
             reply_to=self._address,
             router=self._address,
+            client=client,
         )
-        event: Event[EncodeAssigned] = Event(data=request, source=self._source)
+        origin = here()  # the request that cannot be routed before
+        event: Event[EncodeAssigned] = Event(
+            data=request,
+            source=self._source,
+            correlation_id=origin.correlation_id,
+            causation_id=origin.causation_id,
+            traceparent=origin.traceparent,
+        )
         event = msgspec.structs.replace(
             event, data=msgspec.structs.replace(request, request_id=event.id)
         )
@@ -94,6 +104,8 @@ class Dispatcher:
         if entry is None or entry.own:
             return None
         self.finished_texts += entry.texts
+        if event.data.failed is not None:
+            entry.span.fail(event.data.failed)
         return entry if self._close(entry) else None
 
     def answered(self, id: str, answer: Answer) -> None:
@@ -108,17 +120,12 @@ class Dispatcher:
         if entry is not None and entry.answer is not None and not entry.answer.done():
             entry.answer.set_exception(Refused(failed.code, failed.message))
 
-    def retry_after(self, texts: int) -> int:
-        """Milliseconds until `texts` more may fit, by how fast texts were finished lately."""
-        if self._rate <= 0:
-            return 500
-        return int(min(max(1000 * texts / self._rate, 50), 5000))
-
     # Workers ----------------------------------------------------------------------------------
 
-    async def beat(self, address: str, pid: int, state: str) -> Change:
+    async def beat(self, address: str, pid: int, state: str, pace: float = 0.0) -> Change:
         """A worker's heartbeat: what it changes is done at once."""
         change = self.workers.beat(address, pid, state, time.monotonic())
+        self.workers.paced(address, pace)
         if change is Change.LOST:
             await self._hand_on(address)
         if change is not Change.NONE:
@@ -136,17 +143,13 @@ class Dispatcher:
                 await self._hand(entry, entry.worker)
         late = self.books.late(now())
         for entry in late:
+            entry.span.fail("deadline")
             if entry.answer is not None and not entry.answer.done():
                 entry.answer.set_exception(
                     Refused("deadline", "the deadline passed before it could be routed")
                 )
             self._close(entry)
         return tuple(entry for entry in late if not entry.own)
-
-    def measure(self, texts: int, seconds: float) -> None:
-        """So many texts were finished in so much time."""
-        rate = texts / seconds
-        self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
 
     def drop(self, entry: Entry) -> bool:
         """Take a request off the books; whether it was on them."""
@@ -187,4 +190,5 @@ class Dispatcher:
     def _close(self, entry: Entry) -> bool:
         was = self.books.close(entry)
         self._release(entry)
+        entry.span.end()
         return was

@@ -14,14 +14,26 @@ from numpy.typing import NDArray
 
 from schemas import EncodeAssigned, EncodeRequested, Event
 from services.router.placement import Work
+from services.runtime.tracing import NOTHING, Span
 
-__all__ = ["Answer", "Entry", "Key", "Outstanding"]
+__all__ = ["Answer", "Entry", "Held", "Key", "Outstanding"]
 
 Key = tuple[str, str]
 """Source and id of the event that asked: an id is unique within its source only."""
 
 REMEMBERED: Final = 4096
 """Requests that are over, but whose worker may still hold the answer."""
+
+
+class Held(NamedTuple):
+    """What is owed and not answered yet."""
+
+    texts: int = 0
+    tokens: int = 0
+    """Estimated."""
+
+
+NOTHING_HELD: Final = Held()
 
 
 class Answer(NamedTuple):
@@ -39,6 +51,8 @@ class Entry:
     deadline: datetime
     texts: int
     """How many of the bounded texts it takes; 0 for the router's own."""
+    tokens: int = 0
+    """Of those texts, estimated."""
     came: float = 0.0
     """When it came in; seconds, monotonic."""
     request: Event[EncodeRequested] | None = None
@@ -46,6 +60,8 @@ class Entry:
     assigned: Event[EncodeAssigned] | None = None
     """None while it is decided which skills apply. Its id stays the same for every worker."""
     work: Work | None = None
+    span: Span = NOTHING
+    """From when it came to when it is closed."""
     worker: str | None = None
     cost: int = 0
     """Tokens that it counts for in its worker's load."""
@@ -67,8 +83,9 @@ class Outstanding:
         self._entries: dict[Key, Entry] = {}
         self._assigned: dict[str, Entry] = {}
         self._over: OrderedDict[Key, str] = OrderedDict()
-        self.texts = 0
-        """Texts of clients' requests that are not answered yet."""
+        self._held: dict[str, Held] = {}
+        self.all = Held()
+        """What is owed to all clients."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -83,7 +100,7 @@ class Outstanding:
     def open(self, entry: Entry) -> None:
         """A request came in."""
         self._entries[entry.key] = entry
-        self.texts += entry.texts
+        self._owe(entry, 1)
         if entry.assigned is not None:
             self._assigned[entry.assigned.id] = entry
 
@@ -117,7 +134,7 @@ class Outstanding:
         if self._entries.get(entry.key) is not entry:
             return False
         del self._entries[entry.key]
-        self.texts -= entry.texts
+        self._owe(entry, -1)
         if entry.assigned is not None:
             self._assigned.pop(entry.assigned.id, None)
         if entry.worker is not None and not entry.own:
@@ -126,6 +143,27 @@ class Outstanding:
             while len(self._over) > REMEMBERED:
                 self._over.popitem(last=False)
         return True
+
+    @property
+    def clients(self) -> int:
+        """How many clients are owed something."""
+        return len(self._held)
+
+    def held(self, source: str) -> Held:
+        """What is owed to a client."""
+        return self._held.get(source, NOTHING_HELD)
+
+    def _owe(self, entry: Entry, sign: int) -> None:
+        if not entry.texts:
+            return
+        source, texts, tokens = entry.key[0], sign * entry.texts, sign * entry.tokens
+        self.all = Held(self.all.texts + texts, self.all.tokens + tokens)
+        before = self.held(source)
+        held = Held(before.texts + texts, before.tokens + tokens)
+        if held.texts:
+            self._held[source] = held
+        else:
+            del self._held[source]
 
     def served_by(self, key: Key) -> str | None:
         """The worker that answered this request not long ago and may still hold the answer."""

@@ -39,6 +39,7 @@ from schemas import (
     now,
 )
 from services.errors import AttachmentError
+from services.router.admission import Admission, Limits
 from services.router.base_vectors import BaseVectors
 from services.router.dispatch import Dispatcher
 from services.router.errors import Refused
@@ -46,11 +47,12 @@ from services.router.meter import Meter
 from services.router.offers import Offers
 from services.router.outstanding import Answer, Entry
 from services.router.peers import Peers
-from services.router.placement import Change
+from services.router.placement import Change, estimate
 from services.router.planning import Plan, Planner, work_of
 from services.router.skills import Skills
 from services.router.validation import check, check_assignment
 from services.runtime.service import Context, Service
+from services.runtime.tracing import NOTHING, begin, following, tracing
 from services.runtime.vectors import from_stream
 
 __all__ = ["RouterService"]
@@ -85,6 +87,11 @@ class RouterService(Service):
         super().__init__(context)
         own = self.settings.router
         self.dispatcher = Dispatcher(source=self.source, address=self.address, send=self._send)
+        self.admission = Admission(
+            self.dispatcher.books,
+            Limits(own.max_outstanding_texts, own.max_wait),
+            pace=lambda: self.dispatcher.workers.pace,
+        )
         self.vectors = BaseVectors(own.cache_entries)
         self.peers = Peers(self._want, own.peer_timeout)
         limits = self.settings.federation
@@ -117,7 +124,7 @@ class RouterService(Service):
     @property
     def queue(self) -> int:
         """Texts of clients that are not answered yet."""
-        return self.dispatcher.books.texts
+        return self.dispatcher.books.all.texts
 
     async def setup(self) -> None:
         """Listen, then learn from the manager which skills there are."""
@@ -156,27 +163,31 @@ class RouterService(Service):
             await self.dispatcher.repeat(known)
             return
         own = self.settings.router
+        span = NOTHING
+        if tracing():
+            facts: dict[str, Any] = {"id": event.id, "texts": len(data.texts), "route": data.route}
+            span = begin("router request", event.traceparent, **facts)
+            event = msgspec.structs.replace(event, traceparent=span.traceparent)
         try:
             deadline = _deadline(event)
             check(data, max_texts=own.max_texts, max_text_bytes=own.max_text_bytes)
-            if deadline <= now():
+            left = (deadline - now()).total_seconds()
+            if left <= 0:
                 raise Refused("deadline", f"the deadline of {data.deadline_ms} ms has passed")
-            texts = len(data.texts)
-            if books.texts and books.texts + texts > own.max_outstanding_texts:
-                raise Refused(
-                    "overloaded",
-                    f"{books.texts} texts are unanswered, {own.max_outstanding_texts} may be",
-                    retry_after_ms=self.dispatcher.retry_after(texts),
-                )
+            texts, tokens, came = len(data.texts), sum(map(estimate, data.texts)), time.monotonic()
+            self.admission.check(event.source, texts, tokens, left, came)
         except Refused as refusal:
+            span.fail(refusal.code)
+            span.end()
             await self._refuse(event, refusal)
             return
         self.counters["requests"] += 1
         self.counters["texts"] += texts
-        came = time.monotonic()
-        entry = Entry(key=key, deadline=deadline, texts=texts, came=came, request=event)
+        entry = Entry(key=key, deadline=deadline, texts=texts, came=came, request=event, span=span)
         books.open(entry)
-        self._aside(self._serve(event, entry))
+        with following(event):
+            self.log.debug("request", id=event.id, texts=texts, route=data.route)
+            self._aside(self._serve(event, entry))
 
     async def _serve(self, event: Event[EncodeRequested], entry: Entry) -> None:
         data = event.data
@@ -184,7 +195,7 @@ class RouterService(Service):
             async with asyncio.timeout((entry.deadline - now()).total_seconds()):
                 if data.route != "base":
                     await self._until_listed()
-                plan = await self.planner.plan(data, entry.deadline)
+                plan = await self.planner.plan(data, entry.deadline, event.source)
             assigned = self._assignment(event, entry, plan)
             check_assignment(assigned, self.settings.bus.max_event_bytes)
             work = work_of(data, plan, self.vectors)
@@ -192,12 +203,21 @@ class RouterService(Service):
             if before is not None:  # it may still hold the answer
                 work = replace(work, saved={**work.saved, before: work.tokens})
             await self.dispatcher.place(entry, assigned, work)
+            self.log.debug(
+                "assigned",
+                id=event.id,
+                assignment=assigned.id,
+                worker=entry.worker,
+                skills=[f"{skill.name}@{skill.version}" for skill in plan.skills],
+            )
         except TimeoutError:
             pass  # the tick tells the client
         except Refused as refusal:
+            entry.span.fail(refusal.code)
             if self.dispatcher.drop(entry):
                 await self._refuse(event, refusal)
-        except Exception:
+        except Exception as error:
+            entry.span.fail(type(error).__name__)
             self.log.exception("request not routed", id=event.id)
             if self.dispatcher.drop(entry):
                 await self._refuse(event, Refused("internal", "the router failed; see its log"))
@@ -215,10 +235,13 @@ class RouterService(Service):
             rows=plan.rows,
             reply_to=data.reply_to,
             router=self.address,
+            client=event.source,
         )
         return event.derive(assigned, source=self.source)
 
     async def _refuse(self, event: Event[EncodeRequested], refusal: Refused) -> None:
+        with following(event):
+            self.log.debug("refused", id=event.id, code=refusal.code)
         self.counters["refused"] += 1
         self.meter.failed(event.source, time.monotonic())
         if not event.data.reply_to:
@@ -236,6 +259,7 @@ class RouterService(Service):
         entry = self.dispatcher.finished(event)
         if entry is None or entry.request is None:
             return
+        self.log.debug("finished", id=entry.request.id, worker=event.data.worker)
         source, moment = entry.request.source, time.monotonic()
         if event.data.failed is None:
             self.meter.answered(source, entry.texts, moment - entry.came, moment)
@@ -264,8 +288,8 @@ class RouterService(Service):
         self.dispatcher.answered(id, Answer(vectors, address_of(event.source)))
 
     async def _tick(self) -> None:
-        """Deadlines, silent workers, and how fast texts are finished."""
-        ticks, finished = 0, 0
+        """Deadlines and silent workers."""
+        ticks = 0
         while True:
             await asyncio.sleep(TICK)
             for entry in await self.dispatcher.tick():
@@ -280,11 +304,6 @@ class RouterService(Service):
             if ticks % 4 == 0:
                 self.counters |= self.meter.counters(time.monotonic())
                 self.skills.expire()
-            if ticks % 8 == 0:
-                done = self.dispatcher.finished_texts
-                if done > finished:
-                    self.dispatcher.measure(done - finished, 8 * TICK)
-                finished = done
 
     def _count(self) -> None:
         self.counters["reassigned"] = self.dispatcher.reassigned
@@ -298,7 +317,8 @@ class RouterService(Service):
         data = event.data
         if data.service == "encoder":
             address = address_of(event.source)
-            change = await self.dispatcher.beat(address, data.pid, data.state)
+            pace = data.counters.get("pace", 0)
+            change = await self.dispatcher.beat(address, data.pid, data.state, pace)
             if change is not Change.NONE:
                 self.log.info("worker", address=address, change=change.value, pid=data.pid)
         elif data.service == "adapter_manager" and data.state == "starting":
@@ -359,13 +379,16 @@ class RouterService(Service):
         else:
             self._retired.add(event.data.digest)
             self.skills.retire(event.data.digest)
-            self.log.info("skill retired", skill=event.data.name, version=event.data.version)
+            self._say_of("skill retired", event.data)
 
     def _install(self, card: SkillCard, peer: str | None) -> None:
         if self.skills.install(card, peer):
             self._aside(self.skills.describe(card))
         self.peers.installed(card.digest)
-        self.log.info("skill routed", skill=card.name, version=card.version)
+        self._say_of("skill routed", card)
+
+    def _say_of(self, what: str, card: SkillCard | SkillRetired) -> None:
+        self.log.info(what, skill=card.name, version=card.version, digest=card.digest)
 
     async def _peer(self, event: Event[Any]) -> None:
         data = event.data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,6 +21,7 @@ from schemas import (
     FeedbackGiven,
     FleetHeartbeat,
     ListedCard,
+    Payload,
     Role,
     SkillDiscovered,
     SkillListed,
@@ -29,6 +30,7 @@ from schemas import (
     now,
 )
 from services.errors import EncodeFailedError, NotFederatingError, NotLearningError
+from services.runtime.tracing import here
 from services.runtime.vectors import from_stream
 
 __all__ = ["Encoded", "FleetClient"]
@@ -139,7 +141,7 @@ class FleetClient:
         start = now()
         ends = start.timestamp() + data.deadline_ms / 1000
         while True:
-            event = Event(data=data, source=self.bus.source, time=start)
+            event = self._event(data, time=start)
             left = ends - now().timestamp()
             if left <= 0:
                 raise RequestTimeout(f"no answer within {data.deadline_ms} ms")
@@ -272,9 +274,21 @@ class FleetClient:
             domain=domain,
             served=None if served is None else tuple(served),
         )
-        event = Event(data=data, source=self.bus.source)
+        event = self._event(data)
         await self.bus.publish(event)
         return event.id
+
+    def _event(self, data: Payload, **fields: Any) -> Event[Any]:
+        """A new event, which belongs to what the caller is working on."""
+        origin = here()
+        return Event(
+            data=data,
+            source=self.bus.source,
+            correlation_id=origin.correlation_id,
+            causation_id=origin.causation_id,
+            traceparent=origin.traceparent,
+            **fields,
+        )
 
 
 def _check_unicode(texts: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from bus import (
 from schemas import now
 from services.errors import EncodeFailedError, ServiceError
 from services.runtime.service import Service
+from services.runtime.tracing import following
 
 __all__ = ["Handfuls", "is_passing"]
 
@@ -100,6 +101,13 @@ class Handfuls:
         return handful
 
     async def _take(self, deliveries: Sequence[Delivery]) -> None:
+        if len(deliveries) > 1:  # what is said of many belongs to none of them
+            await self._try(deliveries)
+            return
+        with following(deliveries[0].event):
+            await self._try(deliveries)
+
+    async def _try(self, deliveries: Sequence[Delivery]) -> None:
         log = self._service.log
         try:
             await self._handler(deliveries)

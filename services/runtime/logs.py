@@ -11,6 +11,8 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor
 
+from services.runtime.tracing import Origin, following, here
+
 __all__ = ["configure", "correlated"]
 
 
@@ -24,9 +26,10 @@ def configure(
 ) -> None:
     """Set this process's logging up; called once, by its `__main__`.
 
-    Every line carries `service`, `instance`, a UTC `timestamp`, `level`, `event`, and whatever
-    `correlated` has bound. `json`: None means JSON unless standard error is a terminal. What other
-    libraries log or warn comes out in the same form, from `warning` on (all of it with `debug`).
+    Every line carries `service`, `instance`, a UTC `timestamp`, `level`, `event`, and where it
+    belongs to something the `correlationid` of that, and its `traceid`. `json`: None means JSON
+    unless standard error is a terminal. What other libraries log or warn comes out in the same
+    form, from `warning` on (all of it with `debug`).
     """
     stream = stream or sys.stderr
     as_json = not stream.isatty() if json is None else json
@@ -36,7 +39,7 @@ def configure(
         return {"service": service, "instance": instance, **event}
 
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _belonging,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
@@ -49,7 +52,9 @@ def configure(
             structlog.processors.JSONRenderer(serializer=_to_json),
         ]
     else:
-        last = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        # The default shows the local variables of every frame: users' texts are among them.
+        plain = structlog.dev.plain_traceback
+        last = [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -59,9 +64,18 @@ def configure(
     _adopt_libraries(stream, number, shared, last)
 
 
-def correlated(identifier: str) -> AbstractContextManager[None]:
-    """While it lasts, every line of this task carries `correlationid`."""
-    return structlog.contextvars.bound_contextvars(correlationid=identifier)
+def correlated(identifier: str, traceparent: str | None = None) -> AbstractContextManager[None]:
+    """While it lasts, lines and events of this task carry `correlationid`, and lie in a trace."""
+    return following(Origin(correlation_id=identifier, traceparent=traceparent))
+
+
+def _belonging(_logger: object, _method: str, event: EventDict) -> EventDict:
+    origin = here()
+    if origin.correlation_id is not None:
+        event.setdefault("correlationid", origin.correlation_id)
+    if origin.traceparent is not None:
+        event.setdefault("traceid", origin.traceparent[3:35])
+    return event
 
 
 def _adopt_libraries(

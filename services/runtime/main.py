@@ -23,6 +23,7 @@ from services.runtime import logs
 from services.runtime.service import Context, Service
 from services.runtime.settings import Settings, load_settings
 from services.runtime.state import StateFolder
+from services.runtime.tracing_start import start_tracing
 
 __all__ = ["arguments", "run", "serve"]
 
@@ -198,9 +199,14 @@ def run(kind: type[Service], argv: Sequence[str] | None = None) -> None:
     logs.configure(kind.name, options.instance, settings.fleet.log_level)
     code = 0
     try:
+        stop_tracing = start_tracing(kind.name, options.instance, settings.fleet.traces)
+    except SettingsError as error:
+        sys.exit(_sentence(kind, error, code=2))
+    try:
         asyncio.run(_join(kind, options, settings))
     except (BusError, ServiceError) as error:
         code = _sentence(kind, error, code=2 if isinstance(error, SettingsError) else 1)
+    stop_tracing()
     _leave(code)
 
 

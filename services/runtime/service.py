@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import structlog
 
 from bus import Bus, BusError, Closed, Delivery, Kinds, StaleLease, Start
-from schemas import Event, Payload, address_of
+from schemas import Event, FleetHeartbeat, Payload, address_of
 from services.runtime.settings import Settings
 from services.runtime.state import StateFolder
+from services.runtime.tracing import following, here
 
 __all__ = ["Context", "Service"]
 
@@ -70,8 +71,16 @@ class Service:
     def event(
         self, data: Payload, *, to: str | None = None, correlation_id: str | None = None
     ) -> Event[Any]:
-        """A new event of this process."""
-        return Event(data=data, source=self.source, to=to, correlation_id=correlation_id)
+        """A new event of this process; it belongs to what is being worked on in this task."""
+        origin = here()
+        return Event(
+            data=data,
+            source=self.source,
+            to=to,
+            correlation_id=correlation_id or origin.correlation_id,
+            causation_id=origin.causation_id,
+            traceparent=origin.traceparent,
+        )
 
     async def say(
         self, data: Payload, *, to: str | None = None, correlation_id: str | None = None
@@ -114,7 +123,8 @@ class Service:
     ) -> None:
         """Hand every event of `kinds` to `handler`, one after another; returns once live.
 
-        What a handler raises is logged with the event's id; the next event is heard all the same.
+        What the handler says and logs belongs to the event; heartbeats lead to nothing.
+        What it raises is logged with the event's id; the next event is heard all the same.
         """
         live: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -122,12 +132,22 @@ class Service:
             async with self.bus.watch(kinds, to=to, after=after) as events:
                 live.set_result(None)
                 async for event in events:
-                    try:
-                        await handler(event)
-                    except Closed:
-                        return
-                    except Exception:
-                        self.log.exception("event not handled", type=event.type, id=event.id)
+                    if isinstance(event.data, FleetHeartbeat):
+                        if not await heard(event):
+                            return
+                        continue
+                    with following(event):
+                        if not await heard(event):
+                            return
+
+        async def heard(event: Event[Any]) -> bool:
+            try:
+                await handler(event)
+            except Closed:
+                return False
+            except Exception:
+                self.log.exception("event not handled", type=event.type, id=event.id)
+            return True
 
         await self._until_live(self.spawn(loop(), f"listen {handler.__name__}"), live)
 
@@ -154,7 +174,8 @@ class Service:
             async with consumer as deliveries:
                 live.set_result(None)
                 async for delivery in deliveries:
-                    await self._handled(delivery, handler)
+                    with following(delivery.event):
+                        await self._handled(delivery, handler)
 
         await self._until_live(self.spawn(loop(), f"work {handler.__name__}"), live)
 

@@ -68,6 +68,13 @@ class FleetSettings(Section, frozen=True, kw_only=True):
     log_format: Annotated[
         Literal["text", "json"], doc("How the fleet writes its processes' logs to standard error.")
     ] = "text"
+    traces: Annotated[
+        Literal["auto", "on", "off"],
+        doc(
+            "Whether spans go to an OpenTelemetry collector; `auto`: where the environment names "
+            "one (`OTEL_EXPORTER_OTLP_ENDPOINT`)."
+        ),
+    ] = "auto"
     start_timeout: Annotated[
         float, doc("How long a process may take until it says that it is ready.", "s", gt=0)
     ] = 90.0
@@ -198,6 +205,15 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     max_outstanding_texts: Annotated[
         int, doc("Beyond so many unanswered texts a request is refused at once.", "texts", ge=1)
     ] = 8192
+    max_wait: Annotated[
+        float,
+        doc(
+            "A request that would wait longer for its turn is refused at once; one of a client "
+            "for which something waits already, half as long.",
+            "s",
+            gt=0,
+        ),
+    ] = 6.0
     max_texts: Annotated[int, doc("The most texts of one request.", "texts", ge=1)] = 1024
     max_text_bytes: Annotated[
         int, doc("The longest text, or intent, in UTF-8.", "bytes", ge=1, le=1 << 20)
