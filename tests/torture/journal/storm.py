@@ -1,0 +1,212 @@
+"""One storm: start everybody, do the faults, heal, drain, and gather the history."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import sqlite3
+import tempfile
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import bus
+import schemas
+from bus.journal import Entry, Journal
+from schemas import FeedbackGiven, FleetHeartbeat
+from tests.torture.journal.history import Dead, Fault, History, Kept
+from tests.torture.journal.processes import Processes
+from tests.torture.journal.schedule import (
+    BROKER,
+    CONSUMERS,
+    DERIVING,
+    GROUPS,
+    PUBLISHERS,
+    WATCHERS,
+    Plan,
+    poison,
+)
+from tests.torture.journal.witness import install, turns
+from tests.torture.kit import Say
+
+__all__ = ["Storm", "rage"]
+
+TICK = 0.03
+"""Seconds between two looks at who died."""
+EVERYBODY = (BROKER, *PUBLISHERS, *CONSUMERS, *WATCHERS)
+KINDS = {"pub": "publisher", "watch": "watcher", BROKER: "broker"}
+
+
+@dataclass(frozen=True)
+class Storm:
+    """What came of it."""
+
+    history: History
+    faults: Counter[str]
+    deaths: int
+    """Consumers that died of what they handled."""
+    drained: bool
+    """Whether every group had finished everything in time."""
+
+
+def rage(plan: Plan, say: Say) -> Storm:
+    """All of it, in a temporary folder and in processes of its own; none of them stays."""
+    folder = Path(tempfile.mkdtemp(prefix="cj", dir="/tmp"))  # noqa: S108 (short, for sockets)
+    try:
+        with Processes(folder, plan) as fleet:
+            install(fleet.journal)
+            return _Director(plan, fleet, say).direct()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Director:
+    def __init__(self, plan: Plan, fleet: Processes, say: Say) -> None:
+        self._plan = plan
+        self._fleet = fleet
+        self._say = say
+        self._done: Counter[str] = Counter()
+        self._back: dict[str, float] = {}
+        """When who was struck by a fault runs again (s since the start)."""
+        self._frozen: set[str] = set()
+        self._planted: set[str] = set()
+        self._deaths = 0
+        self._started = time.monotonic()
+        self._told = 0.0
+
+    def direct(self) -> Storm:
+        """Start, storm, heal, drain; then read what everybody wrote."""
+        fleet = self._fleet
+        for name in EVERYBODY:
+            fleet.start(name)
+        for fault in self._plan.schedule():
+            while self._now() < fault.at:
+                self._look()
+            self._strike(fault)
+        while self._back:
+            self._look()
+        drained = self._drain()
+        for name in (*PUBLISHERS, *CONSUMERS, *WATCHERS):
+            fleet.end(name)
+        fleet.end(BROKER, signal.SIGTERM)
+        return Storm(self._history(), self._done, self._deaths, drained)
+
+    def _now(self) -> float:
+        return time.monotonic() - self._started
+
+    # faults
+
+    def _strike(self, fault: Fault) -> None:
+        fleet, target = self._fleet, fault.target
+        if target in self._back or not fleet.running(target):  # it died itself, or has finished
+            target = next(n for n in CONSUMERS if n not in self._back and fleet.running(n))
+        if fault.kind == "freeze":
+            fleet.freeze(target)
+            self._frozen.add(target)
+        else:
+            in_order = fault.kind == "stop" and target == BROKER
+            fleet.end(target, signal.SIGTERM if in_order else signal.SIGKILL)
+            if target == BROKER and len(self._planted) < self._plan.unreadable:
+                self._plant()
+        self._back[target] = self._now() + fault.lasts
+        kind = KINDS.get(target.partition("-")[0], "consumer")
+        self._done[f"{kind}: {fault.kind}"] += 1
+
+    def _plant(self) -> None:
+        """What a newer version journaled, and no process of this one can decode."""
+        name = f"tomorrow:{len(self._planted) + 1}"
+        raw = (
+            f'{{"specversion":"1.0","id":"{name}","source":"/storm/tomorrow",'
+            f'"type":"{FeedbackGiven.type}","data":{{}}}}'
+        )
+        with closing(Journal(self._fleet.journal)) as journal:
+            journal.begin()
+            journal.append([Entry(FeedbackGiven.type, "/storm/tomorrow", name, raw.encode())])
+            journal.commit()
+        self._planted.add(name)
+
+    def _look(self) -> None:
+        """Bring back who is due, and start again who died."""
+        time.sleep(TICK)
+        fleet = self._fleet
+        for name in fleet.ended():
+            if name in self._back or fleet.finished(name):
+                continue
+            if name in CONSUMERS:
+                self._deaths += 1
+            self._frozen.discard(name)
+            self._back[name] = self._now() + 0.1
+        for name, at in list(self._back.items()):
+            if self._now() >= at:
+                del self._back[name]
+                if name in self._frozen:
+                    self._frozen.discard(name)
+                    fleet.thaw(name)
+                else:
+                    fleet.start(name)
+        if self._now() >= self._told + 10:
+            self._told = self._now()
+            self._say(f"{self._done.total()} faults, {self._deaths} consumers died of poison")
+
+    # the end
+
+    def _drain(self) -> bool:
+        """Wait until everything is published, every group has finished and every watcher seen it."""
+        limit = self._now() + self._plan.drain
+        while self._now() < limit:
+            self._look()
+            if not all(map(self._fleet.finished, PUBLISHERS)):
+                continue
+            if asyncio.run(self._quiet(limit - self._now())):
+                return True
+        return False
+
+    async def _quiet(self, seconds: float) -> bool:
+        """Whether the broker says that no group has anything left; the watchers' files agree."""
+        try:
+            async with (
+                await bus.connect(self._fleet.url, source="/storm/director", patience=5) as one,
+                one.watch(FleetHeartbeat) as heartbeats,
+            ):
+                beat = await heartbeats.get(max(0.1, min(2.0, seconds)))
+                while beat.source != "/broker/1":
+                    beat = await heartbeats.get(2.0)
+                heads = max((await one.heads()).values(), default=0)
+        except (TimeoutError, bus.BusError):
+            return False
+        lags = [count for name, count in beat.data.counters.items() if name.startswith("lag:")]
+        seen = [self._fleet.last_seen(name) for name in WATCHERS]
+        return len(lags) == len(GROUPS) and not any(lags) and min(seen) >= heads
+
+    def _history(self) -> History:
+        path = self._fleet.journal
+        with closing(sqlite3.connect(path)) as database:
+            rows = database.execute("SELECT sequence, type, raw FROM events ORDER BY sequence")
+            journal = []
+            for sequence, kind, raw in rows:
+                about = schemas.header(raw)
+                journal.append(
+                    Kept(sequence, kind, about.id, about.previous or 0, about.causationid)
+                )
+            query = "SELECT grp, raw, reason FROM dead ORDER BY id"
+            dead = [
+                Dead(group, schemas.header(raw).id, reason)
+                for group, raw, reason in database.execute(query)
+            ]
+        lives = self._fleet.lives
+        return History(
+            groups={name: frozenset(types) for name, types in GROUPS.items()},
+            deriving=DERIVING,
+            publishers=[life for name in PUBLISHERS for life in lives.get(name, ())],
+            consumers=[life for name in CONSUMERS for life in lives.get(name, ())],
+            watchers=[life for name in WATCHERS for life in lives.get(name, ())],
+            journal=journal,
+            dead=dead,
+            turns=turns(path),
+            poison=poison(self._plan) | dict.fromkeys(self._planted, "is invalid"),
+            unreadable=frozenset(self._planted),
+            away=self._fleet.away,
+        )
