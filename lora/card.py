@@ -18,6 +18,7 @@ from lora import layout
 from lora.adapter import HEAD, MAX_ALPHA, MAX_RANK, Adapter, FloatArray
 from lora.boundary import Boundary
 from lora.errors import CardInvalidError, CardNotFiniteError, CardSchemaError
+from lora.verified import Identity, Verified, identity
 
 __all__ = [
     "DEFAULT_MAX_BYTES",
@@ -37,6 +38,8 @@ DEFAULT_MAX_BYTES: Final = 256 * 1024 * 1024
 EXTENSION: Final = ".lora.arrow"
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ROLES: Final = ("query", "document")
+
+_sound: Final = Verified()
 
 MAX_VERSION: Final = 2**31 - 1
 MAX_MODULES: Final = 4096
@@ -338,21 +341,30 @@ class LoRAFormat:
         """The card in the file, its matrices views of the mapping (read-only, 64-byte aligned).
 
         The order of the checks: size, digest over the raw bytes, then parsing, exact schema, full
-        validation, limits, shapes, finite values. The file must not be changed while it is mapped.
+        validation, limits, shapes, finite values. A file that this process has found sound is not
+        hashed again, nor its values looked at, until it changes (`lora.verified`). It must not be
+        changed while it is mapped.
         `hashed` is for a caller that has itself just seen that the bytes have this `digest`.
 
         Raises:
             CardNotFoundError, CardTooLargeError, CardDigestError, CardCorruptError,
             CardSchemaError, CardInvalidError, CardNotFiniteError
         """
+        before = _identity(Path(path))
         with layout.mapped(Path(path), max_bytes) as buffer:
-            if digest is None or not hashed:
-                found = layout.digest_of_bytes(buffer)
-                layout.check_digest(digest, found, str(path))
-                digest = found
+            state = before if before == _identity(Path(path)) else None
+            sound = None if state is None else _sound.digest(state)
+            if sound is None and digest is not None and hashed:
+                found = digest
+            else:
+                found = sound or layout.digest_of_bytes(buffer)
+            layout.check_digest(digest, found, str(path))
             words, modules, prototypes = layout.decode(buffer)
-            card = _card(words, modules, prototypes, digest, buffer.size)
-            card.check_finite()
+            card = _card(words, modules, prototypes, found, buffer.size)
+            if sound is None:
+                card.check_finite()
+                if state is not None and not hashed:
+                    _sound.learn(state, found)
             return card
 
     @staticmethod
@@ -360,6 +372,13 @@ class LoRAFormat:
         """`sha256:` and 64 digits over the file's bytes, which are not parsed."""
         with layout.mapped(Path(path), max_bytes) as buffer:
             return layout.digest_of_bytes(buffer)
+
+
+def _identity(path: Path) -> Identity | None:
+    try:
+        return identity(path)
+    except OSError:
+        return None  # whoever opens it says why
 
 
 def _words(card: LoRACard) -> dict[str, object]:

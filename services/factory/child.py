@@ -257,7 +257,7 @@ def _encoder(job: Job) -> Encode:
         if not engines:
             from lora.engine import ArrowEngine
 
-            engines.append(ArrowEngine(job.model, threads=job.threads))
+            engines.append(ArrowEngine(job.model, threads=job.threads, trainable=False))
         rows: npt.NDArray[np.float32] = engines[0].encode_rows(texts, [[card]] * len(texts))
         return rows
 
