@@ -26,6 +26,7 @@ GRACE_SECONDS = 5.0
 """Leases outlive a restart of the broker by this: nobody could extend them while it was away."""
 GROUPS, FAR = 32, 10_000
 """Groups whose lag is told, and events of each type that are counted for it."""
+_MANY = 2**62
 
 
 class Leased(NamedTuple):
@@ -131,7 +132,7 @@ class Leases:
         size = 0
         while (left := limit - len(taken)) > 0 and size < LEASE_BYTES:
             rows = self._waiting(group, types, left, now)
-            if not rows:
+            if not rows or (taken and self._suspect(rows[0])):
                 break
             for row in rows:
                 raw = self._journal.event(row.sequence)
@@ -148,19 +149,50 @@ class Leases:
                 size += len(raw)
                 if size >= LEASE_BYTES:
                     break
+            if taken and self._suspect(rows[0]):
+                limit = 1
         if len(taken) < limit and size < LEASE_BYTES:
             taken += self._fresh(group, types, limit - len(taken), now + visibility)
         self.touched = self.touched or bool(taken)
         return taken
 
+    def _suspect(self, row: _Row) -> bool:
+        """Whether it may be what its consumers die of: the next lease to run out would count."""
+        return row.lapsed >= max(1, self._journal.settings.free_lapses)
+
     def _waiting(self, group: str, types: Sequence[str], limit: int, now: float) -> list[_Row]:
+        """What waits and is due, by number; a suspect comes alone, and no other while it is out.
+
+        Leased together, all would run out together as often as the one that kills who handles it,
+        and become dead letters with it.
+        """
+        rows = self._due(group, types, limit, now)
+        suspects = [row for row in rows if self._suspect(row)]
+        if not suspects:
+            return rows
+        if self._suspected(group):
+            return self._due(group, types, limit, now, suspects=False)
+        return suspects[:1] if rows[0] is suspects[0] else rows[: rows.index(suspects[0])]
+
+    def _due(
+        self, group: str, types: Sequence[str], limit: int, now: float, *, suspects: bool = True
+    ) -> list[_Row]:
         marks = ", ".join("?" * len(types))
+        below = _MANY if suspects else max(1, self._journal.settings.free_lapses)
         rows = self._db.execute(
             f"SELECT {_COLUMNS} FROM pending WHERE grp = ? AND lease IS NULL AND due <= ?"  # noqa: S608 (only question marks)
-            f" AND type IN ({marks}) ORDER BY sequence LIMIT ?",
-            (group, now, *types, limit),
+            f" AND type IN ({marks}) AND lapsed < ? ORDER BY sequence LIMIT ?",
+            (group, now, *types, below, limit),
         )
         return [_Row(*row) for row in rows]
+
+    def _suspected(self, group: str) -> bool:
+        """Whether a suspect of the group is in somebody's hands."""
+        found = self._db.execute(
+            "SELECT 1 FROM pending WHERE lease IS NOT NULL AND +grp = ? AND lapsed >= ? LIMIT 1",
+            (group, max(1, self._journal.settings.free_lapses)),
+        ).fetchone()
+        return found is not None
 
     def _fresh(self, group: str, types: Sequence[str], limit: int, until: float) -> list[Leased]:
         found: list[tuple[int, str]] = []
@@ -208,8 +240,7 @@ class Leases:
                     " WHERE grp = ? AND sequence = ?",
                     (now, failed, lapsed, row.group, row.sequence),
                 )
-                self.freed = True
-            self.touched = True
+            self.freed = self.touched = True
 
     def sweep(self) -> None:
         """Take back what ran out; who waits for leases is to try again after it."""
@@ -286,6 +317,7 @@ class Leases:
                 raise _stale(lease)
             rows.append(row)
         now = self._journal.clock()
+        self.freed = self.freed or any(map(self._suspect, rows))  # another one's turn
         self._db.executemany(
             "INSERT OR REPLACE INTO finished VALUES (?, ?, ?)",
             [(lease, receipt, now) for lease in dict.fromkeys(leases)],
