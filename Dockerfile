@@ -13,6 +13,8 @@ ARG DEBIAN=bookworm-slim
 
 FROM docker.io/library/debian:${DEBIAN} AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# What is listed, in the very bytes that are listed, and nothing beside it.
+ARG LOCKED="--require-hashes --no-deps --no-build-isolation --use-pep517"
 ENV DEBIAN_FRONTEND=noninteractive \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
@@ -25,16 +27,15 @@ ENV PATH=/opt/consonance/bin:$PATH
 WORKDIR /src
 
 # From what changes least to what changes most, so that a change of ours builds in seconds.
-COPY constraints.txt ./
+COPY locks locks
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip install --constraint constraints.txt setuptools hatchling editables
+    pip install $LOCKED -r locks/build.txt
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip install --constraint constraints.txt --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
-COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > dependencies.txt
+    pip install $LOCKED ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -r locks/torch-cpu.txt
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip install --constraint constraints.txt --no-build-isolation --use-pep517 --requirement dependencies.txt \
+    pip install $LOCKED -r locks/runtime.txt \
     && python -c "import torch; assert not torch.version.cuda, f'this is the build for CUDA {torch.version.cuda}; TORCH_INDEX names where the one without is'"
+COPY pyproject.toml ./
 COPY README.md LICENSE ./
 COPY schemas schemas
 COPY bus bus

@@ -34,6 +34,7 @@ __all__ = [
 
 _CONFIG: Final = "adapter_config.json"
 _BODY: Final = "adapter_model.safetensors"
+_PICKLED: Final = "adapter_model.bin"
 _HEAD: Final = "head.safetensors"
 _KEY: Final = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 
@@ -88,6 +89,11 @@ def import_peft(folder: str | Path, *, name: str, base_model: BaseModel, **about
     config: dict[str, Any] = {}
     if (folder / _CONFIG).exists() or not (folder / _HEAD).exists():
         config = _read_config(folder / _CONFIG)
+        if (folder / _PICKLED).exists() and not (folder / _BODY).exists():
+            raise InteropError(
+                f"{folder / _PICKLED} is a pickle, which runs what it likes where it is read: "
+                f"have it saved as {_BODY}"
+            )
         tensors, _ = read_tensors(folder / _BODY)
         modules = _peft_modules(tensors, config)
         targets = config.get("target_modules")

@@ -73,14 +73,17 @@ def test_all_that_is_installed_is_pinned() -> None:
     ]
     assert len(installs) == 4
     for part in installs:
-        assert "--constraint constraints.txt" in part or "--no-index" in part, part
+        assert "$LOCKED" in part or "--no-index" in part, part
+    locked = next(step.text for step in STEPS if step.text.startswith("LOCKED="))
+    assert "--require-hashes" in locked
 
 
 def test_torch_comes_from_its_own_index_without_cuda_by_default() -> None:
     arguments = [step.text for step in STEPS if step.name == "ARG"]
     assert "TORCH_INDEX=https://download.pytorch.org/whl/cpu" in arguments
-    torch = next(step.text for step in STEPS if step.text.endswith(" torch"))
-    assert "--no-deps" in torch  # that index answers for torch alone
+    torch = next(step.text for step in STEPS if step.text.endswith("/torch-cpu.txt"))
+    assert "$TORCH_INDEX" in torch
+    assert torch.count("-r ") == 1
     assert any("torch.version.cuda" in step.text for step in STEPS)
 
 
