@@ -13,6 +13,12 @@ from schemas.envelope import Event
 __all__ = ["refusals"]
 
 
+LONGEST = 1000
+"""Characters of a message, which may repeat some of what was refused ..."""
+NAMES = 1 << 14
+"""... and of an id and the names of who asked, all of which are repeated."""
+
+
 class _Data(msgspec.Struct, frozen=True):
     reply_to: str = ""
 
@@ -27,13 +33,18 @@ class _Origin(msgspec.Struct, frozen=True):
 def refusals(
     raw: bytes, code: str, message: str, *, source: str, thorough: bool
 ) -> tuple[Event[Any], ...]:
-    """The answers to a refused event, as far as it says who asked; none where it does not.
+    """The answers to a refused event, as far as it says who asked; none where it does not, or at
+    such a length that answers would be larger than what is taken.
 
     `event.refused` to its source; and where it is an `encode.requested`, an `encode.failed` after
     it to who waits for that. `thorough` reads also what is JSON by the letter but no Unicode, such
     as half of a surrogate pair; this takes time in proportion to the event.
     """
     origin = _origin(raw, thorough)
+    if len(origin.id) + len(origin.source) + len(origin.data.reply_to) > NAMES:
+        return ()
+    if len(message) > LONGEST:
+        message = message[:LONGEST] + "…"
     answers: list[Event[Any]] = []
     if origin.id and origin.source:
         refused = EventRefused(id=origin.id, code=code, message=message)
