@@ -15,16 +15,16 @@ import os
 import sys
 import time
 import traceback
-from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from tests.torture import page
 from tests.torture.kit import Outcome, Part, Say
+from tests.torture.page import shown
 
 PARTS = ("journal", "disk", "fleet", "overload", "input")
-RESULTS = Path(__file__).with_name("results")
 
 
 def load(name: str) -> Part:
@@ -58,11 +58,6 @@ def table(outcomes: list[Outcome]) -> Table:
     return found
 
 
-def shown(value: float | str) -> str:
-    """A figure as people read it."""
-    return value if isinstance(value, str) else f"{value:,}"
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run what was asked for, print the table, keep what was found where `--keep` says."""
     parser = argparse.ArgumentParser(
@@ -74,7 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="instead of each part's own budget")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--keep", action="store_true", help=f"write {RESULTS.name}/PART.json")
+    parser.add_argument(
+        "--keep", action="store_true", help="write results/ and docs/reliability.md"
+    )
     asked = parser.parse_args(arguments)
     unknown = [name for name in asked.parts if name not in PARTS]
     if unknown:
@@ -82,10 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(stderr=True)
     outcomes = [once(name, asked.minutes, asked.seed, console) for name in asked.parts or PARTS]
     if asked.keep:
-        RESULTS.mkdir(exist_ok=True)
-        for outcome in outcomes:
-            text = msgspec.json.format(msgspec.json.encode(outcome), indent=2)
-            (RESULTS / f"{outcome.part}.json").write_bytes(text + b"\n")
+        page.write(outcomes)
     if asked.json:
         sys.stdout.buffer.write(msgspec.json.encode(outcomes) + b"\n")
     else:
