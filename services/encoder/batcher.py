@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from heapq import heappop, heappush
-from operator import attrgetter
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -16,9 +13,9 @@ from numpy.typing import NDArray
 
 from lora.card import LoRACard
 from schemas import EncodeAssigned, Event
+from services.encoder.fairness import Turns
 
-__all__ = ["Batch", "Batcher", "Job", "Row"]
-
+__all__ = ["LEAST", "Batch", "Batcher", "Job", "Row"]
 
 LEAST: Final = 4
 """A batch is at least this part of the budget, where so much waits: smaller ones cost more."""
@@ -43,7 +40,7 @@ class Job:
     left: int = field(init=False)
     """Rows without a vector."""
     turn: float = 0.0
-    """Whose is the least is served first; in tokens, given by the batcher."""
+    """Of one client's requests the one with the least is served first; in tokens."""
     started: float | None = None
     compute: float = 0.0
     """Seconds of the batches that took part in it."""
@@ -59,6 +56,11 @@ class Job:
     def data(self) -> EncodeAssigned:
         """What was assigned."""
         return self.event.data
+
+    @property
+    def client(self) -> str:
+        """Who shares a turn with itself only."""
+        return self.data.client or self.data.reply_to
 
     def put(self, row: int, vector: NDArray[np.float32], tokens: int) -> None:
         """The vector (dim,) of one row, and the tokens of its text."""
@@ -125,21 +127,17 @@ class Batch(NamedTuple):
 class Batcher:
     """Fair queueing by token budget; a batch is ready whenever anything waits.
 
-    Served first is the request that would be done first if all who wait shared the machine equally
-    (weighted fair queueing, Demers, Keshav and Shenker 1989). So a query does not wait behind a
-    bulk of texts, equals go first in, first out, and a bulk is done no later than by sharing.
-    There is no timer: while one batch is computed the next one gathers by itself.
+    `Turns` says whose row is next. There is no timer: while one batch is computed the next one
+    gathers by itself.
     """
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._tokens = 0  # of all that wait
-        self._jobs: list[Job] = []  # by turn
-        self._shared = 0.0  # tokens that each would have been served, had they shared
-        self._sharing: list[float] = []  # a heap: turns of those who would not be done by now
+        self._turns = Turns()
 
     def __len__(self) -> int:
-        return sum(len(job.pending) for job in self._jobs)
+        return sum(len(job.pending) for job in self._turns)
 
     def _share(self) -> int:
         """Half of what waits, within limits: while that is computed the answers to the other half
@@ -150,17 +148,11 @@ class Batcher:
     def add(self, job: Job) -> None:
         """Let a request wait for its turn."""
         self._tokens += sum(job.lengths)
-        job.turn = self._shared + sum(job.lengths)
-        heappush(self._sharing, job.turn)
-        insort(self._jobs, job, key=attrgetter("turn"))
+        self._turns.add(job)
 
     def remove(self, jobs: Sequence[Job]) -> None:
         """Forget requests that need no more rows."""
-        gone = set(map(id, jobs))
-        for job in self._jobs:
-            if id(job) in gone:
-                self._tokens -= sum(job.lengths[row] for row in job.pending)
-        self._jobs = [job for job in self._jobs if id(job) not in gone]
+        self._tokens -= self._turns.remove(jobs)
 
     def take(self, now: datetime) -> Batch:
         """Rows of waiting requests, as many as the budget of tokens allows, at least one.
@@ -168,24 +160,19 @@ class Batcher:
         Requests whose deadline has passed are dropped and named. The rows are sorted by their
         cards, then by length, so that rows of one length lie together. Padding is not counted.
         """
-        expired = tuple(job for job in self._jobs if job.data.deadline <= now)
-        self.remove(expired)
+        expired = tuple(job for job in self._turns if job.data.deadline <= now)
+        if expired:
+            self.remove(expired)
         rows: list[Row] = []
         tokens, budget = 0, self._share()
-        while self._jobs:
-            job = self._jobs[0]
-            if not job.pending:
-                self._jobs.pop(0)
-                continue
+        while (job := self._turns.first()) is not None:
             row = Row(job, job.pending[0])
             if rows and tokens + row.length > budget:
                 break
             tokens += row.length
             rows.append(row)
             job.pending.popleft()
-        self._shared += tokens / max(len(self._sharing), 1)
-        while self._sharing and (not self._jobs or self._sharing[0] <= self._shared):
-            heappop(self._sharing)
+            self._turns.charge(row.length)
         rows.sort(key=lambda row: (row.cards, row.length))
         self._tokens -= tokens
         return Batch(tuple(rows), expired)

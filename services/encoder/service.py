@@ -29,9 +29,10 @@ from schemas import (
 )
 from services.encoder import answers
 from services.encoder.allocator import keep_freed_memory
-from services.encoder.batcher import Batch, Batcher, Job, Row
+from services.encoder.batcher import LEAST, Batch, Batcher, Job, Row
 from services.encoder.cache import RecentAnswers, VectorCache
 from services.encoder.errors import EncoderError, PinRefusedError, SkillFileError
+from services.encoder.pace import Pace
 from services.encoder.passes import Outcome, compute
 from services.encoder.shelf import Placed, Shelf
 from services.encoder.tally import Tally
@@ -52,6 +53,9 @@ ANSWER_BYTES: Final = 16 << 20
 WARM: Final = range(1, 65, 8)
 """Words of the texts that are encoded before the first request comes."""
 
+PACED: Final = 14
+"""Words of those by which it is measured how fast they are encoded."""
+
 TURN: Final = 0.0005
 """Seconds for which one of the process's threads keeps the interpreter from another."""
 
@@ -60,7 +64,7 @@ FEW_CHARACTERS: Final = 4096
 
 COUNTED: Final = (
     *("batches", "mixed_batches", "tokens", "texts", "cache_hits", "dim"),
-    *("cards", "pinned", "pins_refused"),
+    *("cards", "pinned", "pins_refused", "pace"),
 )
 """What is counted here; the rest of the counters is the tally's."""
 
@@ -89,6 +93,7 @@ class EncoderService(Service):
         super().__init__(context)
         own = self.settings.encoder
         self.batcher = Batcher(own.batch_tokens)
+        self.pace = Pace(own.batch_tokens // LEAST)
         self.cache = VectorCache(own.cache_entries)
         self.recent: RecentAnswers[Key] = RecentAnswers(ANSWER_SECONDS, ANSWER_BYTES)
         self.engine: ArrowEngine
@@ -123,6 +128,7 @@ class EncoderService(Service):
         except LoRAError as error:
             raise EncoderError(f"the model cannot be used: {error}") from error
         self.counters["dim"] = self.engine.dim
+        self.counters["pace"] = round(self.pace.rate)
         self.shelf = Shelf(
             CardStore(self.state.cards),
             self.engine,
@@ -166,6 +172,13 @@ class EncoderService(Service):
         # The first pass of each size is slow: not at the cost of the first requests.
         for words in WARM:
             engine.encode(["warm " * words])
+        # What the router goes by until a batch of requests tells better.
+        texts = [
+            f"{number} " + "warm " * PACED for number in range(own.batch_tokens // LEAST // PACED)
+        ]
+        started = time.monotonic()
+        engine.encode(texts)
+        self.pace.computed(len(texts) * PACED, time.monotonic() - started)
         return engine
 
     # Assignments ------------------------------------------------------------------------------
@@ -278,11 +291,13 @@ class EncoderService(Service):
             self._torch, lambda: compute(self.engine, self.cache, rows)
         )
         took = time.monotonic() - started
+        self.pace.computed(outcome.tokens, took)
         for row, known in zip(rows, outcome.rows, strict=True):
             row.job.put(row.place, known.vector, known.tokens)
         for job in {id(row.job): row.job for row in rows}.values():
             job.compute += took
         self.counters["tokens"] += outcome.tokens
+        self.counters["pace"] = round(self.pace.rate)
         self.counters["texts"] += len(rows)
 
     async def _spoiled(self, job: Job, error: Exception) -> Job:

@@ -52,7 +52,8 @@ class Dispatcher:
     ) -> Answer:
         """Base vectors for the router itself, outside the bound on outstanding texts.
 
-        They are needed on behalf of `client`, and take its turn. Raises `Refused` where no worker answers within the deadline.
+        They are needed on behalf of `client`, and take its turn. Raises `Refused` where no worker
+        answers within the deadline.
         """
         request = EncodeAssigned(
             request_id="",

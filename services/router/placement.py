@@ -74,6 +74,8 @@ class Worker:
     """Seconds, monotonic."""
     load: int = 0
     """Estimated tokens in its hands."""
+    pace: float = 0.0
+    """Tokens that it gets done in a second; 0 where it does not say."""
     cards: set[str] = field(default_factory=set)
 
     @property
@@ -108,6 +110,19 @@ class Workers:
     def get(self, address: str) -> Worker | None:
         """The worker of this address, ready or not."""
         return self._workers.get(address)
+
+    @property
+    def pace(self) -> float:
+        """Tokens that those who take work get done in a second; 0 where one of them does not
+        say."""
+        paces = [worker.pace for worker in self._workers.values() if worker.ready]
+        return sum(paces) if all(paces) else 0.0
+
+    def paced(self, address: str, pace: float) -> None:
+        """A worker says how many tokens it gets done in a second."""
+        worker = self._workers.get(address)
+        if worker is not None:
+            worker.pace = pace
 
     def beat(self, address: str, pid: int, state: str, now: float) -> Change:
         """Take note of a heartbeat."""

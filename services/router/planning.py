@@ -27,7 +27,7 @@ HEAD_ONLY: Final = ("embedding",)
 ROUNDS: Final = 8
 """So many times offers that are not waited for make way for others before the best are given up."""
 
-Ask = Callable[[Role, Sequence[str], datetime], Awaitable[Answer]]
+Ask = Callable[[Role, Sequence[str], datetime, str], Awaitable[Answer]]
 
 
 class Fetcher(Protocol):
@@ -83,13 +83,13 @@ class Planner:
         self._index = index
         self._routable = routable
 
-    async def plan(self, data: EncodeRequested, deadline: datetime) -> Plan:
-        """Raises `Refused`."""
+    async def plan(self, data: EncodeRequested, deadline: datetime, client: str = "") -> Plan:
+        """Raises `Refused`. What it takes to decide takes the turn of `client`."""
         if data.route == "base":
             return _same(data, "base_requested")
         if data.route == "named":
             return await self._named(data, deadline)
-        return await self._auto(data, deadline)
+        return await self._auto(data, deadline, client)
 
     # Named ------------------------------------------------------------------------------------
 
@@ -129,11 +129,11 @@ class Planner:
 
     # Auto -------------------------------------------------------------------------------------
 
-    async def _auto(self, data: EncodeRequested, deadline: datetime) -> Plan:
+    async def _auto(self, data: EncodeRequested, deadline: datetime, client: str) -> Plan:
         if not self._routable(data.role):
             return _same(data, "document" if data.role == "document" else "no_skills")
         texts = data.texts if data.intent is None else (data.intent,)
-        vectors = await self._base(data.role, texts, deadline)
+        vectors = await self._base(data.role, texts, deadline, client)
         index = await self._index(vectors.shape[1])
         if index.empty(data.role):
             return _same(data, "document" if data.role == "document" else "no_skills")
@@ -184,7 +184,7 @@ class Planner:
         return await self._fetcher.fetch(found.card, found.peer, named=named, patience=patience)
 
     async def _base(
-        self, role: Role, texts: Sequence[str], deadline: datetime
+        self, role: Role, texts: Sequence[str], deadline: datetime, client: str
     ) -> NDArray[np.float32]:
         """(n, dim) base vectors, from the cache or from an encoder."""
         fresh: dict[str, NDArray[np.float32]] = {}
@@ -195,7 +195,7 @@ class Planner:
             if text not in missing and (held := self._vectors.get(role, text)) is not None
         }
         if missing:
-            answer = await self._ask(role, missing, deadline)
+            answer = await self._ask(role, missing, deadline, client)
             for text, vector in zip(missing, answer.vectors, strict=True):
                 fresh[text] = vector
                 self._vectors.put(role, text, vector, answer.worker)

@@ -183,7 +183,15 @@ class RouterService(Service):
             return
         self.counters["requests"] += 1
         self.counters["texts"] += texts
-        entry = Entry(key=key, deadline=deadline, texts=texts, came=came, request=event, span=span)
+        entry = Entry(
+            key=key,
+            deadline=deadline,
+            texts=texts,
+            tokens=tokens,
+            came=came,
+            request=event,
+            span=span,
+        )
         books.open(entry)
         with following(event):
             self.log.debug("request", id=event.id, texts=texts, route=data.route)

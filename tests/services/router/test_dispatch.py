@@ -117,7 +117,7 @@ async def test_the_routers_own_request_is_sent_again_until_it_is_answered(
     await asyncio.sleep(0)
     await dispatcher.tick()
     assert len(post.sent) == 2
-    assert dispatcher.books.texts == 0, "outside the bound"
+    assert dispatcher.books.all.texts == 0, "outside the bound"
 
     answer = Answer(np.zeros((2, 3), np.float32), "encoder-1")
     dispatcher.answered(post.sent[0].id, answer)
@@ -146,7 +146,7 @@ async def test_late_requests_are_named_once(dispatcher: Dispatcher) -> None:
     entry = await place(dispatcher, seconds=-1)
     assert await dispatcher.tick() == (entry,)
     assert await dispatcher.tick() == ()
-    assert dispatcher.books.texts == 0
+    assert dispatcher.books.all.texts == 0
 
 
 async def test_a_decision_that_comes_too_late_is_not_assigned(
@@ -159,11 +159,3 @@ async def test_a_decision_that_comes_too_late_is_not_assigned(
     assert assigned is not None
     await dispatcher.place(entry, assigned, Work(tokens=1))
     assert len(post.sent) == sent
-
-
-async def test_retry_after_follows_how_fast_texts_are_finished(dispatcher: Dispatcher) -> None:
-    assert dispatcher.retry_after(10) == 500, "nothing is known yet"
-    dispatcher.measure(100, seconds=1.0)
-    assert dispatcher.retry_after(50) == 500
-    assert dispatcher.retry_after(1) == 50
-    assert dispatcher.retry_after(10_000) == 5000

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from schemas import EncodeAssigned, EncodeRequested, Event, now
-from services.router.outstanding import Entry, Outstanding
+from services.router.outstanding import Entry, Held, Outstanding
 
 
 def entry(id: str = "1", *, texts: int = 2, seconds: float = 30.0) -> Entry:
@@ -32,10 +32,10 @@ def test_texts_are_counted_while_they_are_owed() -> None:
     first, second = entry("1"), entry("2", texts=5)
     books.open(first)
     books.open(second)
-    assert books.texts == 7
+    assert books.all.texts == 7
     assert books.close(first)
     assert not books.close(first), "it was closed already"
-    assert books.texts == 5
+    assert books.all.texts == 5
     assert books.get(("/client", "2")) is second
 
 
@@ -72,3 +72,19 @@ def test_what_is_late_is_named() -> None:
     books.open(later)
     assert books.late(now()) == ()
     assert books.late(now() + timedelta(seconds=2)) == (soon,)
+
+
+def test_it_is_known_what_is_owed_to_each_client_and_to_how_many() -> None:
+    books = Outstanding()
+    entries = [
+        Entry(key=(source, id), deadline=now(), texts=texts, tokens=10 * texts)
+        for source, id, texts in (("/a", "1", 2), ("/a", "2", 3), ("/b", "1", 4))
+    ]
+    for each in entries:
+        books.open(each)
+    assert (books.held("/a"), books.held("/b")) == (Held(5, 50), Held(4, 40))
+    assert books.clients == 2
+
+    for each in entries[:2]:
+        books.close(each)
+    assert (books.held("/a"), books.all, books.clients) == (Held(), Held(4, 40), 1)

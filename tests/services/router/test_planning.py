@@ -65,7 +65,7 @@ class Node:
     async def embed(self, text: str) -> Any:
         return self.places[text]
 
-    async def ask(self, role: Any, texts: Sequence[str], deadline: datetime) -> Answer:
+    async def ask(self, role: Any, texts: Sequence[str], deadline: datetime, client: str) -> Answer:
         return Answer(np.stack([self.places[text] for text in texts]), "worker")
 
     async def plan(self, *texts: str, seconds: float = 30.0, **fields: Any) -> Plan:

@@ -1,0 +1,110 @@
+"""Who is let in: no queue longer than it takes to be served soon, and none of it one client's.
+
+    ahead = held + min(others, n × (held + own))
+
+is what is served before a request, at the most, where encoders share equally between clients:
+`held` tokens of its own client wait already, `others` of `n` other clients, and each of these gets
+no more meanwhile than the client itself does. Divided by what the encoders get done in a second it
+is the wait. So a query is let in before a bulk that waits for minutes, while the bulk's own client
+is told to come again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from services.router.errors import Refused
+from services.router.outstanding import Outstanding
+
+__all__ = ["Admission", "Limits"]
+
+SOONEST: Final = 0.05
+LATEST: Final = 10.0
+UNKNOWN: Final = 0.5
+"""Seconds after which to come again: at the least, at the most, and where nobody knows."""
+
+FADING: Final = 5.0
+"""Seconds over which it is averaged how much is refused."""
+
+SPREAD: Final = (math.sqrt(5) - 1) / 2
+"""Steps of the golden ratio lie evenly: who was refused together does not come again together."""
+
+
+class Limits(NamedTuple):
+    """How much may wait."""
+
+    texts: int
+    """Of all clients."""
+    seconds: float
+    """A request that would wait longer is refused; of a client for which something waits already,
+    half as long: the other half is kept for those who have nothing yet."""
+
+
+class Admission:
+    """Decides by the books; `pace` tells how many tokens encoders get done in a second, 0 where
+    that is not known. No clock: `now` is in seconds, monotonic."""
+
+    def __init__(self, books: Outstanding, limits: Limits, pace: Callable[[], float]) -> None:
+        self._books = books
+        self._limits = limits
+        self._pace = pace
+        self._refused = 0.0
+        self._refused_at = 0.0
+        self._place = 0.0
+
+    def wait(self, source: str, tokens: int) -> float:
+        """Seconds that a request of so many tokens would wait for its turn; 0 where unknown."""
+        pace = self._pace()
+        if pace <= 0:
+            return 0.0
+        books = self._books
+        held = books.held(source).tokens
+        clients = books.clients - (held > 0)
+        return (held + min(books.all.tokens - held, clients * (held + tokens))) / pace
+
+    def check(self, source: str, texts: int, tokens: int, left: float, now: float) -> None:
+        """Raise `Refused` (`overloaded`) where a request is better sent again later.
+
+        `left` are the seconds until its deadline. What comes to an idle router is always let in.
+        """
+        waiting = self._books.all.texts
+        if not waiting:
+            return
+        wait = self.wait(source, tokens)
+        held = self._books.held(source).texts
+        limit = self._limits.seconds / (2 if held else 1)
+        free = self._limits.texts - waiting
+        if texts > free:
+            why = f"{waiting} texts are unanswered, {self._limits.texts} may be"
+        elif held and held + texts > free:
+            why = f"{held} texts of this client are unanswered, there is room for {free}"
+        elif wait > limit:
+            why = f"it would wait {wait:.1f} s, {limit:g} s are allowed"
+        elif wait > left:
+            why = f"it would wait {wait:.1f} s, its deadline is in {left:.1f} s"
+            limit = left
+        else:
+            return
+        after = self._after(wait, limit, tokens, now)
+        raise Refused("overloaded", why, retry_after_ms=int(1000 * after))
+
+    def _after(self, wait: float, limit: float, tokens: int, now: float) -> float:
+        """Seconds until it is worth coming again.
+
+        Those until the wait is short enough; and the more is refused the more of the wait itself,
+        for whoever is refused comes again, and they are not to be a multitude that asks all the
+        time.
+        """
+        self._refused *= math.exp((self._refused_at - now) / FADING)
+        self._refused_at = now
+        self._refused += tokens
+        pace = self._pace()
+        if pace <= 0:
+            seconds = UNKNOWN
+        else:
+            refused = self._refused / FADING
+            seconds = max(wait - limit, 0.0) + wait * refused / (refused + pace)
+        self._place = (self._place + SPREAD) % 1.0
+        return min(max(seconds, SOONEST), LATEST) * (0.75 + 0.5 * self._place)
