@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Leased", "Member"]
 
 WAIT_MS = 20_000
+ON_ITS_WAY = 1.0
+"""Seconds that an answer with leases may have taken: they ran from when it was written."""
 IDLE = 1.0
 """Seconds that a delivery waits for somebody to ask for it, where nobody does."""
 _log = logging.getLogger(__name__)
@@ -231,7 +233,8 @@ class Member(Consumer):
                 _log.warning("no lease for %s, trying again: %s", self._group, e)
             else:
                 delay = 0.1
-                if await self._take(answer, max(asked, loop.time() - 1.0)) or not self._callers:
+                since = max(asked, loop.time() - min(ON_ITS_WAY, self._visibility / 4))
+                if await self._take(answer, since) or not self._callers:
                     return
                 continue
             await asyncio.sleep(delay)

@@ -28,9 +28,10 @@ _log = logging.getLogger(__name__)
 class Watch(Subscription):
     """Buffers what arrives; fetches from the journal what did not.
 
-    `_last` holds, per durable type, up to which sequence everything was passed on. Whatever
-    arrives beyond the next one shows a gap; then the journal is read from there until nothing is
-    missing, and what arrives meanwhile is left to that reading: it is in the journal already.
+    Up to `_last` everything was passed on. An event tells by `previous` whether one of its own type
+    is missing before it; of several types only the very next number leaves nothing open. Otherwise
+    the journal is read from there until nothing is missing, and what arrives meanwhile is left to
+    that reading: it is in the journal already. So the order is total, whatever was lost.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class Watch(Subscription):
         self._turn = False
         self._signal = Signal()
         self._room = Signal()
-        self._last: dict[str, int] = {}
-        self._wanted: dict[str, int] = {}
-        """Sequences known to exist and not passed on yet."""
+        self._last = after or 0
+        self._wanted = 0
+        """A sequence that is known to exist; beyond `_last`, it was not passed on yet."""
         self._repair: asyncio.Task[None] | None = None
         self._starting = True
         self._open = False
@@ -65,18 +66,13 @@ class Watch(Subscription):
         self._open = True
         self._bus.add(self, self._topics)
         try:
-            if self._durable and self._after is not None:
-                self._last = dict.fromkeys(self._durable, self._after)
             await self._bus.confirm()
             if self._durable:
-                heads = await self._bus.heads()
-                for kind in self._durable:
-                    head = heads.get(kind, 0)
-                    if self._after is None:
-                        self._last[kind] = head
-                    elif head > self._after:
-                        self._wanted[kind] = head
-                if self._after is not None:
+                head = self._head(await self._bus.heads())
+                if self._after is None:
+                    self._last = head
+                else:
+                    self._want(head)
                     # Even without a head beyond it: it tells whether something is gone.
                     _, self.truncated = await self._bus.read_page(self._durable, self._after, 1)
         except BaseException:
@@ -121,53 +117,54 @@ class Watch(Subscription):
         elif self._starting:
             if len(self._kept) >= self._buffer:  # the journal has it
                 oldest = self._kept.popleft()
-                self._want(oldest.type, oldest.sequence or 0)
+                self._want(oldest.sequence or 0)
             self._kept.append(event)
         else:
             self._push_durable(event, event.sequence)
 
     def _push_durable(self, event: Event[Any], sequence: int) -> None:
-        last = self._last.get(event.type, 0)
-        if sequence <= last:
+        if sequence <= self._last:
             return
-        if (
-            self._wanted
-            or (event.previous is not None and event.previous > last)
-            or len(self._kept) >= self._buffer
-        ):
-            self._want(event.type, sequence)
+        missing = self._wanted > self._last or not self._follows(event, sequence)
+        if missing or len(self._kept) >= self._buffer:
+            self._want(sequence)
             self._mend()
             return
         self._pass(event, sequence)
 
+    def _follows(self, event: Event[Any], sequence: int) -> bool:
+        if sequence == self._last + 1 or event.previous is None:
+            return True
+        return len(self._durable) == 1 and event.previous <= self._last
+
     def _pass(self, event: Event[Any], sequence: int) -> None:
-        self._last[event.type] = sequence
+        self._last = sequence
         self._kept.append(event)
         self._signal.set()
 
+    def _head(self, heads: Mapping[str, int]) -> int:
+        return max((heads.get(kind, 0) for kind in self._durable), default=0)
+
     def beyond(self, heads: Mapping[str, int]) -> None:
         """The broker's heads: one beyond the last passed on means that something was lost."""
-        if self._starting:
-            return
-        for kind in self._durable:
-            if heads.get(kind, 0) > self._last.get(kind, 0):
-                self._want(kind, heads[kind])
-        self._mend()
+        if not self._starting:
+            self._want(self._head(heads))
+            self._mend()
 
-    def _want(self, kind: str, sequence: int) -> None:
-        self._wanted[kind] = max(sequence, self._wanted.get(kind, 0))
+    def _want(self, sequence: int) -> None:
+        self._wanted = max(sequence, self._wanted)
 
     def _mend(self) -> None:
-        if self._wanted and (self._repair is None or self._repair.done()) and self._open:
+        missing = self._wanted > self._last
+        if missing and (self._repair is None or self._repair.done()) and self._open:
             self._repair = asyncio.create_task(self._read_missing(), name="bus repair")
 
     async def _read_missing(self) -> None:
-        while self._wanted:
+        while self._wanted > self._last:
             while len(self._kept) >= self._buffer:
                 await self._room.wait()
-            after = min(self._last[kind] for kind in self._wanted)
             try:
-                page, truncated = await self._bus.read_page(self._durable, after, PAGE)
+                page, truncated = await self._bus.read_page(self._durable, self._last, PAGE)
             except Closed:
                 return
             except BusError as e:
@@ -175,19 +172,12 @@ class Watch(Subscription):
                 await asyncio.sleep(RETRY)
                 continue
             self.truncated = self.truncated or truncated
-            for sequence, kind, event in page:
-                if sequence > self._last.get(kind, 0) and event is not None:
+            for sequence, _, event in page:
+                if event is not None:
                     self._pass(event, sequence)
                     self._bus.dropped += self._after is None
-            # An empty page: what is wanted has come meanwhile, or was removed.
-            through = page[-1][0] if page else max(self._wanted.values())
-            for kind in self._durable:
-                self._last[kind] = max(self._last[kind], through)
-            self._wanted = {
-                kind: sequence
-                for kind, sequence in self._wanted.items()
-                if sequence > self._last[kind]
-            }
+            # An empty page: what is wanted was removed.
+            self._last = max(self._last, page[-1][0] if page else self._wanted)
 
     async def get(self, timeout: float | None = None) -> Event[Any]:
         while not (self._live or self._kept):

@@ -432,3 +432,12 @@ async def test_statistics_count(connect: Connect) -> None:
         await events.get(5)
     found = one.statistics()
     assert (found.published, found.received, found.dropped, found.refused) == (2, 1, 0, 0)
+
+
+async def test_a_lease_shorter_than_the_wait_for_it_reaches_its_consumer(connect: Connect) -> None:
+    one = await connect("/a/1")
+    async with one.consume("g", FeedbackGiven, visibility=0.4) as work:
+        waiting = asyncio.create_task(work.get(10))
+        await asyncio.sleep(0.5)
+        await one.publish(feedback(1))
+        assert (await waiting).event.id == "f1"
