@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bus.broker import Broker
-from bus.errors import BusError
+from bus.errors import BusError, Damaged
 from bus.security import make_broker_keys, make_client_keys
 from bus.settings import load_settings
 
@@ -21,6 +21,8 @@ examples:
   python -m bus --state /var/lib/consonance --url tcp://0.0.0.0:5550
   python -m bus keys broker                         the broker's keys (also made at its start)
   python -m bus keys client laptop                  admit a client named laptop
+  python -m bus check                               read all of the journal: is it sound?
+  python -m bus repair                              write a damaged one anew from what it still has
 
 over tcp a client needs two files: its pair (STATE/keys/laptop.key_secret, named by
 CONSONANCE_KEY) and the broker's public key (STATE/keys/broker.key, CONSONANCE_SERVER_KEY).
@@ -53,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--state", type=Path, default=argparse.SUPPRESS, help="state folder")
         if kind == "client":
             made.add_argument("name", help="letters, digits, '.', '_' and '-'")
+    for name, text in (
+        ("check", "read all of the journal while no broker runs: 0 sound, 1 damaged"),
+        ("repair", "write a damaged journal anew from what can be read; the old one is kept"),
+    ):
+        made = commands.add_parser(name, help=text, description=text)
+        made.add_argument("--state", type=Path, default=argparse.SUPPRESS, help="state folder")
     return parser
 
 
@@ -75,8 +83,27 @@ def _keys(arguments: argparse.Namespace) -> None:
         print(make_client_keys(keys, arguments.name))
 
 
+def _check(state: Path) -> int:
+    from bus.journal_repair import check
+
+    wrong = check(state)
+    print(wrong or "the journal is sound")
+    return 1 if wrong else 0
+
+
+def _repair(state: Path) -> int:
+    from bus.journal_repair import repair
+
+    report = repair(state)
+    print("the journal is sound: nothing was changed" if report is None else report.sentence())
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; 0 after an orderly stop, 1 with one sentence on standard error otherwise."""
+    """Run; 0 after an orderly stop, otherwise one sentence on standard error.
+
+    1 for what may pass, 2 for a damaged journal: starting again would not help.
+    """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(
         stream=sys.stderr,
@@ -86,8 +113,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "keys":
             _keys(arguments)
+        elif arguments.command == "check":
+            return _check(arguments.state)
+        elif arguments.command == "repair":
+            return _repair(arguments.state)
         else:
             asyncio.run(_serve(arguments))
+    except Damaged as e:
+        print(f"bus: in {arguments.state.absolute()} {e}", file=sys.stderr)
+        return 2
     except BusError as e:
         print(f"bus: {e}", file=sys.stderr)
         return 1

@@ -6,12 +6,15 @@ BusError
 │   ├── TooLarge        an event over the limit
 │   ├── DiskFull        the journal's disk is full: nothing was appended
 │   ├── ReadOnly        the journal cannot be written
-│   └── NotPermitted    this key may not do that
+│   ├── Damaged         the journal's file is not what was written
+│   ├── NotPermitted    this key may not do that
+│   └── OverQuota       this key has given all the feedback that it may for now
 ├── Unreachable         no answer from the broker in time
 ├── RequestTimeout      nobody answered a request by its deadline
 ├── Closed              the bus, or this subscription, is closed
 ├── InvalidUrl          a bus URL that cannot be used, and why
 ├── InvalidKey          a key file that is missing or unreadable
+├── InvalidRoles        a file of roles that cannot be used, and why
 ├── InUse               another broker holds this folder, state or port
 └── InsecureFolder      an ipc folder that others may enter
 """
@@ -21,12 +24,15 @@ from __future__ import annotations
 __all__ = [
     "BusError",
     "Closed",
+    "Damaged",
     "DiskFull",
     "InUse",
     "InsecureFolder",
     "InvalidKey",
+    "InvalidRoles",
     "InvalidUrl",
     "NotPermitted",
+    "OverQuota",
     "ReadOnly",
     "Refused",
     "RequestTimeout",
@@ -35,6 +41,10 @@ __all__ = [
     "Unreachable",
     "refusal",
 ]
+
+
+_DAMAGED = "the journal is damaged"
+_MEND = "stop the fleet, and `consonance journal repair` saves what can be read"
 
 
 class BusError(Exception):
@@ -76,10 +86,29 @@ class ReadOnly(Refused):
     code = "read_only"
 
 
+class Damaged(Refused):
+    """The journal's file is not what was written to it; what is lost shows in a repair.
+
+    Nothing is written any more until it was repaired; what can be read still is.
+    """
+
+    code = "damaged"
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        whole = message.startswith(_DAMAGED)  # as it comes from the broker
+        super().__init__(message if whole else f"{_DAMAGED} ({message}): {_MEND}", code)
+
+
 class NotPermitted(Refused):
     """This key may not do that."""
 
     code = "not_permitted"
+
+
+class OverQuota(Refused):
+    """This key has given all the feedback that it may for now: try again later."""
+
+    code = "over_quota"
 
 
 class Unreachable(BusError):
@@ -102,6 +131,10 @@ class InvalidKey(BusError):
     """A key file is missing, unreadable or open to others."""
 
 
+class InvalidRoles(BusError):
+    """A file of roles that cannot be used."""
+
+
 class InUse(BusError):
     """Another broker is alive on this folder, state or port."""
 
@@ -111,7 +144,8 @@ class InsecureFolder(BusError):
 
 
 _BY_CODE: dict[str, type[Refused]] = {
-    kind.code: kind for kind in (StaleLease, TooLarge, DiskFull, ReadOnly, NotPermitted)
+    kind.code: kind
+    for kind in (StaleLease, TooLarge, DiskFull, ReadOnly, Damaged, NotPermitted, OverQuota)
 }
 
 

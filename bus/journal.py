@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import schemas
-from bus.errors import BusError
+from bus.errors import BusError, Damaged, DiskFull
+from bus.journal_books import Books, crc_of
+from bus.journal_check import examine, sound
+from bus.journal_files import Files, log_kept
 from bus.journal_leases import Leases
 from bus.journal_retention import Retention
 from bus.journal_rows import insert, marks, stretches
-from bus.journal_schema import broken, open_database
+from bus.journal_schema import broken, no_space, open_database
 from bus.settings import BrokerSettings
 
-__all__ = ["Entry", "Journal", "Stored"]
+__all__ = ["Entry", "Journal", "Stored", "key_of"]
 
 PAGE_BYTES = 8 * 2**20
 MAX_PAGE = 10_000
@@ -60,27 +63,59 @@ class Journal:
         self.path = path
         self.settings = settings or BrokerSettings()
         self.clock = clock
+        with log_kept(path):
+            self._start()
+
+    def _start(self) -> None:
+        path = self.path
         self.connection = open_database(path)
+        self.files = None if path is None else Files(path)
+        self.books = Books(self.connection)
+        self.damage: Damaged | None = None
+        """What is wrong with the file; from then on nothing is written to it."""
         self.outbox: list[Stored] = []
         """Appended since `begin`, in order: to be broadcast after `commit`."""
         self.leases = Leases(self)
         self.retention = Retention(self)
         self._heads: dict[str, int] = {}
+        self._floors: dict[str, int] = {}
+        self._kept: dict[str, tuple[int, int]] = {}
+        """Head and floor of every type, as the file has them."""
         self._changed: set[str] = set()
-        self._last = 0
+        self._changes = 0
         self._fold = False
         self._unfolded = False
         self._stale = False
+        try:
+            self._open()
+        except BaseException as e:
+            self.close()
+            if isinstance(e, sqlite3.Error):
+                raise self.failure(e) from e
+            raise
+
+    def _open(self) -> None:
+        examine(self.connection, self.path)
         self._load()
         self.retention.load()
         self._bytes = self.retention.bytes
-        self.leases.resume()
+        try:
+            self.leases.resume()
+        except sqlite3.Error as e:
+            if not isinstance(self.failure(e), DiskFull):
+                raise
+            _log.warning("the disk is full: nothing is journaled until there is room")
+        if self.files is not None:
+            self.files.tally(self.books)
 
     def _load(self) -> None:
         self._changed.clear()
         self.outbox = []
-        self._heads = dict(self.connection.execute("SELECT type, head FROM types"))
-        self._last = max(self._heads.values(), default=0)
+        self.books.load()
+        rows = self.connection.execute("SELECT type, head, floor FROM types")
+        self._kept = {kind: (head, floor) for kind, head, floor in rows}
+        self._heads = {kind: head for kind, (head, _) in self._kept.items()}
+        self._floors = {kind: floor for kind, (_, floor) in self._kept.items()}
         self.leases.load()
 
     # transactions
@@ -91,31 +126,68 @@ class Journal:
             self.rollback()  # the one before ended in a way that nobody foresaw
         self.connection.execute("BEGIN")
         self._bytes = self.retention.bytes
+        self._changes = self.connection.total_changes
 
-    def commit(self) -> None:
-        """Make everything since `begin` durable; raises `DiskFull`, `ReadOnly`: then undone."""
+    def commit(self) -> bool:
+        """Make everything since `begin` durable; whether there was anything.
+
+        Raises `DiskFull`, `ReadOnly`: then undone. Raises `Damaged` where it cannot be told whether
+        the file still has it.
+        """
         try:
             self.retention.cap()
-            if self._changed:
-                self.connection.executemany(
-                    "INSERT INTO types VALUES (?, ?, 0)"
-                    " ON CONFLICT (type) DO UPDATE SET head = excluded.head",
-                    [(kind, self._heads[kind]) for kind in self._changed],
-                )
-                self._changed.clear()
+            self._write_types()
+            changed = self.connection.total_changes != self._changes
+            if changed:
+                self.writable()
+                self.books.write()
             self.connection.execute("COMMIT")
-        except sqlite3.Error as e:
+        except (sqlite3.Error, Damaged) as e:
+            failure = self.failure(e) if isinstance(e, sqlite3.Error) else e
             self.rollback()
-            raise broken(e, self.path) from e
+            raise failure from e
+        if changed and self.files is not None:
+            try:
+                self.files.committed(self.books)
+            except Damaged as e:
+                self.damage = e
+                self._load()
+                raise
         if self._fold:
             self._fold = False
             self._empty_log()
+        return changed
+
+    def _write_types(self) -> None:
+        rows = []
+        for kind in self._changed:
+            row = self._heads.get(kind, 0), self._floors.get(kind, 0)
+            old = self._kept.get(kind)
+            self.books.retie(None if old is None else (kind, *old), (kind, *row))
+            self._kept[kind] = row
+            rows.append((kind, *row))
+        if rows:
+            self.connection.executemany("INSERT OR REPLACE INTO types VALUES (?, ?, ?)", rows)
+            self._changed.clear()
+
+    def writable(self) -> None:
+        """Raise `Damaged` where nothing may be acknowledged any more, done before or not."""
+        if self.damage is not None:
+            raise Damaged(str(self.damage))
+
+    def probe(self) -> None:
+        """Write next to nothing, to see whether that is possible again; raises `DiskFull`."""
+        if self.path is not None and no_space(self.path):
+            raise DiskFull("the journal's disk is full: nothing is journaled until there is room")
+        self.connection.execute("UPDATE books SET commits = commits")
 
     def _empty_log(self) -> None:
         """Leave nothing of what was erased in the write-ahead log; where it fails, tried later."""
         try:
             (busy, *_) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             self._unfolded = bool(busy)
+            if self.files is not None:
+                self.files.emptied()
         except sqlite3.Error as e:  # what was committed is committed
             self._unfolded = True
             _log.warning("the journal's log cannot be emptied: %s", e)
@@ -135,14 +207,18 @@ class Journal:
         self._stale = False
 
     def failure(self, error: sqlite3.Error) -> BusError:
-        """What an SQLite error within a transaction means to a client."""
-        return broken(error, self.path)
+        """What an SQLite error means to a client; what is damaged stays so."""
+        found = broken(error, self.path)
+        if isinstance(found, Damaged):
+            self.damage = found
+        return found
 
     # events
 
     def append(self, entries: Sequence[Entry]) -> list[tuple[int, bool]]:
-        """Number and keep events; a pair (sequence, known already) each."""
-        keys = [_key(source, name) for _, source, name, _ in entries]
+        """Number and keep events; a pair (sequence, known already) each. Raises `Damaged`."""
+        self.writable()
+        keys = [key_of(source, name) for _, source, name, _ in entries]
         known = self._seen(keys)
         at = self.clock()
         placed = []
@@ -153,18 +229,26 @@ class Journal:
             if sequence is not None:
                 placed.append((sequence, True))
                 continue
-            known[key] = sequence = self._last + 1
+            known[key] = sequence = self.books.last + 1
             stamped = schemas.stamp(raw, sequence=sequence, previous=self._heads.get(kind, 0))
             size = len(stamped)
             seen += (key, sequence, at)
-            events += (sequence, kind, size, at, stamped)
-            self._last = self._heads[kind] = sequence
+            events += (
+                sequence,
+                kind,
+                size,
+                at,
+                stamped,
+                crc_of(self.books.name, sequence, kind, at, stamped),
+            )
+            self.books.last = self._heads[kind] = sequence
+            self.books.events += 1
             self._changed.add(kind)
             self.retention.grew(size)
             self.outbox.append(Stored(sequence, kind, stamped))
             placed.append((sequence, False))
         insert(self.connection, "seen", 3, seen)
-        insert(self.connection, "events", 5, events)
+        insert(self.connection, "events", 6, events)
         return placed
 
     def _seen(self, keys: Sequence[bytes]) -> dict[bytes, int]:
@@ -183,12 +267,28 @@ class Journal:
         """The last sequence of a type; 0 where it has none."""
         return self._heads.get(kind, 0)
 
+    def raise_floor(self, kind: str, floor: int) -> None:
+        """Events of a type up to this number are forgotten."""
+        self._floors[kind] = max(floor, self._floors.get(kind, 0))
+        self._changed.add(kind)
+
     def event(self, sequence: int) -> bytes | None:
-        """The event of that number, if it is still kept."""
+        """The event of that number, if it is still kept; raises `Damaged`."""
+        found = self.row(sequence)
+        return found[1] if found else None
+
+    def row(self, sequence: int) -> tuple[str, bytes] | None:
+        """Its type and the event, if it is still kept; raises `Damaged`."""
         row = self.connection.execute(
-            "SELECT raw FROM events WHERE sequence = ?", (sequence,)
+            "SELECT type, at, raw, crc FROM events WHERE sequence = ?", (sequence,)
         ).fetchone()
-        return row[0] if row else None
+        if row is None:
+            return None
+        kind, at, raw, crc = row
+        if not sound(self.books.name, sequence, kind, at, raw, crc, self.books.unsummed):
+            self.damage = Damaged(f"event {sequence} is not what was written")
+            raise Damaged(str(self.damage))
+        return kind, raw
 
     def read(self, types: Sequence[str] | None, after: int, limit: int) -> tuple[list[bytes], bool]:
         """Events beyond `after`, in order, and whether retention had already removed some.
@@ -229,8 +329,10 @@ class Journal:
         return heapq.nsmallest(limit, found)
 
     def _truncated(self, types: Sequence[str] | None, after: int) -> bool:
-        floors = self.connection.execute("SELECT type FROM types WHERE floor > ?", (after,))
-        return any(types is None or kind in types for (kind,) in floors)
+        return any(
+            floor > after and (types is None or kind in types)
+            for kind, floor in self._floors.items()
+        )
 
     def erase(self, types: Sequence[str], where: Mapping[str, str], upto: int | None = None) -> int:
         """Erase events by their data, from the file and its log; how many. Raises `Refused`."""
@@ -239,11 +341,17 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; what was committed stays."""
-        if self.connection.in_transaction:
-            self.connection.execute("ROLLBACK")
-        self.connection.close()
+        try:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+        except sqlite3.Error as e:
+            _log.warning("the journal's last transaction cannot be undone: %s", e)
+        finally:
+            self.connection.close()
+            if self.files is not None:
+                self.files.close()
 
 
-def _key(source: str, name: str) -> bytes:
+def key_of(source: str, name: str) -> bytes:
     """What duplicates are known by: 128 bits over source and id."""
     return blake2b(f"{len(source)}:{source}{name}".encode(), digest_size=16).digest()

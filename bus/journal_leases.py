@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bus.errors import StaleLease
+from bus.journal_books import crc_of
 
 if TYPE_CHECKING:
     from bus.journal import Entry, Journal
@@ -24,6 +25,8 @@ LEASE_BYTES = 8 * 2**20
 RECEIPT_SECONDS = 600.0
 GRACE_SECONDS = 5.0
 """Leases outlive a restart of the broker by this: nobody could extend them while it was away."""
+REASON = 2000
+"""Characters of the reason that a dead letter keeps."""
 GROUPS, FAR = 32, 10_000
 """Groups whose lag is told, and events of each type that are counted for it."""
 _MANY = 2**62
@@ -93,6 +96,10 @@ class Leases:
                 self._move(group, kind, position)
 
     def _move(self, group: str, kind: str, position: int) -> None:
+        old = self._cursors.get((group, kind))
+        self._journal.books.retie(
+            None if old is None else (group, kind, old), (group, kind, position)
+        )
         self._cursors[group, kind] = position
         self._db.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)", (group, kind, position))
 
@@ -272,7 +279,7 @@ class Leases:
         for row in self._end([lease], receipt):
             failed = row.failed + 1
             if dead or failed >= self._journal.settings.max_deliveries:
-                self._bury(row, reason or "no reason was given")
+                self._bury(row, reason[:REASON] or "no reason was given")
             else:
                 self._wait(row, self._journal.clock() + delay, row.attempt, failed)
 
@@ -308,6 +315,7 @@ class Leases:
 
         but the receipts, and those only once every lease is known to hold.
         """
+        self._journal.writable()
         rows: list[_Row] = []
         for lease in dict.fromkeys(leases):
             row = self._row(lease)
@@ -346,28 +354,42 @@ class Leases:
     # dead letters
 
     def _bury(self, row: _Row, reason: str) -> None:
-        self._db.execute(
-            "INSERT INTO dead (grp, sequence, type, reason, at, raw)"
-            " SELECT ?, sequence, type, ?, ?, raw FROM events WHERE sequence = ?",
-            (row.group, reason, self._journal.clock(), row.sequence),
-        )
+        found = self._journal.row(row.sequence)
+        if found is not None:
+            kind, raw = found
+            at = self._journal.clock()
+            crc = crc_of(self._journal.books.name, row.sequence, kind, at, raw)
+            self._db.execute(
+                "INSERT INTO dead (grp, sequence, type, reason, at, raw, crc)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (row.group, row.sequence, kind, reason, at, raw, crc),
+            )
         self._delete(row)
 
     def dead(self, action: str, group: str | None, ids: Sequence[int] | None) -> list[DeadRow]:
         """List, retry or drop dead letters; those concerned."""
         query = "SELECT id, grp, reason, raw, sequence, type, at FROM dead"
         found: list[Any] = self._db.execute(query + " ORDER BY id").fetchall()
+        named = None if ids is None else frozenset(ids)
         chosen = [
             row
             for row in found
-            if (group is None or row[1] == group) and (ids is None or row[0] in ids)
+            if (group is None or row[1] == group) and (named is None or row[0] in named)
         ]
         for name, grp, _, raw, sequence, kind, at in chosen if action != "list" else ():
             if action == "retry":
                 kept = self._db.execute(
-                    "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?)",
-                    (sequence, kind, len(raw), at, raw),
+                    "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        sequence,
+                        kind,
+                        len(raw),
+                        at,
+                        raw,
+                        crc_of(self._journal.books.name, sequence, kind, at, raw),
+                    ),
                 ).rowcount
+                self._journal.books.events += kept
                 self._journal.retention.grew(len(raw) * kept)
                 self._db.execute(
                     "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, 0, 0, 0, ?, NULL)",

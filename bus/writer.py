@@ -13,7 +13,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
-from bus.errors import BusError, Closed
+from bus.errors import BusError, Closed, Damaged, DiskFull
 from bus.journal import Journal, Stored
 
 __all__ = ["Committed", "Operation", "Writer"]
@@ -46,6 +46,8 @@ class Committed(NamedTuple):
     """Whether something became due at once."""
     size: int
     failure: BusError | None
+    wrote: bool = False
+    """Whether anything was written: the journal can be."""
 
 
 class Writer:
@@ -159,6 +161,7 @@ class Writer:
             any(part.freed for part in parts),
             sum(part.size for part in parts),
             next((part.failure for part in parts if part.failure), None),
+            any(part.wrote for part in parts),
         )
 
     @staticmethod
@@ -169,6 +172,8 @@ class Writer:
             for run, done, _ in group:
                 try:
                     results.append((done, run(journal)))
+                except (Damaged, DiskFull):  # found halfway
+                    raise
                 except BusError as e:  # refused before anything was changed
                     results.append((done, e))
             changed, freed = journal.leases.touched, journal.leases.freed
@@ -184,10 +189,10 @@ class Writer:
             journal.rollback()
             _log.exception("an operation on the journal failed")
             raise BusError(f"the journal cannot do this: {e}") from e
-        journal.commit()
+        wrote = journal.commit()
         events, journal.outbox = journal.outbox, []
         size = sum(operation.size for operation in group)
-        return Committed(results, events, due, changed, freed, size, None)
+        return Committed(results, events, due, changed, freed, size, None, wrote)
 
     def _finish(self, group: Committed) -> None:
         self.queued -= len(group.results)

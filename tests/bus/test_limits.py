@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import zmq
 import bus
 import schemas
 from bus.broker import Broker
-from bus.journal import Journal
+from bus.journal import Entry, Journal
 from bus.writer import Writer
 from schemas import Event, FeedbackGiven, FleetHeartbeat, SkillListed, TrainingProgressed
 from tests.bus.kit import BrokerProcess, eventually, feedback, progress, question, short_folder
@@ -79,16 +78,15 @@ async def test_an_operation_that_fails_ends_nothing() -> None:
 
 async def test_what_a_consumer_cannot_decode_is_a_dead_letter(state: Path) -> None:
     process = BrokerProcess(state)
-    process.start()
-    async with await bus.connect(process.url, source="/a/1") as one:
-        await one.publish(feedback(1), feedback(2), feedback(3))
-    process.stop()
-    database = sqlite3.connect(state / "journal.sqlite")
-    newer = database.execute("SELECT raw FROM events WHERE sequence = 1").fetchone()[0]
-    newer = newer.replace(b'"query":"q1"', b'"query":[1]')
-    database.execute("UPDATE events SET raw = ? WHERE sequence = 1", (newer,))
-    database.commit()
-    database.close()
+    journal = Journal(state / "journal.sqlite")  # of a program that takes what this one does not
+    events = [schemas.encode(feedback(n)) for n in (1, 2, 3)]
+    events[0] = events[0].replace(b'"query":"q1"', b'"query":[1]')
+    journal.begin()
+    kind = FeedbackGiven.type
+    journal.append([Entry(kind, "/test/1", f"f{n}", raw) for n, raw in enumerate(events, 1)])
+    journal.commit()
+    newer = journal.event(1)
+    journal.close()
     process.start()
     async with await bus.connect(process.url, source="/a/1") as one:
         async with one.consume("g", FeedbackGiven) as work:

@@ -1,0 +1,313 @@
+"""A damaged journal is written anew from what can be read of it; the damaged files stay beside it.
+
+    journal.sqlite, -wal, -tally ──read──▶ journal.sqlite-new ──whole──▶ journal.sqlite-repaired
+              │                                                                  │
+              └──▶ journal.sqlite-damaged-<time>, -wal, -tally                   └──▶ journal.sqlite
+
+Killed at any point it can be run again: what is whole is put in place, what is not is begun anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+
+import msgspec
+
+import schemas
+from bus.errors import BusError, Damaged, InUse
+from bus.journal import Journal, key_of
+from bus.journal_books import crc_of, tally_path, tied
+from bus.journal_check import faults
+from bus.journal_rows import marks
+from bus.journal_salvage import Books, Salvage
+from bus.journal_schema import create, unfinished
+
+__all__ = ["Repaired", "check", "repair"]
+
+_NAME = "journal.sqlite"
+_STRETCHES = 100
+"""Stretches of lost numbers that are told."""
+
+
+class Repaired(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a damaged journal."""
+
+    kept: int
+    """Events that are in the new one."""
+    lost: int | None
+    """Events that are not; null where nothing says how many there were."""
+    missing: list[tuple[int, int]]
+    """First and last number of each stretch that is lost; where `lost` is null, what was forgotten
+    or erased before is among them."""
+    dead: int
+    """Dead letters kept."""
+    positions: bool
+    """Whether groups go on where they were; otherwise they get all events kept once more."""
+    last: int
+    """The last number ever given: new events go on behind it."""
+    damaged: str
+    """The name of the damaged file, beside the new one."""
+
+    def sentence(self) -> str:
+        """For people."""
+        numbers = ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in self.missing)
+        if self.lost == 0:
+            lost = "no event is lost"
+        elif self.lost is not None:
+            there = sum(b - a + 1 for a, b in self.missing) == self.lost
+            lost = f"{self.lost} events are lost, {'' if there else 'among '}numbers {numbers}"
+        elif numbers:
+            lost = (
+                f"numbers {numbers} are not there, among them what was forgotten or erased before"
+            )
+        else:
+            lost = "no number is missing"
+        groups = (
+            "every group goes on where it was"
+            if self.positions
+            else "every group gets all of them once more, as how far each was cannot be trusted"
+        )
+        return (
+            f"{self.kept} events and {self.dead} dead letters were kept; {lost}; {groups}; new"
+            f" events go on behind {self.last}. The damaged file is kept as {self.damaged}."
+        )
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[Path]:
+    """The journal of a state folder, while no broker runs on it; raises `InUse`, `BusError`."""
+    if not state.is_dir():
+        raise BusError(f"there is no state folder {state}")
+    try:
+        with (state / "journal.lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as e:
+                raise InUse(
+                    f"a broker is running on the state folder {state}: stop the fleet first"
+                ) from e
+            yield state / _NAME
+    except OSError as e:
+        raise BusError(f"cannot use the state folder {state}: {e.strerror}") from e
+
+
+def check(state: Path) -> str | None:
+    """What is wrong with the journal of a state folder, as a broker finds it at its start.
+
+    None where it is sound. Raises `InUse` while a broker runs, and `BusError` where there is no
+    journal, or another program's.
+    """
+    with _alone(state) as path:
+        if not path.exists() and not tally_path(path).exists():
+            raise BusError(f"there is no journal in {state}")
+        try:
+            Journal(path).close()
+        except Damaged as e:
+            return str(e)
+    return None
+
+
+def repair(state: Path) -> Repaired | None:
+    """Write the journal of a state folder anew from what can be read; None where it is sound.
+
+    Takes some 20 s for a GiB, and as much room as the journal. Raises `InUse` while a broker runs,
+    `BusError` where there is no journal or the disk fails.
+    """
+    whole = unfinished(state / _NAME)
+    if not whole.exists() and check(state) is None:
+        return None
+    with _alone(state) as path:
+        try:
+            if whole.exists():  # killed halfway: what follows was done before, or is done now
+                report = msgspec.json.decode(_report(path).read_bytes(), type=Repaired)
+            else:
+                report = _rewrite(path, whole)
+            _put_in_place(path, whole, report)
+        except sqlite3.Error as e:
+            raise BusError(f"the journal cannot be written anew: {e}") from e
+    return report
+
+
+def _rewrite(path: Path, whole: Path) -> Repaired:
+    new = path.with_name(f"{_NAME}-new")
+    new.unlink(missing_ok=True)
+    with closing(Salvage(path, path.with_name(f"{_NAME}-reading"))) as salvage:
+        if salvage.other:
+            raise BusError(
+                f"{path} is another journal than the one that belongs here: put that one back, or"
+                f" remove {tally_path(path).name} to go on with this one"
+            )
+        os.close(os.open(new, os.O_CREAT | os.O_RDWR, 0o600))
+        with closing(sqlite3.connect(new, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode = OFF")  # what is not whole is begun anew
+            db.execute("PRAGMA synchronous = OFF")
+            create(db)
+            report = _Writing(db, salvage).run(_aside(path).name)
+            if wrong := next(faults(db, None), None):
+                raise BusError(f"the journal cannot be written anew: {wrong}")
+    _report(path).write_bytes(msgspec.json.encode(report))
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.rename(whole)
+    return report
+
+
+def _put_in_place(path: Path, whole: Path, report: Repaired) -> None:
+    aside = path.with_name(report.damaged)
+    for end in ("", "-wal", "-tally"):
+        old, kept = path.with_name(path.name + end), aside.with_name(aside.name + end)
+        if old.exists() and not kept.exists():
+            try:
+                os.link(old, kept)
+            except OSError:  # a file system without such links
+                shutil.copy2(old, kept)
+    for end in ("-wal", "-shm", "-tally"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+    whole.replace(path)
+    with suppress(OSError):
+        _report(path).unlink()
+
+
+def _aside(path: Path) -> Path:
+    """A name that nothing has yet."""
+    name = f"{path.name}-damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    found, n = path.with_name(name), 1
+    while found.exists():
+        n += 1
+        found = path.with_name(f"{name}-{n}")
+    return found
+
+
+def _report(path: Path) -> Path:
+    return path.with_name(f"{_NAME}-repaired.json")
+
+
+class _Writing:
+    """From a salvage into an empty journal, in one transaction."""
+
+    def __init__(self, db: sqlite3.Connection, salvage: Salvage) -> None:
+        self._db = db
+        self._salvage = salvage
+        self._name = b""
+        self._check = 0
+        """Rows of `types` and `cursors`, tied together."""
+
+    def run(self, damaged: str) -> Repaired:
+        db, salvage = self._db, self._salvage
+        db.execute("BEGIN")
+        (self._name,) = db.execute("SELECT name FROM books").fetchone()
+        self._events()
+        kept, top = db.execute("SELECT count(*), coalesce(max(sequence), 0) FROM events").fetchone()
+        last = salvage.last(top)
+        missing, lost = self._missing(last, kept)
+        self._types(last, missing)
+        positions = salvage.trusted and {"cursors", "pending"} <= salvage.whole
+        self._groups(last, positions=positions)
+        self._insert("finished", 3, salvage.tables["finished"].values())
+        dead = self._letters()
+        db.execute(
+            "UPDATE books SET commits = 1, last = ?, events = ?, tied = ?, unsummed = 0",
+            (last, kept, self._check),
+        )
+        db.execute("COMMIT")
+        return Repaired(
+            kept=kept,
+            lost=lost,
+            missing=missing[:_STRETCHES],
+            dead=dead,
+            positions=positions,
+            last=last,
+            damaged=damaged,
+        )
+
+    def _insert(self, table: str, width: int, rows: Iterable[tuple[object, ...]]) -> None:
+        self._db.executemany(
+            f"INSERT OR IGNORE INTO {table} VALUES ({marks(width)})",  # noqa: S608 (constants)
+            rows,
+        )
+
+    def _events(self) -> None:
+        for sequence, kind, at, raw in self._salvage.events():
+            crc = crc_of(self._name, sequence, kind, at, raw)
+            self._insert("events", 6, [(sequence, kind, len(raw), at, raw, crc)])
+            with suppress(schemas.SchemaError):
+                header = schemas.header(raw)
+                self._insert("seen", 3, [(key_of(header.source, header.id), sequence, at)])
+        self._insert("seen", 3, self._salvage.tables["seen"].values())
+
+    def _missing(self, last: int, kept: int) -> tuple[list[tuple[int, int]], int | None]:
+        """Stretches of numbers that are not there, and how many events that are, if that is sure.
+
+        What the index listed and was not found is lost, and all that came after the last commit
+        which could be read; where the index is broken, any number may be.
+        """
+        found = (n for (n,) in self._db.execute("SELECT sequence FROM events ORDER BY sequence"))
+        listed, books = self._salvage.listed, self._salvage.books
+        gaps: list[tuple[int, int]] = []
+        before = 0
+        for number in chain(found, [last + 1]):
+            if number > before + 1:
+                gaps.append((before + 1, number - 1))
+            before = number
+        if listed is None:
+            sure = books is not None and not self._behind(books)
+            return gaps, max(0, books.events - kept) if sure and books is not None else None
+        end = books.last if books is not None else last
+        numbers = [n for a, b in gaps for n in range(a, b + 1) if n in listed or n > end]
+        return _stretches(numbers), len(numbers)
+
+    def _behind(self, books: Books) -> bool:
+        tally = self._salvage.tally
+        return tally is None or tally.commits > books.commits
+
+    def _types(self, last: int, missing: list[tuple[int, int]]) -> None:
+        rows = {kind: (head, floor) for kind, head, floor in self._salvage.tables["types"].values()}
+        found = dict(self._db.execute("SELECT type, max(sequence) FROM events GROUP BY type"))
+        floor = missing[-1][1] if missing else 0
+        for kind in sorted({*rows, *found}):
+            head, forgotten = rows.get(kind, (0, 0))
+            head = max(head if head <= last else 0, found.get(kind, 0))
+            row = kind, head, max(forgotten if forgotten <= last else 0, floor)
+            self._check ^= tied(*row)
+            self._insert("types", 3, [row])
+
+    def _groups(self, last: int, *, positions: bool) -> None:
+        for group, kind, position in self._salvage.tables["cursors"].values():
+            row = group, kind, min(position, last) if positions else 0
+            self._check ^= tied(*row)
+            self._insert("cursors", 3, [row])
+        if positions:
+            rows = self._salvage.tables["pending"].values()
+            self._insert("pending", 8, rows)
+            self._db.execute(
+                "DELETE FROM pending WHERE sequence NOT IN (SELECT sequence FROM events)"
+            )
+            self._db.execute(
+                "UPDATE pending SET type ="
+                " (SELECT type FROM events e WHERE e.sequence = pending.sequence)"
+            )
+
+    def _letters(self) -> int:
+        for number, group, reason, event in self._salvage.letters():
+            crc = crc_of(self._name, *event)
+            row = number, group, event.sequence, event.type, reason, event.at, event.raw, crc
+            self._insert("dead", 8, [row])
+        return int(self._db.execute("SELECT count(*) FROM dead").fetchone()[0])
+
+
+def _stretches(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    return found
