@@ -1,14 +1,14 @@
 """Whether a history keeps the promises: a pure function, apart from how the history came about.
 
-    process      one ended for another reason than a fault
-    lost         a publisher was told that an event is journaled, and it is not; a group never got it
-    unexpected   something is journaled, delivered or watched that nobody tried to publish
-    order        numbers and `previous` make no chain; a group took what is new to it out of turn
-    twice        delivered again though the lease before had not ended; or once acknowledged
-    answers      a consumer was told what the journal did not do, or the other way round
-    derived      not exactly one for each event that was acknowledged
-    dead         poison that is no dead letter, twice one, for another reason; or any other event
-    watched      a watcher missed a number, saw one twice or out of order
+process      one ended for another reason than a fault
+lost         a publisher was told of a number that is not so; a group never finished an event
+unexpected   something is journaled, delivered or watched that nobody tried to publish
+order        numbers and `previous` make no chain; a group took what is new to it out of turn
+twice        delivered again though the lease before had not ended; or once acknowledged
+answers      a consumer was told what the journal did not do, or the other way round
+derived      not exactly one for each event that was acknowledged
+dead         poison that is no dead letter, twice one, for another reason; or any other event
+watched      a watcher missed a number, saw one twice or out of order
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def _check_chain(history: History, verdict: Verdict) -> None:
         if event.sequence != before + 1:
             verdict.say("order", f"the journal has number {event.sequence} after {before}")
         if event.previous != heads.get(event.type, 0):
-            verdict.say("order", f"number {event.sequence} names {event.previous} as the one before")
+            verdict.say(
+                "order", f"number {event.sequence} names {event.previous} as the one before"
+            )
         heads[event.type] = before = event.sequence
     verdict.figures["events journaled"] = len(history.journal)
 
@@ -55,7 +57,9 @@ def _check_published(history: History, verdict: Verdict) -> None:
     kept: dict[str, int] = {}
     for event in history.journal:
         if event.id in kept:
-            verdict.say("twice", f"{event.id} is journaled as {kept[event.id]} and {event.sequence}")
+            verdict.say(
+                "twice", f"{event.id} is journaled as {kept[event.id]} and {event.sequence}"
+            )
         kept[event.id] = event.sequence
     attempted: set[str] = set()
     told: set[str] = set()
@@ -74,7 +78,9 @@ def _check_published(history: History, verdict: Verdict) -> None:
     for event in history.journal:
         known = event.id in attempted or event.id in history.unreadable
         if not known and event.type != LearningBatchRejected.type:
-            verdict.say("unexpected", f"nobody tried to publish {event.id}, number {event.sequence}")
+            verdict.say(
+                "unexpected", f"nobody tried to publish {event.id}, number {event.sequence}"
+            )
     verdict.figures["events attempted"] = len(attempted)
     verdict.figures["events acknowledged"] = len(told)
 

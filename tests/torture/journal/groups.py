@@ -39,7 +39,9 @@ def _check_turns(history: History, verdict: Verdict) -> dict[str, tuple[Turn, Tu
         at = (turn.group, turn.sequence)
         before = place.get(at)
         was = before.what if before else ""
-        about = f"{turn.group} {turn.sequence}: {turn.what} (lease {turn.lease}) after {was or 'none'}"
+        about = (
+            f"{turn.group} {turn.sequence}: {turn.what} (lease {turn.lease}) after {was or 'none'}"
+        )
         if was in ENDS:
             verdict.say("twice", f"{about}: it had ended")
         elif turn.what in LEASED:
@@ -195,7 +197,7 @@ class _Consumers:
                 self._verdict.say("answers", f"nobody asked for this: {end}")
 
     def _lapses(self) -> None:
-        """Why leases ran out: who held them was down or frozen, or the broker, or they were lost."""
+        """Why leases ran out: their consumer was away, or the broker, or they never came."""
         away = self._history.away
         held = {
             record.lease: (life.name, record.at)

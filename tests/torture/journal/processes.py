@@ -209,4 +209,6 @@ class Processes:
 
 
 def _last(lives: list[Life]) -> int:
-    return max((r.sequence for each in lives for r in each.records if isinstance(r, Seen)), default=0)
+    return max(
+        (r.sequence for each in lives for r in each.records if isinstance(r, Seen)), default=0
+    )

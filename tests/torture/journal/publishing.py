@@ -1,4 +1,4 @@
-"""Publishers: by the journal's requests, and by ingress as a program would that knows only ZeroMQ."""
+"""Publishers: by the journal's requests, and by ingress, as one that knows only ZeroMQ."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ async def publish(one: Bus, log: Log, role: PublisherRole, chance: Random) -> No
         if early > 0:
             await asyncio.sleep(early)
         while len(under_way) > 4:
-            done, under_way = await asyncio.wait(
-                under_way, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.gather(*done)
     await asyncio.gather(*under_way)
 

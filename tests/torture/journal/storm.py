@@ -54,7 +54,7 @@ class Storm:
 
 def rage(plan: Plan, say: Say) -> Storm:
     """All of it, in a temporary folder and in processes of its own; none of them stays."""
-    folder = Path(tempfile.mkdtemp(prefix="cj", dir="/tmp"))  # noqa: S108 (short, for sockets)
+    folder = Path(tempfile.mkdtemp(prefix="cj", dir="/tmp"))  # short, for sockets
     try:
         with Processes(folder, plan) as fleet:
             install(fleet.journal)
@@ -154,7 +154,7 @@ class _Director:
     # the end
 
     def _drain(self) -> bool:
-        """Wait until everything is published, every group has finished and every watcher seen it."""
+        """Wait until all is published, every group has finished, every watcher has seen it."""
         limit = self._now() + self._plan.drain
         while self._now() < limit:
             self._look()
