@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from bus.settings import parse_toml
 from services.errors import SettingsError
 from services.runtime.settings_api import ApiSettings
 from services.runtime.settings_base import Section, doc
@@ -320,10 +320,10 @@ def load_settings(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return parse_toml(path.read_bytes())
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise SettingsError(f"{path} is not valid TOML: {error}.") from error
 
 
@@ -335,8 +335,10 @@ def _section(origin: str, name: str, kind: Any, table: dict[str, Any]) -> Any:
         try:
             values[key] = msgspec.convert(value, fields[key].kind)
         except msgspec.ValidationError as error:
+            # What is meant to say where a key is, people take for the place of the key.
+            given = "" if key.startswith("key_") else f", not {value!r}"
             raise SettingsError(
-                f"{origin}: {name}.{key} must be {fields[key].accepts}, not {value!r}."
+                f"{origin}: {name}.{key} must be {fields[key].accepts}{given}."
             ) from error
     try:
         return kind(**values)

@@ -229,9 +229,12 @@ def _checked(settings: TeacherSettings) -> str:
             'distiller.teacher is "openai", but teacher.model does not name the model to ask.'
         )
     parts = urlsplit(settings.base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.password is not None:
+    # What stands before an @ or behind a ? may be a key, and an address is shown everywhere.
+    secretive = parts.username is not None or parts.query or parts.fragment
+    if parts.scheme not in ("http", "https") or not parts.hostname or secretive:
         raise TeacherSettingsError(
-            "teacher.base_url should be such as https://api.openai.com/v1, without a password."
+            "teacher.base_url should be such as https://api.openai.com/v1, without a name, a "
+            "password or a query."
         )
     return settings.model
 

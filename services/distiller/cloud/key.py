@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,14 +54,15 @@ def secret_of(settings: TeacherSettings, environ: Mapping[str, str]) -> Secret:
     name = settings.key_env or (OPENAI_KEY if is_openai(settings.base_url) else None)
     value = "" if name is None else environ.get(name, "").strip()
     if not value and settings.key_file is not None:
-        value = _read(Path(settings.key_file).expanduser())
+        value = _read(settings.key_file)
     if value:
         if not (value.isascii() and value.isprintable()) or " " in value:
             raise TeacherSettingsError("the teacher's API key holds characters that no key has.")
         return Secret(value)
     if settings.key_env is not None and settings.key_file is None:
         raise TeacherSettingsError(
-            f"the environment variable {settings.key_env}, which teacher.key_env names, is not set."
+            "the environment variable that teacher.key_env names is not set: "
+            + _shown(settings.key_env, re.fullmatch(r"[A-Z_][A-Z0-9_]*", settings.key_env))
         )
     if is_loopback(settings.base_url):
         return Secret(None)
@@ -70,23 +73,31 @@ def secret_of(settings: TeacherSettings, environ: Mapping[str, str]) -> Secret:
     )
 
 
-def _read(path: Path) -> str:
+def _read(name: str) -> str:
+    path = Path(name).expanduser()
+    shown = _shown(str(path), os.sep in name or path.exists())
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
             raise TeacherSettingsError(
-                f"teacher.key_file {path} can be read by others (mode {mode:04o}): chmod 600 it."
+                f"teacher.key_file can be read by others (mode {mode:04o}), chmod 600 it: {shown}"
             )
         value = path.read_text("utf-8").strip()
     except OSError as error:
+        # The error itself names the file, and what was mistaken for its name.
         raise TeacherSettingsError(
-            f"teacher.key_file {path} cannot be read: {error.strerror}."
-        ) from error
+            f"teacher.key_file cannot be read ({error.strerror}): {shown}"
+        ) from None
     except UnicodeDecodeError:
-        raise TeacherSettingsError(f"teacher.key_file {path} holds no text.") from None
+        raise TeacherSettingsError(f"teacher.key_file holds no text: {shown}") from None
     if not value:
-        raise TeacherSettingsError(f"teacher.key_file {path} is empty.")
+        raise TeacherSettingsError(f"teacher.key_file is empty: {shown}")
     return value
+
+
+def _shown(name: str, is_name: object) -> str:
+    """A name that a setting gives, unless it may be the key itself, put where its name belongs."""
+    return name if is_name else "not shown, since it looks like no name but like the key"
 
 
 def is_openai(url: str) -> bool:

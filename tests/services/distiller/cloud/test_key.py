@@ -4,6 +4,7 @@ import copy
 import io
 import logging
 import pickle
+import traceback
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_openai_s_own_key_goes_to_openai_alone_unless_it_is_named(url: str, sent
 @pytest.mark.parametrize("url", [CLOUD, "http://localhost:8000/v1"])
 def test_a_variable_that_is_named_and_not_set_is_refused(url: str) -> None:
     """Also on this machine: whoever names a key has a server that wants one."""
-    with pytest.raises(TeacherSettingsError, match=r"variable MY_KEY, which .*is not set"):
+    with pytest.raises(TeacherSettingsError, match=r"variable .* is not set: MY_KEY"):
         secret_of(TeacherSettings(base_url=url, key_env="MY_KEY"), {"MY_KEY": " "})
 
 
@@ -78,6 +79,23 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> No
 def test_a_file_without_a_key_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(TeacherSettingsError):
         secret_of(TeacherSettings(base_url=CLOUD, key_file=file(tmp_path, text)), {})
+
+
+@pytest.mark.parametrize("given", ["key_env", "key_file"])
+@pytest.mark.parametrize("key", ["sk-planted-1", "gsk_planted2", "planted.key3"])
+def test_a_key_put_where_its_name_belongs_is_not_shown(given: str, key: str) -> None:
+    with pytest.raises(TeacherSettingsError) as refused:
+        secret_of(TeacherSettings(base_url=CLOUD, **{given: key}), {})
+    trace = "".join(traceback.format_exception(refused.value))
+    assert f"teacher.{given}" in str(refused.value)
+    assert key not in trace
+
+
+@pytest.mark.parametrize("url", ["https://sk-planted@host/v1", "https://host/v1?key=sk-planted"])
+def test_an_address_with_a_key_in_it_is_refused_unshown(tmp_path: Path, url: str) -> None:
+    with pytest.raises(TeacherSettingsError, match="without a name") as refused:
+        CloudDistiller(TeacherSettings(base_url=url, model="m"), tmp_path, environ={})
+    assert "planted" not in str(refused.value)
 
 
 def test_a_missing_key_is_asked_for_by_name(tmp_path: Path) -> None:
