@@ -41,6 +41,9 @@ class KeyPair(NamedTuple):
     public: bytes
     secret: bytes
 
+    def __repr__(self) -> str:
+        return f"KeyPair({self.public!r})"  # logs and tracebacks show what is at hand
+
 
 def make_broker_keys(keys: Path) -> Path:
     """The broker's pair in `keys`, made where it is missing; the path of its public key."""
