@@ -77,8 +77,7 @@ class Salvage:
         self._read_tables()
         self.trusted = self._agree()
         """Whether how far types and groups are is what was written."""
-        named = self.books is not None and self.tally is not None
-        self.other = named and self.trusted and self.books.name != self.tally.name
+        self.other = self.trusted and self._is_another(self.books, self.tally)
         """Whether it is another journal than the one that events were acknowledged from."""
 
     def close(self) -> None:
@@ -196,6 +195,10 @@ class Salvage:
                 if _is_sound(db, name):
                     self.whole.add(name)
                 return
+
+    @staticmethod
+    def _is_another(books: Books | None, tally: Tallied | None) -> bool:
+        return books is not None and tally is not None and books.name != tally.name
 
     def _agree(self) -> bool:
         if self.books is None:

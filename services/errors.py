@@ -7,6 +7,7 @@ ServiceError
 ├── NotFederatingError      the gateway to peers does not run, or not as it was asked for
 ├── NotLearningError        a process that learning needs does not run
 ├── SettingsError
+├── StoreDamagedError       a process's own database is not what was written to it
 └── FleetError
     ├── PreflightError
     │   └── FleetRunningError
@@ -27,6 +28,7 @@ __all__ = [
     "RefusedError",
     "ServiceError",
     "SettingsError",
+    "StoreDamagedError",
 ]
 
 
@@ -61,6 +63,10 @@ class NotLearningError(ServiceError):
 
 class SettingsError(ServiceError):
     """A settings file or an override cannot be used; names the key, and the file where one is."""
+
+
+class StoreDamagedError(ServiceError):
+    """A process's own database is not what was written to it; says what helps."""
 
 
 class FleetError(ServiceError):

@@ -71,7 +71,12 @@ def _processes(processes: Sequence[ProcessStatus]) -> RenderableType:
             f"{one.rss_bytes / (1 << 20):,.0f}",
             str(one.pid),
         )
-    return made
+    words = [
+        Text(f"{one.service}/{one.instance}: {one.trouble}", "yellow")
+        for one in processes
+        if one.trouble
+    ]
+    return Group(made, *words) if words else made
 
 
 def _requests(status: Status) -> Text:

@@ -86,6 +86,7 @@ class Processes:
                 rss_bytes=beat.rss_bytes,
                 age_s=round(now - at, 1),
                 counters={name: it for name, it in beat.counters.items() if _is_plain(name)},
+                trouble=beat.trouble,
             )
             for _, (at, beat) in sorted(self._heard.items(), key=_place)
         )

@@ -58,6 +58,8 @@ class ProcessStatus(_Told, frozen=True, kw_only=True):
     """Seconds since that heartbeat."""
     counters: dict[str, int | float]
     """What it counts, without the bounds of histograms and the cards that it holds."""
+    trouble: str | None = None
+    """What is wrong and what helps, in words, where a process says so."""
 
 
 class Minute(_Told, frozen=True, kw_only=True):

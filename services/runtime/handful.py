@@ -12,6 +12,7 @@ from bus import (
     BusError,
     Closed,
     Consumer,
+    Damaged,
     Delivery,
     DiskFull,
     Kinds,
@@ -23,6 +24,7 @@ from bus import (
 from schemas import now
 from services.errors import EncodeFailedError, ServiceError
 from services.runtime.service import Service
+from services.runtime.store import heed_damage
 from services.runtime.tracing import following
 
 __all__ = ["Handfuls", "is_passing"]
@@ -46,7 +48,7 @@ def is_passing(error: BaseException) -> bool:
     """The fleet did not answer now; it may later."""
     if isinstance(error, EncodeFailedError):
         return error.code in _PASSING
-    return isinstance(error, RequestTimeout | Unreachable | DiskFull | ReadOnly)
+    return isinstance(error, RequestTimeout | Unreachable | DiskFull | ReadOnly | Damaged)
 
 
 class Handfuls:
@@ -114,8 +116,15 @@ class Handfuls:
         except Closed:
             raise
         except Exception as error:
+            heed_damage(error)
             if is_passing(error):
-                log.info("the fleet cannot answer now", why=str(error), events=len(deliveries))
+                first = deliveries[0].event.id
+                log.info(
+                    "the fleet cannot answer now",
+                    why=str(error),
+                    events=len(deliveries),
+                    first=first,
+                )
                 until = now() + timedelta(seconds=PATIENCE)
                 for one in deliveries:
                     with contextlib.suppress(BusError):

@@ -18,7 +18,7 @@ import psutil
 
 from bus import Bus, BusError, connect
 from schemas import Event, FleetHeartbeat, FleetStop
-from services.errors import ServiceError, SettingsError
+from services.errors import ServiceError, SettingsError, StoreDamagedError
 from services.runtime import logs
 from services.runtime.service import Context, Service
 from services.runtime.settings import Settings, load_settings
@@ -28,6 +28,8 @@ from services.runtime.tracing_start import start_tracing
 __all__ = ["arguments", "run", "serve"]
 
 HEARTBEAT_SECONDS = 2.0
+_HOPELESS = SettingsError, StoreDamagedError
+"""Nothing that a restart could mend."""
 CLOSE_SECONDS = 2.5
 """Kept of the grace period for closing down, after the drain."""
 
@@ -190,7 +192,10 @@ async def _join(kind: type[Service], options: argparse.Namespace, settings: Sett
 
 
 def run(kind: type[Service], argv: Sequence[str] | None = None) -> None:
-    """The whole of a `__main__`: exits 0 after an orderly stop, 1 on failure, 2 on bad settings."""
+    """The whole of a `__main__`: exits 0 after an orderly stop, 1 on failure.
+
+    2 on bad settings or a damaged store: a restart would not help.
+    """
     options = arguments(kind.name, argv)
     try:
         settings = settings_of(options)
@@ -205,7 +210,7 @@ def run(kind: type[Service], argv: Sequence[str] | None = None) -> None:
     try:
         asyncio.run(_join(kind, options, settings))
     except (BusError, ServiceError) as error:
-        code = _sentence(kind, error, code=2 if isinstance(error, SettingsError) else 1)
+        code = _sentence(kind, error, code=2 if isinstance(error, _HOPELESS) else 1)
     stop_tracing()
     _leave(code)
 

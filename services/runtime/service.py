@@ -13,6 +13,7 @@ from bus import Bus, BusError, Closed, Delivery, Kinds, StaleLease, Start
 from schemas import Event, FleetHeartbeat, Payload, address_of
 from services.runtime.settings import Settings
 from services.runtime.state import StateFolder
+from services.runtime.store import heed_damage
 from services.runtime.tracing import following, here
 
 __all__ = ["Context", "Service"]
@@ -190,6 +191,7 @@ class Service:
         except StaleLease:
             self.log.warning("lease ran out before the work was done", type=event.type, id=event.id)
         except Exception as error:
+            heed_damage(error)
             self.log.exception("event not handled", type=event.type, id=event.id)
             delay = RETRY_DELAYS[min(delivery.attempt, len(RETRY_DELAYS)) - 1]
             try:

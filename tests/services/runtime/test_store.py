@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.errors import StoreDamagedError
 from services.runtime.state import StateFolder
 from services.runtime.store import add_columns, open_store, transaction
 
@@ -36,10 +37,18 @@ def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_broken_store_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "s.sqlite").write_bytes(b"this is no database" * 100)
-    with pytest.raises(sqlite3.DatabaseError):
-        open_store(tmp_path / "s.sqlite", SCHEMA)
+@pytest.mark.parametrize("damage", ["other", "cut", "torn"])
+def test_a_damaged_store_is_refused_with_what_helps(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "s.sqlite"
+    store = open_store(file, SCHEMA)
+    with transaction(store):
+        store.executemany("INSERT INTO things VALUES (?)", [(f"{n:0200}",) for n in range(200)])
+    store.close()
+    raw = file.read_bytes()
+    torn = raw[:8192] + bytes(4096) + raw[12288:]
+    file.write_bytes({"other": b"no database" * 900, "cut": raw[:8200], "torn": torn}[damage])
+    with pytest.raises(StoreDamagedError, match=r"is damaged \(.*\): put that of a backup"):
+        open_store(file, SCHEMA)
 
 
 def test_an_older_store_gets_the_columns_it_lacks_and_keeps_its_rows(tmp_path: Path) -> None:
