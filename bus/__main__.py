@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bus import access_command
 from bus.broker import Broker
 from bus.errors import BusError, Damaged
-from bus.security import make_broker_keys, make_client_keys
 from bus.settings import load_settings
 
 EPILOG = """\
@@ -20,13 +20,15 @@ examples:
   python -m bus                                     the broker on ipc, state in .consonance
   python -m bus --state /var/lib/consonance --url tcp://0.0.0.0:5550
   python -m bus keys broker                         the broker's keys (also made at its start)
-  python -m bus keys client laptop                  admit a client named laptop
+  python -m bus keys client laptop                  admit a client that speaks as /laptop/…
+  python -m bus keys client gpu-1 --role encoder --source /encoder/gpu-1
+  python -m bus keys list
+  python -m bus keys revoke laptop
   python -m bus check                               read all of the journal: is it sound?
   python -m bus repair                              write a damaged one anew from what it still has
 
 over tcp a client needs two files: its pair (STATE/keys/laptop.key_secret, named by
 CONSONANCE_KEY) and the broker's public key (STATE/keys/broker.key, CONSONANCE_SERVER_KEY).
-Deleting STATE/keys/clients/laptop.key refuses it from its next connection on.
 """
 
 
@@ -48,13 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
     )
     commands = parser.add_subparsers(dest="command", metavar="")
-    keys = commands.add_parser("keys", help="make key files", description="Make key files, 0600.")
-    kinds = keys.add_subparsers(dest="kind", required=True)
-    for kind, text in (("broker", "the broker's pair"), ("client", "a client's pair, admitted")):
-        made = kinds.add_parser(kind, help=text)
-        made.add_argument("--state", type=Path, default=argparse.SUPPRESS, help="state folder")
-        if kind == "client":
-            made.add_argument("name", help="letters, digits, '.', '_' and '-'")
+    access_command.add_parser(commands)
     for name, text in (
         ("check", "read all of the journal while no broker runs: 0 sound, 1 damaged"),
         ("repair", "write a damaged journal anew from what can be read; the old one is kept"),
@@ -73,14 +69,6 @@ async def _serve(arguments: argparse.Namespace) -> None:
     async with Broker(url, arguments.state, load_settings(arguments.config)):
         print(f"broker ready at {url}", flush=True)
         await stop.wait()
-
-
-def _keys(arguments: argparse.Namespace) -> None:
-    keys = arguments.state / "keys"
-    if arguments.kind == "broker":
-        print(make_broker_keys(keys))
-    else:
-        print(make_client_keys(keys, arguments.name))
 
 
 def _check(state: Path) -> int:
@@ -112,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         if arguments.command == "keys":
-            _keys(arguments)
+            access_command.run(arguments)
         elif arguments.command == "check":
             return _check(arguments.state)
         elif arguments.command == "repair":

@@ -8,7 +8,7 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -16,7 +16,9 @@ from typing import IO
 import zmq
 
 import schemas
-from bus import protocol, security
+from bus import protocol
+from bus.access import Grant
+from bus.access_door import Door
 from bus.core import SOURCE, Core
 from bus.errors import BusError, InUse, InvalidUrl
 from bus.settings import BrokerSettings
@@ -49,9 +51,10 @@ class Broker:
         self.state = state
         self.core = Core(self._emit, path=state / "journal.sqlite", settings=self.settings)
         self._locks: list[IO[bytes]] = []
+        self._bound: list[Path] = []
+        """The files of the sockets, where they have any."""
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._authenticator: security.Authenticator | None = None
-        self._pair: security.KeyPair | None = None
+        self._door: Door | None = None
         self._sockets: list[Drained] = []
         self._egress: Drained | None = None
         self._journal: Drained | None = None
@@ -84,14 +87,9 @@ class Broker:
         if self.endpoints.folder is not None:
             secure_folder(self.endpoints.folder)
             self._lock(self.endpoints.folder / "broker.lock", f"the bus {self.url}")
-        else:
-            keys = self.state / "keys"
-            security.make_broker_keys(keys)
-            self._pair = security.read_pair(keys / "broker.key_secret")
         self._context = zmq.Context()
-        if self._pair is not None:
-            clients = self.state / "keys" / "clients"
-            self._authenticator = security.Authenticator(self._context, clients)
+        if self.endpoints.secured:
+            self._door = Door(self._context, self.state / "keys", self.core.withdraw)
         await self.core.start()
         # Egress first: nothing may come in that could not go out.
         self._egress = self._bind(zmq.XPUB, self.endpoints.egress, self._subscribed)
@@ -114,7 +112,7 @@ class Broker:
         except OSError as e:
             raise InUse(f"another broker is running on {what}") from e
 
-    def _bind(self, kind: int, endpoint: str, handle: object) -> Drained:
+    def _bind(self, kind: int, endpoint: str, handle: Callable[..., None]) -> Drained:
         assert self._context is not None  # noqa: S101 (made before anything is bound)
         socket = self._context.socket(kind)
         socket.linger = 200
@@ -123,9 +121,8 @@ class Broker:
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
         if endpoint.startswith("tcp://["):
             socket.setsockopt(zmq.IPV6, 1)
-        if self._pair is not None:
-            socket.curve_server = True
-            socket.curve_publickey, socket.curve_secretkey = self._pair
+        if self._door is not None:
+            self._door.guard(socket)
         if kind == zmq.XPUB:
             # Every subscriber's own: two may have chosen the same word after `_echo.`.
             socket.setsockopt(zmq.XPUB_VERBOSE, 1)
@@ -143,7 +140,16 @@ class Broker:
             if e.errno == zmq.EADDRINUSE:
                 raise InUse(f"the port of {endpoint} is in use, perhaps by another broker") from e
             raise InvalidUrl(f"cannot serve {endpoint}: {e.strerror}") from e
-        drained = Drained(socket, handle, attachments=kind == zmq.SUB)  # type: ignore[arg-type]
+        if endpoint.startswith("ipc://"):
+            self._bound.append(Path(endpoint.removeprefix("ipc://")))
+        attachments = kind == zmq.SUB
+        drained: Drained
+        if self._door is None:
+            drained = Drained(socket, handle, attachments=attachments)
+        elif kind == zmq.XPUB:
+            drained = self._door.listeners(socket)
+        else:
+            drained = self._door.speakers(socket, handle, attachments=attachments)
         self._sockets.append(drained)
         return drained
 
@@ -157,14 +163,14 @@ class Broker:
         if message[0][:1] == b"\x01" and message[0][1:].startswith(protocol.ECHO):
             self._emit([message[0][1:], b""])
 
-    def _asked(self, message: list[bytes]) -> None:
+    def _asked(self, message: list[bytes], grant: Grant | None = None) -> None:
         asker, *rest = message
         if len(rest) != 3:
             body = protocol.Error("malformed", "a request has three frames: id, verb, JSON")
             self._reply(asker, rest[0] if rest else b"", protocol.ERROR, protocol.encode(body))
             return
         name, verb, body_ = rest
-        self.core.request((asker, name), verb, body_, partial(self._reply, asker, name))
+        self.core.request((asker, name), verb, body_, partial(self._reply, asker, name), grant)
         if self.core.congested and self._journal is not None:
             self._journal.pause()
             self._later("resume", 0.01, self._resume)
@@ -191,6 +197,7 @@ class Broker:
         self._later("beat", self.settings.heartbeat_seconds, self._beat)
         if self._stalled is not None:
             self._cut += self._stalled.look(costly=_resident() > MEMORY)
+        self.core.retry()
         self.core.writer.submit(lambda journal: journal.leases.lags(), self._counted)
         self._emit(schemas.frames(schemas.Event(data=self._heartbeat(), source=SOURCE)))
 
@@ -216,10 +223,22 @@ class Broker:
                 "journal_bytes_limit": self.settings.retention_bytes,
                 "journal_backlog_bytes": self._backlog,
                 "journal_evicted": self._evicted,
+                "journal_failures": self.core.failures,
                 **{f"lag:{group}": count for group, count in self._lags.items()},
             },
             heads=dict(self.core.heads),
+            trouble=self._trouble(full=full),
         )
+
+    def _trouble(self, *, full: bool) -> str | None:
+        if self.core.failure is not None:
+            return str(self.core.failure)
+        if full:
+            return (
+                f"groups have yet to acknowledge {self._backlog} bytes of the journal's"
+                f" {self.settings.retention_bytes}: at the limit the oldest are lost to them"
+            )
+        return None
 
     def _maintain(self) -> None:
         settings = self.settings
@@ -277,11 +296,14 @@ class Broker:
             drained.close()
         self._sockets.clear()
         self._egress = self._journal = None
-        if self._authenticator is not None:
-            self._authenticator.close()
-            self._authenticator = None
+        if self._door is not None:
+            self._door.close()
+            self._door = None
         if context is not None:
             await asyncio.to_thread(context.term)
+        for path in self._bound:  # ZeroMQ leaves them; the lock is still ours
+            path.unlink(missing_ok=True)
+        self._bound.clear()
         for file in self._locks:
             file.close()
         self._locks.clear()

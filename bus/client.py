@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,16 @@ from bus import protocol
 from bus.appending import Appender
 from bus.consumer import Leased, Member
 from bus.contract import Delivery, Kinds, Start, Statistics
-from bus.errors import BusError, Closed, Refused, RequestTimeout, StaleLease, refusal
+from bus.errors import (
+    BusError,
+    Closed,
+    NotPermitted,
+    Refused,
+    RequestTimeout,
+    StaleLease,
+    Unreachable,
+    refusal,
+)
 from bus.link import Link
 from bus.reading import JournalReader, kinds_of
 from bus.signal import Signal
@@ -67,9 +76,10 @@ class ClientBus(JournalReader):
         self._appender = Appender(link, patience)
 
     async def open(self) -> None:
-        """Hear the broker's refusals; raises `Unreachable`."""
-        self.add(self._refusals, [f"{schemas.EventRefused.type}@{self.source}"])
-        await self.confirm()
+        """Hear the broker's refusals; raises `Unreachable`, `NotPermitted`."""
+        topic = f"{schemas.EventRefused.type}@{self.source}"
+        self.add(self._refusals, [topic])
+        await self.confirm([topic])
 
     # topics
 
@@ -90,9 +100,13 @@ class ClientBus(JournalReader):
             if not self._watches:
                 self.remove(self._heartbeats, [schemas.FleetHeartbeat.type])
 
-    async def confirm(self) -> None:
-        """Return once what was added is live."""
-        await self.link.confirm(self.patience)
+    async def confirm(self, topics: Collection[str]) -> None:
+        """Return once what was added is live; raises `NotPermitted` where one of `topics` is not
+        for this key."""
+        unheard = await self.link.confirm(self.patience)
+        refused = sorted({*topics} & {*unheard.topics}) if unheard else []
+        if unheard and refused:
+            raise NotPermitted(f"{unheard.message}: not {', '.join(refused)}")
 
     def _dispatch(self, message: Sequence[bytes]) -> None:
         try:
@@ -234,9 +248,7 @@ class ClientBus(JournalReader):
         answer = self._replies.expect(event.id, tuple(kind.type for kind in chosen))
         try:
             if not self._answerable.issuperset(topics):
-                self.add(self._replies, topics)
-                await self.confirm()
-                self._answerable.update(topics)
+                await self._hear_answers(topics, end)
             pause = resend
             while (left := end - loop.time()) > 0:
                 self._check()
@@ -248,6 +260,21 @@ class ClientBus(JournalReader):
         finally:
             self._replies.forget(event.id, answer)
         raise RequestTimeout(f"nobody answered {event.type} {event.id} within {timeout:g} s")
+
+    async def _hear_answers(self, topics: Sequence[str], end: float) -> None:
+        """Listen to answers, once and for all; given up at `end`, the loop's time."""
+        loop = asyncio.get_running_loop()
+        self.add(self._replies, topics)
+        while (left := end - loop.time()) > 0:
+            try:
+                async with asyncio.timeout(left):
+                    await self.confirm(topics)
+            except TimeoutError:
+                return
+            except Unreachable:  # the patience of this bus is not that of its caller
+                continue
+            self._answerable.update(topics)
+            return
 
     # the end
 

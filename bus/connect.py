@@ -9,7 +9,7 @@ from bus.client import ClientBus
 from bus.contract import Bus
 from bus.errors import InvalidKey
 from bus.memory import MemoryBus
-from bus.security import read_pair, read_public
+from bus.security import pair_of, read_pair, read_public
 from bus.urls import endpoints, secure_folder
 from bus.zeromq import ZeroMQLink
 from schemas import address_of
@@ -30,7 +30,8 @@ async def connect(
     `url`: `ipc:///folder`, `tcp://host:5550` or `memory://name`; default: the variable
     `CONSONANCE_BUS`, else the broker of `.consonance` in the working folder. `source`: the name
     of this process on events (`/encoder/2`). `patience`: seconds that the broker may be away.
-    `key`, `server_key`: files for tcp, default `CONSONANCE_KEY` and `CONSONANCE_SERVER_KEY`.
+    `key`, `server_key`: files for tcp, default `CONSONANCE_KEY` and `CONSONANCE_SERVER_KEY`; where
+    `key` is a folder, `encoder.key_secret` in it for whoever speaks as `/encoder/…`.
     Raises `InvalidUrl`, `InvalidKey`, `InsecureFolder`, `NotPermitted`, `Unreachable`.
     """
     url = url or os.environ.get("CONSONANCE_BUS") or f"ipc://{Path('.consonance/bus').absolute()}"
@@ -59,7 +60,7 @@ def _link(
         if places.folder is not None and places.folder.exists():
             secure_folder(places.folder)
         return ZeroMQLink(url, places, name=name)
-    pair = read_pair(_file(key, "CONSONANCE_KEY", "this client's key pair"))
+    pair = read_pair(pair_of(_file(key, "CONSONANCE_KEY", "this client's key pair"), source))
     server = read_public(_file(server_key, "CONSONANCE_SERVER_KEY", "the broker's public key"))
     return ZeroMQLink(url, places, name=name, pair=pair, server=server)
 

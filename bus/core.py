@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import blake2b
@@ -18,8 +18,11 @@ import msgspec
 
 import schemas
 from bus import protocol
-from bus.errors import BusError, Refused, TooLarge
+from bus.access import Grant
+from bus.errors import BusError, Damaged, NotPermitted, Refused, TooLarge
 from bus.journal import Entry, Journal
+from bus.legible import check_legible
+from bus.seldom import Seldom, shown
 from bus.settings import BrokerSettings
 from bus.waiting import Waiter, Waiters
 from bus.writer import Committed, Writer
@@ -54,8 +57,11 @@ class Core:
         self.counters: dict[str, int] = dict.fromkeys(
             ("ingress", "broadcast", "appended", "duplicates", "refused", "dropped"), 0
         )
+        self._refusals = Seldom(_log)
         self.failure: BusError | None = None
         """Why the last group could not be written; None while the journal works."""
+        self.failures = 0
+        """Groups that could not be written."""
         self.writer = Writer(lambda: Journal(path, self.settings), self._committed)
         self._waiters = Waiters(self._attempt)
         self._due: asyncio.TimerHandle | None = None
@@ -85,8 +91,11 @@ class Core:
 
     # ingress
 
-    def ingress(self, message: Sequence[bytes]) -> None:
-        """A message from a publisher: forwarded, journaled first if durable, or refused."""
+    def ingress(self, message: Sequence[bytes], grant: Grant | None = None) -> None:
+        """A message from a publisher: forwarded, journaled first if durable, or refused.
+
+        `grant`: what the key may do under which it came; None where who comes in may do all.
+        """
         self.counters["ingress"] += 1
         if message and message[0].startswith(protocol.PING):
             if sum(map(len, message)) <= 1024:
@@ -96,7 +105,10 @@ class Core:
             if len(message) > 1 and len(message[1]) > self.settings.max_event_bytes:
                 raise self._too_large(len(message[1]))
             event = schemas.from_frames(message)
-            _check_text(message[1])
+            check_legible(message[1])
+            if grant is not None:
+                grant.check_event(event)
+                grant.charge((event.type,))
             if event.data.lane is schemas.Lane.LIVE:
                 self.counters["broadcast"] += 1
                 self.emit(message)
@@ -104,10 +116,10 @@ class Core:
             if event.attachments:
                 raise Refused(f"{event.type} is durable: attachments travel with live events only")
         except (schemas.SchemaError, BusError) as e:
-            self._refuse(message[1] if len(message) > 1 else b"", e)
+            self._refuse(message[1] if len(message) > 1 else b"", e, grant)
             return
         except (ValueError, RecursionError) as e:  # JSON that is valid and absurd
-            self._refuse(message[1], Refused(str(e)))
+            self._refuse(message[1], Refused(str(e)), grant)
             return
         if self.congested:
             self.counters["dropped"] += 1  # no receipt: its sender sends it again
@@ -115,17 +127,19 @@ class Core:
         raw = bytes(message[1])
         entry = Entry(event.type, event.source, event.id, raw)
         self.writer.submit(
-            partial(_append_ingress, entry), partial(self._received, entry), len(raw)
+            partial(_append_ingress, entry), partial(self._received, entry, grant), len(raw)
         )
 
-    def _received(self, entry: Entry, result: Any) -> None:
+    def _received(self, entry: Entry, grant: Grant | None, result: Any) -> None:
         if isinstance(result, BusError):
-            self._refuse(entry.raw, result)
+            self._refuse(entry.raw, result, grant)
         elif result is not None:  # known before: its broadcast is the receipt that was missed
             self.counters["duplicates"] += 1
             self.emit([_type_of(result, entry.type).encode(), result])
 
-    def _refuse(self, raw: bytes, error: schemas.SchemaError | BusError) -> None:
+    def _refuse(
+        self, raw: bytes, error: schemas.SchemaError | BusError, grant: Grant | None
+    ) -> None:
         self.counters["refused"] += 1
         answers = schemas.refusals(
             raw,
@@ -134,8 +148,12 @@ class Core:
             source=SOURCE,
             thorough=len(raw) <= self.settings.max_event_bytes,
         )
-        told = answers[0].to if answers else "nobody"
-        _log.warning("refused an event of %d bytes, told %s: %s", len(raw), told, error)
+        if grant is not None:  # whose name it bears is told nothing of what others send
+            answers = tuple(each for each in answers if grant.is_addressed(each.to or ""))
+        told = shown(answers[0].to or "") if answers else "nobody"
+        self._refusals.warning(
+            "refused an event of %d bytes, told %s: %s", len(raw), told, shown(str(error))
+        )
         for answer in answers:
             self.emit(schemas.frames(answer))
 
@@ -146,34 +164,48 @@ class Core:
 
     # the journal's requests
 
-    def request(self, key: tuple[bytes, bytes], verb: bytes, body: bytes, reply: Reply) -> None:
-        """Answer one request through `reply`, at once or later; `key` names asker and request."""
+    def request(
+        self,
+        key: tuple[bytes, bytes],
+        verb: bytes,
+        body: bytes,
+        reply: Reply,
+        grant: Grant | None = None,
+    ) -> None:
+        """Answer one request through `reply`, at once or later; `key` names asker and request.
+
+        `grant`: what the asker may do; None for all.
+        """
         try:
             asked = protocol.parse_request(verb, body)
+            if grant is not None:
+                asked = grant.check_request(asked)
             if isinstance(asked, protocol.Lease):
                 _check_durable(asked.types)
-                self._waiters.add(Waiter(key, asked, reply))
+                self._waiters.add(Waiter(key, asked, reply, grant))
                 return
-            run = self._operation(asked, verb, body)
+            run = self._operation(asked, verb, body, grant)
         except (schemas.SchemaError, BusError) as e:
             self.counters["refused"] += 1
-            reply(protocol.ERROR, protocol.encode(protocol.Error(_code(e), str(e))))
+            if isinstance(e, NotPermitted):
+                self._refusals.warning("refused to %s: %s", shown(verb.decode("latin-1")), e)
+            reply(protocol.ERROR, protocol.told(_code(e), str(e)))
             return
         except (ValueError, RecursionError) as e:  # JSON that is valid and absurd
             self.counters["refused"] += 1
-            reply(protocol.ERROR, protocol.encode(protocol.Error("malformed", str(e))))
+            reply(protocol.ERROR, protocol.told("malformed", str(e)))
             return
         self.writer.submit(run, partial(_answer, reply), len(body))
 
     def _operation(
-        self, asked: protocol.Request, verb: bytes, body: bytes
+        self, asked: protocol.Request, verb: bytes, body: bytes, grant: Grant | None
     ) -> Callable[[Journal], Any]:
         if isinstance(asked, protocol.Append):
-            return partial(_append, self._entries(asked.events))
+            return partial(_append, self._entries(asked.events, grant))
         receipt = blake2b(verb + b"\0" + body, digest_size=16).digest()
         match asked:
             case protocol.Ack(leases=leases, publish=publish):
-                return partial(_ack, leases, self._entries(publish), receipt)
+                return partial(_ack, leases, self._entries(publish, grant), receipt)
             case protocol.Read(types=types, after=after, limit=limit):
                 return partial(_read, types, after, limit)
             case protocol.Nack():
@@ -183,24 +215,32 @@ class Core:
             case protocol.Extend():
                 return partial(_extend, asked)
             case protocol.HeadsAsked():
-                return lambda journal: protocol.Heads(journal.heads())
+                return partial(_heads, None if grant is None else grant.readable)
             case protocol.Dead():
                 return partial(_dead, asked)
             case protocol.Erase(types=types, where=where, upto=upto):
                 return lambda journal: protocol.Erased(journal.erase(types, where, upto))
         raise Refused(f"{type(asked).__name__} is no request")
 
-    def _entries(self, raws: Sequence[msgspec.Raw]) -> list[Entry]:
+    def _entries(self, raws: Sequence[msgspec.Raw], grant: Grant | None) -> list[Entry]:
         entries = []
         for raw in map(bytes, raws):
             if len(raw) > self.settings.max_event_bytes:
                 raise self._too_large(len(raw))
             event = schemas.decode(raw)
-            _check_text(raw)
+            check_legible(raw)
             if event.data.lane is not schemas.Lane.DURABLE:
                 raise Refused(f"{event.type} is live: the journal takes durable events only")
+            if grant is not None:
+                grant.check_event(event)
             entries.append(Entry(event.type, event.source, event.id, raw))
+        if grant is not None:
+            grant.charge([entry.type for entry in entries])
         return entries
+
+    def withdraw(self, names: Collection[str]) -> None:
+        """The rights of these keys are others now: who waits for a lease has to ask again."""
+        self._waiters.withdraw(names)
 
     # leases that wait
 
@@ -228,13 +268,29 @@ class Core:
 
     # after a commit
 
+    def _told(self, failure: BusError | None) -> None:
+        """Say what became of the journal, once for every change."""
+        before, self.failure = self.failure, failure
+        self.failures += failure is not None
+        if str(failure) != str(before):
+            if failure is None:
+                _log.info("the journal is written again")
+            else:
+                _log.error("%s", failure)
+
+    def retry(self) -> None:
+        """Where the journal could not be written: see whether it can be now."""
+        if self.failure is not None and not isinstance(self.failure, Damaged):
+            self.writer.submit(lambda journal: journal.probe(), _ignore)
+
     def _committed(self, group: Committed) -> None:
         for event in group.events:
             self.heads[event.type] = event.sequence
             self.emit([event.type.encode(), event.raw])
         self.counters["appended"] += len(group.events)
         self.counters["broadcast"] += len(group.events)
-        self.failure = group.failure
+        if group.failure is not None or group.wrote:  # reading tells nothing of writing
+            self._told(group.failure)
         for done, result in group.results:
             try:
                 done(result)
@@ -272,14 +328,6 @@ def _type_of(raw: bytes, otherwise: str) -> str:
 
 def _code(error: schemas.SchemaError | BusError) -> str:
     return error.code if isinstance(error, schemas.SchemaError | Refused) else "malformed"
-
-
-def _check_text(raw: bytes) -> None:
-    """What nobody here reads is not checked by decoding, but others must be able to read it."""
-    try:
-        raw.decode()
-    except UnicodeDecodeError as e:
-        raise Refused(f"the event is not UTF-8 at byte {e.start}") from e
 
 
 def _check_durable(types: Sequence[str]) -> None:
@@ -326,6 +374,13 @@ def _ack(
     leases: Sequence[str], publish: Sequence[Entry], receipt: bytes, journal: Journal
 ) -> protocol.Appended:
     return _appended(journal.leases.ack(leases, publish, receipt))
+
+
+def _heads(readable: Collection[str] | None, journal: Journal) -> protocol.Heads:
+    heads = journal.heads()
+    if readable is not None:
+        heads = {kind: head for kind, head in heads.items() if kind in readable}
+    return protocol.Heads(heads)
 
 
 def _read(types: Sequence[str] | None, after: int, limit: int, journal: Journal) -> protocol.Page:

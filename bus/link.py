@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+from bus.protocol import Unheard
+
 __all__ = ["Link"]
 
 
@@ -50,8 +52,11 @@ class Link(ABC):
         """Stop asking for a topic."""
 
     @abstractmethod
-    async def confirm(self, patience: float) -> None:
-        """Return once every subscription so far is live; raises `Unreachable`, `Closed`."""
+    async def confirm(self, patience: float) -> Unheard | None:
+        """Return once every subscription so far is live, but those returned: they were refused.
+
+        Raises `Unreachable`, `Closed`.
+        """
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -11,8 +11,9 @@ Requests may be sent again, byte for byte, after a lost connection:
   identity; with `max: 0` that ends the wait. `max: 0` also declares a group without leasing.
 
 A bare SUB learns that its subscriptions are live by subscribing, last, to `_echo.<nonce>`: the
-broker answers a new subscription to such a topic with one message `[topic, ""]`. A bare PUB
-learns that it is connected by sending `["_ping.<nonce>", ""]` until that comes back on egress.
+broker answers a new subscription to such a topic with one message `[topic, ""]`. Over tcp the
+second frame is an `Unheard` where some of them were refused. A bare PUB learns that it is
+connected by sending `["_ping.<nonce>", ""]` until that comes back on egress.
 """
 
 from __future__ import annotations
@@ -51,15 +52,19 @@ __all__ = [
     "Page",
     "Read",
     "Request",
+    "Unheard",
     "encode",
     "encode_error",
     "parse_request",
+    "told",
 ]
 
 OK = b"ok"
 ERROR = b"error"
 ECHO = b"_echo."
 PING = b"_ping."
+LONGEST = 1000
+"""Characters of an error's message."""
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Milliseconds = Annotated[int, Meta(ge=0, le=366 * 24 * 3600 * 1000)]
@@ -218,6 +223,15 @@ class Error(msgspec.Struct, frozen=True):
     message: str
 
 
+class Unheard(msgspec.Struct, frozen=True):
+    """Which of a connection's subscriptions were refused: `not_permitted`."""
+
+    code: str
+    message: str
+    topics: list[str]
+    """As they were asked for; at most 100 of them."""
+
+
 REQUESTS: dict[str, type[Request]] = {
     "append": Append,
     "read": Read,
@@ -240,7 +254,8 @@ def parse_request(verb: bytes, body: bytes) -> Request:
     decoder = _decoders.get(verb)
     if decoder is None:
         known = ", ".join(REQUESTS)
-        raise Refused(f"unknown verb {verb.decode(errors='replace')!r}: expected one of {known}")
+        said = verb[:40].decode(errors="replace")
+        raise Refused(f"unknown verb {said!r}: expected one of {known}")
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
@@ -250,4 +265,9 @@ def parse_request(verb: bytes, body: bytes) -> Request:
 def encode_error(error: BusError) -> bytes:
     """The JSON of an error reply."""
     code = error.code if isinstance(error, Refused) else "malformed"
-    return encode(Error(code, str(error)))
+    return told(code, str(error))
+
+
+def told(code: str, message: str) -> bytes:
+    """The JSON of an error reply; what was asked may be long, and is not repeated at length."""
+    return encode(Error(code, message if len(message) <= LONGEST else message[:LONGEST] + "…"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import zmq
 
-__all__ = ["Drained"]
+__all__ = ["Drained", "Known"]
 
 BUDGET = 256
 """Messages handled in one go, before others in the loop have their turn."""
@@ -135,3 +135,29 @@ class Drained:
             if not self._paused:
                 self._loop.remove_reader(self._fd)
             self.socket.close()
+
+
+class Known(Drained):
+    """Calls `handle` with the last frame of every message, too, which tells who sent it."""
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        handle: Callable[[Any, list[bytes]], None],
+        *,
+        attachments: bool = False,
+    ) -> None:
+        self._frame: Any = None
+        super().__init__(
+            socket, lambda message: handle(self._frame, message), attachments=attachments
+        )
+
+    def _receive(self) -> list[Any]:
+        frame = self._receive_part(NOW, False)
+        parts = [frame.bytes]
+        while frame.more:
+            frame = self._receive_part(NOW, False)
+            kept = self._attachments and len(parts) > 1 and len(frame) >= LARGE
+            parts.append(frame if kept else frame.bytes)
+        self._frame = frame
+        return parts

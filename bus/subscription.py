@@ -66,7 +66,7 @@ class Watch(Subscription):
         self._open = True
         self._bus.add(self, self._topics)
         try:
-            await self._bus.confirm()
+            await self._bus.confirm(self._topics)
             if self._durable:
                 head = self._head(await self._bus.heads())
                 if self._after is None:

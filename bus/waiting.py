@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 
 from bus import protocol
+from bus.access import Grant
 
 __all__ = ["Waiter", "Waiters"]
 
@@ -30,10 +31,13 @@ class Waiter:
         key: tuple[bytes, bytes],
         asked: protocol.Lease,
         reply: Callable[[bytes, bytes], bool],
+        grant: Grant | None = None,
     ) -> None:
         self.key = key
         self.asked = asked
         self.reply = reply
+        self.grant = grant
+        """What the asker may do; None for all."""
         self.state = State.IDLE
         self.expired = asked.wait_ms == 0 or asked.max == 0
         self.timer: asyncio.TimerHandle | None = None
@@ -94,6 +98,12 @@ class Waiters:
         waiter.state = State.GONE
         if waiter.timer is not None:
             waiter.timer.cancel()
+
+    def withdraw(self, names: Collection[str]) -> None:
+        """Answer those with nothing who asked under these keys."""
+        for waiter in list(self._all.values()):
+            if waiter.grant is not None and waiter.grant.name in names:
+                self.finish(waiter, protocol.OK, NOTHING)
 
     def close(self) -> None:
         """Answer everybody with nothing."""

@@ -64,7 +64,7 @@ class ZeroMQLink(Link):
         self._ever = False
         self._ready = Signal()
         self._pending: dict[bytes, _Pending] = {}
-        self._echoes: dict[bytes, asyncio.Future[None]] = {}
+        self._echoes: dict[bytes, asyncio.Future[protocol.Unheard | None]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
@@ -117,7 +117,7 @@ class ZeroMQLink(Link):
         echo = self._echoes.pop(message[0], None) if self._echoes else None
         if echo is not None:
             if not echo.done():
-                echo.set_result(None)
+                echo.set_result(_unheard(message[1]) if len(message) > 1 else None)
         else:
             for place in range(2, len(message)):
                 if isinstance(message[place], zmq.Frame):
@@ -134,17 +134,17 @@ class ZeroMQLink(Link):
             self._subscriber.socket.unsubscribe(topic.encode())
             self._subscriber.look()
 
-    async def confirm(self, patience: float) -> None:
+    async def confirm(self, patience: float) -> protocol.Unheard | None:
         """Subscriptions on one pipe are in order: when the last is echoed, all are live."""
         if self._closed:
             raise Closed("the bus is closed")
         topic = protocol.ECHO + secrets.token_hex(8).encode()
-        echo = asyncio.get_running_loop().create_future()
+        echo: asyncio.Future[protocol.Unheard | None] = asyncio.get_running_loop().create_future()
         self._echoes[topic] = echo
         self.subscribe(topic.decode())
         try:
             async with asyncio.timeout(patience):
-                await echo
+                return await echo
         except TimeoutError as e:
             raise self._unreachable(f"no subscription became live within {patience:g} s") from e
         finally:
@@ -268,3 +268,11 @@ class ZeroMQLink(Link):
         for drained in (self._publisher, self._subscriber, self._dealer):
             drained.close()
         await asyncio.to_thread(self._context.term)
+
+
+def _unheard(answer: bytes) -> protocol.Unheard | None:
+    """What the broker refused."""
+    try:
+        return msgspec.json.decode(answer, type=protocol.Unheard) if answer else None
+    except msgspec.DecodeError:
+        return None

@@ -77,6 +77,8 @@ class Intake:
         self.known = 0
         self.refused = 0
         self._bus = bus
+        # Over tcp a key speaks below its own name, and so does what it gives.
+        self._source = f"/{bus.source.strip('/').partition('/')[0]}/feedback"
         self._domain = domain
         self._say = say
         self._head: int | None = None
@@ -161,7 +163,7 @@ class Intake:
         digest = hashlib.sha256(msgspec.json.encode(piece) + order.encode()).digest()
         self._seen[digest] += 1
         name = derived_id(SOURCE, digest.hex(), piece.type, self._seen[digest])
-        return Event(data=piece, source=SOURCE, id=name)
+        return Event(data=piece, source=self._source, id=name)
 
 
 def _parsed(raw: bytes) -> Line:

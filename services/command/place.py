@@ -26,6 +26,8 @@ PATIENCE: Final = 3.0
 """Seconds for a broker to answer; later there is no fleet."""
 
 _DEFAULT: Final = ".consonance"
+NAME: Final = "consonance"
+"""Who the command speaks as, and its key in the state folder."""
 
 
 @Parameter(name="*")
@@ -79,11 +81,22 @@ class Place(Home):
         """This client's key pair and the broker's public key: where the environment names none,
         the fleet's own."""
         keys = self.folder / "keys"
-        own, server = keys / "fleet.key_secret", keys / "broker.key"
+        own, server = keys / f"{NAME}.key_secret", keys / "broker.key"
         return (
             own if "CONSONANCE_KEY" not in os.environ and own.exists() else None,
             server if "CONSONANCE_SERVER_KEY" not in os.environ and server.exists() else None,
         )
+
+    def source(self) -> str:
+        """A name of this process's own, below what its key may speak as; raises `InvalidKey`."""
+        from bus.security import speaker
+
+        bound = f"/{NAME}/"
+        if self.url.startswith("tcp://") and (named := os.environ.get("CONSONANCE_KEY")):
+            pair = Path(named)
+            bound = speaker(pair) if pair.is_file() else bound
+        own = f"{os.getpid()}-{secrets.token_hex(3)}"
+        return f"{bound}{own}" if bound.endswith("/") else bound
 
 
 HOME: Final = Home()
@@ -100,8 +113,8 @@ async def connected(at: Place) -> AsyncIterator[Bus]:
 
     url = at.url
     own, server = at.key_files()
-    source = f"/consonance/{os.getpid()}-{secrets.token_hex(3)}"
     try:
+        source = at.source()
         async with asyncio.timeout(PATIENCE):
             await _knock(url)
             bus = await connect(url, source=source, key=own, server_key=server)

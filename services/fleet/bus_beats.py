@@ -5,24 +5,33 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
-from bus import BusError, connect
-from bus.security import make_broker_keys, make_client_keys
+from bus import BusError, InvalidKey, connect
+from bus.security import admit, make_broker_keys, make_client_keys, read_client
 from bus.urls import secure_folder
 from schemas import FleetHeartbeat, FleetStop
 from services.errors import PreflightError
 from services.fleet.beats import Beat, Listen, StopOrder
+from services.fleet.plan import SERVICES
 
-__all__ = ["beats_of", "prepare"]
+__all__ = ["OWN", "beats_of", "prepare"]
 
-_OWN_CLIENT = "fleet"  # the key that all processes of the fleet share
+OWN: Final = {
+    **{role.service: "service" for role in SERVICES},
+    "fleet": "observer",
+    "health": "observer",
+    "consonance": "admin",
+}
+"""The keys of a fleet on tcp, and the role of each: its services, each bound to its own name; the
+supervisor, the checks of health, and the command on this machine."""
 
 
 def prepare(url: str, state: Path) -> dict[str, str]:
     """Make what the bus needs, and the environment in which its processes can connect.
 
-    For `ipc` its folder, for `tcp` the keys of the broker and of the fleet itself, where they are
-    missing. Raises `PreflightError`.
+    For `ipc` its folder, for `tcp` the keys of the broker and of the fleet's own processes, where
+    they are missing; each finds its own in their folder. Raises `PreflightError`.
     """
     try:
         if url.startswith("ipc://"):
@@ -31,12 +40,23 @@ def prepare(url: str, state: Path) -> dict[str, str]:
         keys = state / "keys"
         keys.mkdir(mode=0o700, exist_ok=True)
         server = make_broker_keys(keys)
-        own = keys / f"{_OWN_CLIENT}.key_secret"
-        if not own.exists():
-            make_client_keys(keys, _OWN_CLIENT)
-        return {"CONSONANCE_KEY": str(own), "CONSONANCE_SERVER_KEY": str(server)}
+        for name, role in OWN.items():
+            _own_key(keys, name, role)
+        return {"CONSONANCE_KEY": str(keys), "CONSONANCE_SERVER_KEY": str(server)}
     except BusError as error:
         raise PreflightError(f"The bus {url} cannot be prepared: {error}.") from error
+
+
+def _own_key(keys: Path, name: str, role: str) -> None:
+    """Make it, or let it in where an earlier start was cut off, or knew no roles."""
+    pair, admitted = keys / f"{name}.key_secret", keys / "clients" / f"{name}.key"
+    given = read_client(admitted)[1].get("role", ()) if admitted.exists() else ()
+    if given == ["client"] or (admitted.exists() and not pair.exists()):
+        raise InvalidKey(f"the name {name} is the fleet's own: revoke the key of that name")
+    if not pair.exists():
+        make_client_keys(keys, name, role=role)
+    elif not given:
+        admit(keys, name, role=role)
 
 
 def beats_of(url: str, environment: Mapping[str, str]) -> Listen:

@@ -34,16 +34,7 @@ def initialise(state: Path, bus: str, model: str | None = None) -> dict[str, str
     url = bus_url(bus, state)
     with _alone(state_folder(state)):
         files = prepare(url, state)
-        own = files.get("CONSONANCE_KEY")
-        if own is not None and not _admitted(Path(own)).exists():
-            # An earlier start was cut off between the pair and its admission.
-            Path(own).unlink()
-            files = prepare(url, state)
     return {"CONSONANCE_BUS": url, **files}
-
-
-def _admitted(pair: Path) -> Path:
-    return pair.parent / "clients" / f"{pair.stem}.key"
 
 
 @contextmanager

@@ -36,7 +36,7 @@ async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
                 url = f"tcp://127.0.0.1:{free_port()}"
                 keys: Path = state / "keys"
                 options["server_key"] = make_broker_keys(keys)
-                options["key"] = make_client_keys(keys, "tester")
+                options["key"] = make_client_keys(keys, "tester", role="admin", sources=["/"])
                 await stack.enter_async_context(Broker(url, state))
 
         async def opened(source: str = "/test/1", **more: Any) -> bus.Bus:

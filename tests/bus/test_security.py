@@ -33,24 +33,26 @@ async def test_an_allowed_key_works_and_a_removed_one_does_not(url: str, state: 
     keys = state / "keys"
     pair = make_client_keys(keys, "laptop")
     server = keys / "broker.key"
-    async with await bus.connect(url, source="/a/1", key=str(pair), server_key=str(server)) as one:
-        assert await one.publish(feedback(1)) == (1,)
+    async with await bus.connect(
+        url, source="/laptop/1", key=str(pair), server_key=str(server)
+    ) as one:
+        assert await one.publish(feedback(1, source="/laptop/1")) == (1,)
     (keys / "clients" / "laptop.key").unlink()
     with pytest.raises(bus.NotPermitted, match="does not admit"):
-        await bus.connect(url, source="/a/1", patience=5, key=pair, server_key=server)
+        await bus.connect(url, source="/laptop/1", patience=5, key=pair, server_key=server)
 
 
 async def test_an_unknown_key_is_refused(url: str, state: Path) -> None:
     stranger = make_client_keys(state / "stranger", "stranger")
     server = state / "keys" / "broker.key"
     with pytest.raises(bus.NotPermitted):
-        await bus.connect(url, source="/a/1", patience=5, key=stranger, server_key=server)
+        await bus.connect(url, source="/laptop/1", patience=5, key=stranger, server_key=server)
 
 
 async def test_no_key_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CONSONANCE_KEY", raising=False)
     with pytest.raises(bus.InvalidKey, match="CONSONANCE_KEY"):
-        await bus.connect(url, source="/a/1", patience=1)
+        await bus.connect(url, source="/laptop/1", patience=1)
     context = zmq.Context()
     bare = context.socket(zmq.DEALER)
     bare.linger = 0
@@ -70,7 +72,7 @@ async def test_the_wrong_broker_is_not_trusted(url: str, state: Path) -> None:
     pair = make_client_keys(state / "keys", "laptop")
     other = make_broker_keys(state / "other")
     with pytest.raises(bus.BusError):
-        await bus.connect(url, source="/a/1", patience=1, key=pair, server_key=other)
+        await bus.connect(url, source="/laptop/1", patience=1, key=pair, server_key=other)
 
 
 async def test_keys_are_found_by_their_variables(
@@ -78,7 +80,7 @@ async def test_keys_are_found_by_their_variables(
 ) -> None:
     monkeypatch.setenv("CONSONANCE_KEY", str(make_client_keys(state / "keys", "laptop")))
     monkeypatch.setenv("CONSONANCE_SERVER_KEY", str(state / "keys" / "broker.key"))
-    async with await bus.connect(url, source="/a/1") as one:
+    async with await bus.connect(url, source="/laptop/1") as one:
         assert await one.heads() == {}
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from bus import connect
+from bus.access_keys import read_admissions
 from bus.broker import Broker
+from bus.security import make_client_keys
 from bus.settings import BrokerSettings
 from schemas import Event, FleetHeartbeat, FleetStop
 from services.errors import PreflightError
 from services.fleet.beats import Beat, StopOrder
-from services.fleet.bus_beats import beats_of, prepare
+from services.fleet.bus_beats import OWN, beats_of, prepare
 
 
 async def test_heartbeats_and_orders_arrive_over_the_bus(short_path: Path) -> None:
@@ -66,11 +68,25 @@ def test_a_socket_folder_that_others_may_enter_is_refused(short_path: Path) -> N
 
 def test_over_tcp_the_fleet_makes_its_own_keys_once(short_path: Path) -> None:
     first = prepare("tcp://127.0.0.1:5550", short_path)
-    before = {name: Path(path).read_text() for name, path in first.items()}
+    before = {path: path.read_text() for path in Path(first["CONSONANCE_KEY"]).glob("*.key_secret")}
 
     again = prepare("tcp://127.0.0.1:5550", short_path)
 
     assert again == first
-    assert {name: Path(path).read_text() for name, path in again.items()} == before
-    assert stat.S_IMODE(Path(first["CONSONANCE_KEY"]).stat().st_mode) == 0o600
-    assert (short_path / "keys" / "clients" / "fleet.key").exists()
+    assert {path: path.read_text() for path in before} == before
+    assert {path.stem for path in before} == {"broker", *OWN}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in before} == {0o600}
+    admitted = read_admissions(short_path / "keys" / "clients")
+    assert {name: one.role for name, one in admitted.items()} == OWN
+    assert all(one.sources == (f"/{name}/",) for name, one in admitted.items())
+
+
+@pytest.mark.parametrize("moved", [True, False], ids=["pair-moved", "pair-here"])
+def test_a_clients_key_that_bears_a_services_name_is_not_taken_for_the_services(
+    short_path: Path, moved: bool
+) -> None:
+    pair = make_client_keys(short_path / "keys", "router")
+    if moved:
+        pair.unlink()
+    with pytest.raises(PreflightError, match=r"router is the fleet's own"):
+        prepare("tcp://127.0.0.1:5550", short_path)

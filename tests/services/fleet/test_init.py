@@ -12,6 +12,8 @@ import pytest
 
 from bus import NotPermitted, connect
 from bus.broker import Broker
+from bus.security import read_public
+from schemas import SkillPublished
 from services.fleet.init import initialise, main
 from tests.bus.kit import free_port
 
@@ -51,11 +53,11 @@ def test_doing_it_again_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     assert contents(state) == made
     assert said.splitlines() == [
         f"CONSONANCE_BUS={BUS}",
-        f"CONSONANCE_KEY={state}/keys/fleet.key_secret",
+        f"CONSONANCE_KEY={state}/keys",
         f"CONSONANCE_SERVER_KEY={state}/keys/broker.key",
     ]
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
-    for name in ("broker", "fleet"):
+    for name in ("broker", "router", "encoder", "api", "fleet", "consonance"):
         assert stat.S_IMODE((state / "keys" / f"{name}.key_secret").stat().st_mode) == 0o600
 
 
@@ -65,19 +67,25 @@ def test_several_that_do_it_at_once_get_the_same_keys(tmp_path: Path) -> None:
     assert all(one == made[0] for one in made)
 
 
-async def test_a_start_that_was_cut_off_between_pair_and_admission_is_mended(
+async def test_a_start_that_was_cut_off_between_pair_and_admission_or_knew_no_roles_is_mended(
     short_path: Path,
 ) -> None:
     url = f"tcp://127.0.0.1:{free_port()}"
     initialise(short_path, url)
-    (short_path / "keys" / "clients" / "fleet.key").unlink()
+    (short_path / "keys" / "clients" / "router.key").unlink()
+    (short_path / "keys" / "clients" / "encoder.key").write_bytes(
+        b'curve\n    public-key = "%s"\n' % read_public(short_path / "keys" / "encoder.key_secret")
+    )  # as a version that knew no roles wrote it
 
     made = initialise(short_path, url)
 
     async with Broker(url, short_path):
         keys = {"key": made["CONSONANCE_KEY"], "server_key": made["CONSONANCE_SERVER_KEY"]}
-        async with await connect(url, source="/test/1", **keys) as bus:
-            assert await bus.heads() == {}
+        for source in ("/router/1", "/encoder/7"):
+            async with await connect(url, source=source, **keys) as bus:
+                assert await bus.heads() == {}
+                async with bus.consume("a-group", SkillPublished):
+                    pass
 
 
 async def test_processes_join_with_what_it_prints_and_nobody_without(
@@ -91,7 +99,7 @@ async def test_processes_join_with_what_it_prints_and_nobody_without(
         with pytest.raises(NotPermitted):
             await connect(
                 url,
-                source="/test/1",
+                source="/router/1",
                 patience=20,
                 key=other["CONSONANCE_KEY"],
                 server_key=made["CONSONANCE_SERVER_KEY"],
