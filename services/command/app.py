@@ -71,6 +71,7 @@ _COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("status", "status:app", "Show what the fleet is doing."),
     ("encode", "encode:app", "Embed the lines of a file or of standard input."),
     ("feedback", "feedback:app", "Tell what people found relevant to a query."),
+    ("story", "story:app", "Tell what became of a batch, from its first feedback to the card."),
     ("watch", "watch:app", "Follow what is said on the bus."),
     ("skills", "skills:app", "List, show, retire, pin and forget skills."),
     ("card", "card:app", "Inspect, verify, import, export and make skill cards."),

@@ -26,6 +26,7 @@ __all__ = [
     "UNSAID",
     "confirmed",
     "group",
+    "harmless",
     "json_line",
     "note",
     "print_json",
@@ -102,7 +103,7 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """A sentence beside it, on standard error."""
     with suppress(OSError):  # nobody reads it: what was asked for goes on
-        print(f"{NAME}: {_harmless(' '.join(text.split()))}", file=sys.stderr, flush=True)
+        print(f"{NAME}: {harmless(' '.join(text.split()))}", file=sys.stderr, flush=True)
 
 
 def json_line(data: Any) -> str:
@@ -121,7 +122,7 @@ def say_facts(title: str, facts: Mapping[str, Any]) -> None:
     for key, value in facts.items():
         if key not in ("name", "version") and value not in (None, "", [], {}, ()):
             plain = isinstance(value, str | int | float) and not isinstance(value, bool)
-            say(_harmless(f"  {key:<14} {value if plain else json_line(value)}"))
+            say(harmless(f"  {key:<14} {value if plain else json_line(value)}"))
 
 
 def table(*headings: str, rows: Iterable[Sequence[Any]], title: str | None = None) -> Table:
@@ -131,11 +132,11 @@ def table(*headings: str, rows: Iterable[Sequence[Any]], title: str | None = Non
         right = heading.startswith(">")
         made.add_column(heading.removeprefix(">"), justify="right" if right else "left")
     for row in rows:
-        made.add_row(*("" if cell is None else _harmless(str(cell)) for cell in row))
+        made.add_row(*("" if cell is None else harmless(str(cell)) for cell in row))
     return made
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """On one line, without control characters: others' words may come with a terminal's orders."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 

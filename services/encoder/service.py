@@ -38,7 +38,7 @@ from services.encoder.shelf import Placed, Shelf
 from services.encoder.tally import Tally
 from services.encoder.telling import Teller
 from services.runtime.service import Context, Service
-from services.runtime.tracing import following, span
+from services.runtime.tracing import following
 
 if TYPE_CHECKING:
     from lora.engine import ArrowEngine
@@ -92,7 +92,7 @@ class EncoderService(Service):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         own = self.settings.encoder
-        self.batcher = Batcher(own.batch_tokens)
+        self.batcher = Batcher(own.batch_tokens, self.settings.router.max_wait)
         self.pace = Pace(own.batch_tokens // LEAST)
         self.cache = VectorCache(own.cache_entries)
         self.recent: RecentAnswers[Key] = RecentAnswers(ANSWER_SECONDS, ANSWER_BYTES)
@@ -250,11 +250,13 @@ class EncoderService(Service):
         """One batch after another, as long as there are any; no timer."""
         while True:
             await self._waiting.wait()
-            batch = self.batcher.take(now())
+            batch = self.batcher.take(now(), time.monotonic())
             for job in batch.expired:
                 self._teller.failed(job.event, "deadline")
                 late = answers.expired(job.event, source=self.source, worker=self.address)
                 await self._send(job.event, late)
+            for job in batch.stuck:
+                await self._put_off(job)
             if not batch.rows:
                 self._waiting.clear()
                 continue
@@ -325,6 +327,21 @@ class EncoderService(Service):
             await self._send(job.event, events)
         self._count()
 
+    async def _put_off(self, job: Job) -> None:
+        """It waits behind others of its own client: they were let in before it was known how many
+        clients there would be."""
+        patience = self.settings.router.max_wait
+        self._teller.failed(job.event, "overloaded")
+        told = answers.failed(
+            job.event,
+            "overloaded",
+            f"it has waited for {patience:g} s behind other requests of this client",
+            source=self.source,
+            worker=self.address,
+            retry_after_ms=int(1000 * patience),
+        )
+        await self._send(job.event, told)
+
     async def _fail(self, event: Event[EncodeAssigned], code: str, message: str) -> None:
         self._teller.failed(event, code)
         await self._send(
@@ -358,13 +375,12 @@ class EncoderService(Service):
             self._count()
             return
         try:
-            with span("encoder map card", digest=digest, worker=self.address):
-                if event.data.pin:
-                    card = await self.shelf.pin(digest)
-                    self._refused.discard(digest)
-                    self._count()
-                else:
-                    card = await self.shelf.get(digest)
+            if event.data.pin:
+                card = await self.shelf.pin(digest)
+                self._refused.discard(digest)
+                self._count()
+            else:
+                card = await self.shelf.get(digest)
         except Exception as error:  # whatever it is, who asked is told
             expected = isinstance(error, SkillFileError | PinRefusedError | LoRAError)
             (self.log.warning if expected else self.log.exception)(
@@ -404,12 +420,7 @@ class EncoderService(Service):
         self.tally.placed(placed.card.key, placed.card.bytes or 0)
         self.tally.gone(card.key for card in placed.left)
         self._count()
-        self.log.info(
-            "card mapped",
-            skill=placed.card.name,
-            version=placed.card.version,
-            digest=placed.card.key,
-        )
+        self._teller.mapped(placed)
         loaded = AdapterLoaded(
             worker=self.address,
             digest=placed.card.key,

@@ -7,7 +7,8 @@ from typing import Any
 
 from schemas import EncodeAssigned, Event
 from services.encoder.batcher import Job
-from services.runtime.tracing import following, record, tracing
+from services.encoder.shelf import Placed
+from services.runtime.tracing import following, here, record, tracing
 
 __all__ = ["Teller"]
 
@@ -55,6 +56,14 @@ class Teller:
         """A request is not answered with vectors."""
         with following(event):
             self._log.debug("not answered", id=event.data.request_id, code=code)
+
+    def mapped(self, placed: Placed) -> None:
+        """A card came onto the shelf."""
+        card = placed.card
+        facts: dict[str, Any] = {"skill": card.name, "version": card.version, "digest": card.key}
+        self._log.info("card mapped", **facts)
+        began = time.time() - placed.milliseconds / 1000
+        record("encoder map card", here().traceparent, began, **facts)
 
     def gone(self, digest: str) -> None:
         """A card is not mapped any more."""

@@ -285,15 +285,19 @@ class SkillFactory(Service):
     async def _run(self, owed: Owed) -> None:
         try:
             with following(owed.event):
-                await self._train(owed)
-        except Closed:
-            raise
-        except Exception as error:
-            self._not_trained(owed, error)
+                await self._tried(owed)
         finally:
             if not self._lanes.leave(owed):
                 self._bench.clear(owed)  # it gave way
             self._changed.set()
+
+    async def _tried(self, owed: Owed) -> None:
+        try:
+            await self._train(owed)
+        except Closed:
+            raise
+        except Exception as error:
+            self._not_trained(owed, error)
 
     def _not_trained(self, owed: Owed, error: Exception) -> None:
         skill = owed.task.skill

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import (
     SERVICE_INSTANCE_ID,
     SERVICE_NAME,
@@ -32,7 +31,12 @@ FLUSH: Final = 1.5
 
 
 def start(service: str, instance: str) -> Callable[[], None]:
-    """Trace this process from now on, by OTLP over HTTP; call what it returns at the end."""
+    """Trace this process from now on, by OTLP over HTTP; call what it returns at the end.
+
+    Raises `ImportError` where the exporter is not installed.
+    """
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
     name = os.environ.get("OTEL_SERVICE_NAME") or "consonance"
     provider = TracerProvider(
         resource=Resource.create(

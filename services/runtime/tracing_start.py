@@ -45,10 +45,10 @@ def start_tracing(service: str, instance: str, wish: Wish) -> Callable[[], None]
     if lacking is None:
         try:
             from services.runtime import tracing_otel
+
+            return tracing_otel.start(service, instance)
         except ImportError:
             lacking = INSTALL
-        else:
-            return tracing_otel.start(service, instance)
     if wish == "on":
         raise SettingsError(f"fleet.traces is on, but {lacking}")
     structlog.get_logger().warning("not traced", why=lacking)

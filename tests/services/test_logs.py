@@ -84,6 +84,24 @@ def test_other_libraries_speak_the_same_way_and_only_when_it_matters() -> None:
     assert "DeprecationWarning: old" in str(old["event"])
 
 
+@pytest.mark.parametrize("json", [True, False], ids=["machines", "people"])
+def test_no_variable_of_a_frame_is_shown(json: bool) -> None:
+    stream = io.StringIO()
+    logs.configure("encoder", "1", json=json, stream=stream)
+
+    def fail(text: str) -> None:
+        raise ValueError("boom")
+
+    try:
+        fail(" ".join(("what", "a", "user", "asked")))  # a traceback quotes this line
+    except ValueError:
+        structlog.get_logger().exception("failed")
+        logging.getLogger("library").exception("failed, too")
+
+    assert stream.getvalue().count("ValueError: boom") == 2
+    assert "a user asked" not in stream.getvalue()
+
+
 def test_people_get_words_instead_of_json() -> None:
     stream = io.StringIO()
     logs.configure("encoder", "1", json=False, stream=stream)
