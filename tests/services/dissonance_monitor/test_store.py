@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,6 +57,19 @@ def test_sixteen_make_a_batch_at_once_and_the_rest_wait() -> None:
     assert batch.data.domain == "birds"
     assert batch.id == batch.data.batch_id
     assert kept.waiting() == 2
+
+
+def test_a_batch_names_the_clash_that_filled_it_and_lies_in_its_trace() -> None:
+    kept = store()
+    clashes = [clash(f"q{n}") for n in range(16)]
+    last = clashes[-1].clash
+    assert last is not None
+    traced = msgspec.structs.replace(last, traceparent="00-the-last-one-s")
+    kept.record([*clashes[:-1], Judgement(clashes[-1].cause, (traced,), traced)], 0.0)
+
+    (batch,) = kept.outbox()
+    assert (batch.causation_id, batch.traceparent) == (last.id, "00-the-last-one-s")
+    assert batch.correlation_id == batch.data.batch_id
 
 
 def test_domains_do_not_mix() -> None:

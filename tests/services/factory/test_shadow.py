@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lora.training.gate import bootstrap
-from schemas import BaseModelRef, FeedbackJudged, SkillCard, SkillRetire
+from schemas import BaseModelRef, Event, FeedbackJudged, SkillCard, SkillInstalled, SkillRetire
 from services.factory import feedback, versions
 from services.factory.feedback import FeedbackStore, Piece
 from services.factory.shadow import FALSE_RATE, Shadow, compare, confidence_of
@@ -79,7 +79,14 @@ class Watched:
         digest = f"sha256:{number:064d}"
         shipped = msgspec.structs.replace(card("", None), version=number, digest=digest)
         self.on.fleet.cards[digest] = bend
-        self.versions.learn(shipped, 0.0, ours=ours, next_look=50 * ours)
+        installed: Event[SkillInstalled] = Event(
+            data=SkillInstalled(card=shipped),
+            source="/adapter_manager/1",
+            id=f"installed {number}",
+            correlation_id=f"batch {number}",
+        )
+        self.versions.learn(shipped, 0.0, ours=ours, next_look=50 * ours, cause=installed)
+        self.versions.learn(shipped, 0.0)  # a list tells nothing of that
 
     def hear(self, count: int) -> None:
         self.feedback.keep([(judged(piece), 1.0) for piece in pieces(count)])
@@ -87,7 +94,7 @@ class Watched:
     async def look(self) -> SkillRetire | None:
         version = self.versions.newest("birds")
         assert version is not None
-        told = await self.shadow.look_at(version)
+        told = self.told = await self.shadow.look_at(version)
         return None if told is None else told.data
 
 
@@ -130,6 +137,9 @@ async def test_only_what_is_worse_than_the_one_before_is_retired(
     assert (order is not None) == retired
     if order is not None:
         assert (order.version, order.successor) == (2, f"sha256:{1:064d}")
+        assert watched.told is not None
+        assert watched.told.causation_id == "installed 2"
+        assert watched.told.correlation_id == "batch 2"
 
 
 async def test_a_version_of_others_is_looked_at_where_it_stands_upon_ours(tmp_path: Path) -> None:

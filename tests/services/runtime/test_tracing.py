@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +30,6 @@ from schemas import (
     SkillPublished,
 )
 from services.api.service import ApiService
-from services.errors import SettingsError
 from services.runtime import logs
 from services.runtime.cards import describe
 from services.runtime.client import FleetClient
@@ -51,7 +49,6 @@ from services.runtime.tracing import (
     under,
 )
 from services.runtime.tracing_otel import OtelTracer
-from services.runtime.tracing_start import start_tracing, wanted
 from tests.services.encoder import processes
 from tests.services.encoder.processes import DIM, MINILM, skill, until
 from tests.services.router.fleet import Fleet
@@ -325,77 +322,3 @@ async def test_a_card_is_installed_within_the_trace_it_was_published_in(
     assert (above(install), above(mapped)) == (PARENT, own(install))
     assert installed.traceparent == f"00-{TRACE}-{own(install)}-01"
     assert installed.correlation_id == "batch-7"
-
-
-# -- asked for, or not
-
-
-@pytest.mark.parametrize(
-    ("wish", "environment", "answer"),
-    [
-        ("auto", {}, False),
-        ("auto", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}, True),
-        ("auto", {"OTEL_TRACES_EXPORTER": "otlp"}, True),
-        ("auto", {"OTEL_EXPORTER_OTLP_ENDPOINT": "x", "OTEL_TRACES_EXPORTER": "none"}, False),
-        ("on", {}, True),
-        ("on", {"OTEL_SDK_DISABLED": "true"}, False),
-        ("off", {"OTEL_EXPORTER_OTLP_ENDPOINT": "x"}, False),
-    ],
-    ids=range(7),
-)
-def test_when_traces_are_asked_for(wish: Any, environment: dict[str, str], answer: bool) -> None:
-    assert wanted(wish, environment) is answer
-
-
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment that asks for nothing, without OpenTelemetry."""
-    for name in ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED"):
-        monkeypatch.delenv(name, raising=False)
-    for name in list(sys.modules):
-        if name.split(".")[0] == "opentelemetry" or name == "services.runtime.tracing_otel":
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    monkeypatch.delattr("services.runtime.tracing_otel")
-    return monkeypatch
-
-
-def test_who_asks_for_traces_and_lacks_opentelemetry_is_told_what_to_install(
-    bare: pytest.MonkeyPatch,
-) -> None:
-    with pytest.raises(SettingsError, match=r"fleet.traces is on, but .*consonance\[traces\]"):
-        start_tracing("router", "1", "on")
-
-
-def test_an_environment_that_asks_for_traces_stops_no_fleet(bare: pytest.MonkeyPatch) -> None:
-    bare.setenv("OTEL_TRACES_EXPORTER", "otlp")
-    stream = io.StringIO()
-    logs.configure("router", "1", stream=stream)
-    try:
-        start_tracing("router", "1", "auto")()
-    finally:
-        structlog.reset_defaults()
-    (line,) = (json.loads(line) for line in stream.getvalue().splitlines())
-    assert (line["event"], line["level"]) == ("not traced", "warning")
-    assert "consonance[traces]" in line["why"]
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "why"),
-    [
-        ("OTEL_TRACES_EXPORTER", "zipkin", "by otlp alone"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf is what is spoken"),
-    ],
-    ids=["exporter", "protocol"],
-)
-def test_what_is_not_spoken_is_said(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, why: str
-) -> None:
-    monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError, match=why):
-        start_tracing("router", "1", "on")
-
-
-def test_who_does_not_ask_does_not_load_it(bare: pytest.MonkeyPatch) -> None:
-    start_tracing("router", "1", "auto")()
-    assert sys.modules["opentelemetry"] is None
