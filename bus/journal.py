@@ -140,10 +140,14 @@ class Journal:
             changed = self.connection.total_changes != self._changes
             if changed:
                 self.writable()
+                if self.files is not None:
+                    self.files.look()
                 self.books.write()
             self.connection.execute("COMMIT")
         except (sqlite3.Error, Damaged) as e:
             failure = self.failure(e) if isinstance(e, sqlite3.Error) else e
+            if isinstance(failure, Damaged):
+                self.damage = failure
             self.rollback()
             raise failure from e
         if changed and self.files is not None:

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class Files:
-    """Looked at after every commit, before it is acknowledged."""
+    """Looked at before every commit, and after it before it is acknowledged."""
 
     def __init__(self, path: Path) -> None:
         self._paths = path, path.with_name(path.name + "-wal")
@@ -29,6 +29,12 @@ class Files:
         self._path = path
         self._tally: Tally | None = None
         self._silent = False
+
+    def look(self) -> None:
+        """Raise `Damaged` where they are not what they were: writing on would hide it."""
+        for path, seen in zip(self._paths, self._seen, strict=True):
+            if seen is not None:
+                _same(path, seen)
 
     def committed(self, books: Books) -> None:
         """Look, then tally what may now be acknowledged; raises `Damaged`: then it may not be."""

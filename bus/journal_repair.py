@@ -63,7 +63,8 @@ class Repaired(msgspec.Struct, frozen=True, kw_only=True):
             lost = "no event is lost"
         elif self.lost is not None:
             there = sum(b - a + 1 for a, b in self.missing) == self.lost
-            lost = f"{self.lost} events are lost, {'' if there else 'among '}numbers {numbers}"
+            events = "1 event is" if self.lost == 1 else f"{self.lost} events are"
+            lost = f"{events} lost, {'' if there else 'among '}numbers {numbers}"
         elif numbers:
             lost = (
                 f"numbers {numbers} are not there, among them what was forgotten or erased before"

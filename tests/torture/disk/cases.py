@@ -36,7 +36,7 @@ class Broken(Exception):
 
 
 def play(seed: str, most: int = 200) -> Case:
-    """Everything random comes from `seed`. Raises `Broken`."""
+    """Everything random comes from `seed`; some `most` events. Raises `Broken`."""
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="disk") as folder:
         state = Path(folder) / "state"
