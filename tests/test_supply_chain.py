@@ -248,3 +248,15 @@ def test_the_bill_has_what_a_release_is_made_of_with_its_bytes_and_nothing_else(
         *lock("torch-cpu.txt")["torch"].hashes,
     }
     assert narrow["dependencies"] == [{"ref": "root", "dependsOn": ["torch"]}]
+
+
+@pytest.mark.docs
+def test_the_proof_that_the_threat_model_names_is_there() -> None:
+    named = re.findall(
+        r"`(tests/[\w/*]+\.py)(?:::(\w+))?`", (ROOT / "docs/security.md").read_text("utf-8")
+    )
+
+    assert len(named) > 15
+    for file, function in named:
+        found = "".join(path.read_text("utf-8") for path in ROOT.glob(file))
+        assert f"def {function or 'test_'}" in found, f"there is no {file}::{function}"
