@@ -46,11 +46,19 @@ def completed(
 
 
 def failed(
-    event: Event[EncodeAssigned], code: Any, message: str, *, source: str, worker: str
+    event: Event[EncodeAssigned],
+    code: Any,
+    message: str,
+    *,
+    source: str,
+    worker: str,
+    retry_after_ms: int | None = None,
 ) -> tuple[Event[Any], ...]:
     """The reason for the client, and the word for the router."""
     data = event.data
-    reason = EncodeFailed(request_id=data.request_id, code=code, message=message)
+    reason = EncodeFailed(
+        request_id=data.request_id, code=code, message=message, retry_after_ms=retry_after_ms
+    )
     return (
         _belongs(event.derive(reason, source=source, to=data.reply_to), data),
         _finished(event, source=source, worker=worker, reason=code),

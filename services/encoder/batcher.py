@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -108,10 +109,13 @@ class Row(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What to compute now, and which requests are too late for it."""
+    """What to compute now, and which requests will have none of it."""
 
     rows: tuple[Row, ...]
     expired: tuple[Job, ...]
+    """Their deadlines have passed."""
+    stuck: tuple[Job, ...] = ()
+    """They wait behind others of their own client, and have for too long."""
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -131,8 +135,10 @@ class Batcher:
     gathers by itself.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, patience: float = math.inf) -> None:
+        """`budget` tokens make a batch, `patience` is in seconds."""
         self._budget = budget
+        self._patience = patience
         self._tokens = 0  # of all that wait
         self._turns = Turns()
 
@@ -154,15 +160,28 @@ class Batcher:
         """Forget requests that need no more rows."""
         self._tokens -= self._turns.remove(jobs)
 
-    def take(self, now: datetime) -> Batch:
+    def take(self, now: datetime, moment: float = 0.0) -> Batch:
         """Rows of waiting requests, as many as the budget of tokens allows, at least one.
 
-        Requests whose deadline has passed are dropped and named. The rows are sorted by their
-        cards, then by length, so that rows of one length lie together. Padding is not counted.
+        Requests whose deadline has passed are dropped and named, and so are those that have waited
+        beyond the patience at `moment` (seconds, monotonic), untouched, while other clients wait
+        too: by then their client has had its share of what was served. The rows are sorted by
+        their cards, then by length, so that rows of one length lie together. Padding is not
+        counted.
         """
         expired = tuple(job for job in self._turns if job.data.deadline <= now)
-        if expired:
-            self.remove(expired)
+        since = moment - self._patience
+        stuck: tuple[Job, ...] = ()
+        if self._turns.clients > 1:
+            stuck = tuple(
+                job
+                for job in self._turns
+                if job.received < since
+                and len(job.pending) == len(job.lengths)
+                and job.data.deadline > now
+            )
+        if expired or stuck:
+            self.remove(expired + stuck)
         rows: list[Row] = []
         tokens, budget = 0, self._share()
         while (job := self._turns.first()) is not None:
@@ -175,4 +194,4 @@ class Batcher:
             self._turns.charge(row.length)
         rows.sort(key=lambda row: (row.cards, row.length))
         self._tokens -= tokens
-        return Batch(tuple(rows), expired)
+        return Batch(tuple(rows), expired, stuck)

@@ -73,6 +73,11 @@ class Turns:
     def __iter__(self) -> Iterator[Job]:
         return (job for client in self._waiting for job in client.jobs)
 
+    @property
+    def clients(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     def add(self, job: Job) -> None:
         """Let a request wait for its turn."""
         name = job.client

@@ -1,12 +1,13 @@
 """Who is let in: no queue longer than it takes to be served soon, and none of it one client's.
 
-    ahead = held + min(others, n × (held + own))
+    ahead = held + min(others × (1 + refused / pace), n × (held + own))
 
 is what is served before a request, at the most, where encoders share equally between clients:
 `held` tokens of its own client wait already, `others` of `n` other clients, and each of these gets
-no more meanwhile than the client itself does. Divided by what the encoders get done in a second it
-is the wait. So a query is let in before a bulk that waits for minutes, while the bulk's own client
-is told to come again.
+no more meanwhile than the client itself does. Where much is refused others take the place of those
+who are served: then more comes before it than waits now. Divided by the pace, the tokens that the
+encoders get done in a second, it is the wait. So a query is let in before a bulk that waits for
+minutes, while the bulk's own client is told to come again.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Admission:
         self._refused_at = 0.0
         self._place = 0.0
 
-    def wait(self, source: str, tokens: int) -> float:
+    def wait(self, source: str, tokens: int, now: float) -> float:
         """Seconds that a request of so many tokens would wait for its turn; 0 where unknown."""
         pace = self._pace()
         if pace <= 0:
@@ -62,7 +63,8 @@ class Admission:
         books = self._books
         held = books.held(source).tokens
         clients = books.clients - (held > 0)
-        return (held + min(books.all.tokens - held, clients * (held + tokens))) / pace
+        others = (books.all.tokens - held) * (1 + self._refusing(now) / pace)
+        return (held + min(others, clients * (held + tokens))) / pace
 
     def check(self, source: str, texts: int, tokens: int, left: float, now: float) -> None:
         """Raise `Refused` (`overloaded`) where a request is better sent again later.
@@ -72,7 +74,7 @@ class Admission:
         waiting = self._books.all.texts
         if not waiting:
             return
-        wait = self.wait(source, tokens)
+        wait = self.wait(source, tokens, now)
         held = self._books.held(source).texts
         limit = self._limits.seconds / (2 if held else 1)
         free = self._limits.texts - waiting
@@ -97,14 +99,16 @@ class Admission:
         for whoever is refused comes again, and they are not to be a multitude that asks all the
         time.
         """
-        self._refused *= math.exp((self._refused_at - now) / FADING)
-        self._refused_at = now
-        self._refused += tokens
+        refused = self._refusing(now) + tokens / FADING
+        self._refused, self._refused_at = refused, now
         pace = self._pace()
         if pace <= 0:
             seconds = UNKNOWN
         else:
-            refused = self._refused / FADING
             seconds = max(wait - limit, 0.0) + wait * refused / (refused + pace)
         self._place = (self._place + SPREAD) % 1.0
         return min(max(seconds, SOONEST), LATEST) * (0.75 + 0.5 * self._place)
+
+    def _refusing(self, now: float) -> float:
+        """Tokens a second that were refused lately."""
+        return self._refused * math.exp((self._refused_at - now) / FADING)

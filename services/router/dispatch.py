@@ -119,7 +119,9 @@ class Dispatcher:
         """A worker could not compute what the router asked for."""
         entry = self.books.of_assignment(id)
         if entry is not None and entry.answer is not None and not entry.answer.done():
-            entry.answer.set_exception(Refused(failed.code, failed.message))
+            entry.answer.set_exception(
+                Refused(failed.code, failed.message, retry_after_ms=failed.retry_after_ms)
+            )
 
     # Workers ----------------------------------------------------------------------------------
 

@@ -115,6 +115,21 @@ def test_late_requests_of_many_clients_are_dropped_and_the_others_are_served() -
     assert len(batcher) == 0
 
 
+def test_who_waits_too_long_behind_itself_is_put_off_while_others_wait() -> None:
+    batcher = Batcher(budget=20, patience=6.0)
+    own = [job("eager", 10, 10, 10) for _ in range(5)]
+    for each in own:
+        batcher.add(each)
+    assert batcher.take(NOW, 7.0).stuck == (), "nobody else waits"
+    fresh = job("other", 10)
+    fresh.received = 6.5
+    batcher.add(fresh)
+    batch = batcher.take(NOW, 7.0)
+    assert batch.stuck == tuple(own[1:]), "not the one that was begun, and not the new one"
+    assert {*batch.jobs, *batcher.take(NOW, 7.0).jobs} == {own[0], fresh}
+    assert len(batcher) == 0
+
+
 def test_no_more_clients_are_remembered_than_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fairness, "FEW", 8)
     turns = fairness.Turns()
