@@ -28,16 +28,16 @@ from tests.torture.journal.schedule import Plan
 
 SMALL = Plan(
     seed=1,
-    events=1_500,
+    events=1_200,
     faults=10,
-    storm=2.0,
+    storm=1.8,
     visibility=0.5,
     drain=40.0,
     refused=3,
     killers=1,
     unreadable=1,
     free_lapses=1,
-    deliveries=3,
+    deliveries=4,
     grace=0.2,
 )
 

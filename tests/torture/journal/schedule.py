@@ -88,7 +88,7 @@ class Plan:
     def _lasts(self, kind: str, target: str, chance: Random) -> float:
         if kind != "freeze":
             return chance.choice([0.0, 0.1, 0.5]) * min(1.0, self.visibility)
-        if target != BROKER and chance.random() < 0.1 and self.storm > 10 * LONG:
+        if chance.random() < 0.1 and self.storm > 10 * LONG:
             return LONG
         if target == BROKER and chance.random() < 0.5:
             return self.visibility * 0.3

@@ -12,9 +12,11 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import bus
 import schemas
+from bus import journal_leases
 from bus.journal import Entry, Journal
 from schemas import FeedbackGiven, FleetHeartbeat
 from tests.torture.journal.history import Dead, Fault, History, Kept
@@ -88,6 +90,10 @@ class _Director:
             self._strike(fault)
         while self._back:
             self._look()
+        while len(self._planted) < self._plan.unreadable:  # no fault gave occasion
+            fleet.end(BROKER)
+            self._plant()
+            fleet.start(BROKER)
         drained = self._drain()
         for name in (*PUBLISHERS, *CONSUMERS, *WATCHERS):
             fleet.end(name)
@@ -100,9 +106,7 @@ class _Director:
     # faults
 
     def _strike(self, fault: Fault) -> None:
-        fleet, target = self._fleet, fault.target
-        if target in self._back or not fleet.running(target):  # it died itself, or has finished
-            target = next(n for n in CONSUMERS if n not in self._back and fleet.running(n))
+        fleet, target = self._fleet, self._target(fault)
         if fault.kind == "freeze":
             fleet.freeze(target)
             self._frozen.add(target)
@@ -115,6 +119,14 @@ class _Director:
         kind = KINDS.get(target.partition("-")[0], "consumer")
         self._done[f"{kind}: {fault.kind}"] += 1
 
+    def _target(self, fault: Fault) -> str:
+        """Whom it strikes: a consumer where its own target died before, or has finished."""
+        while True:
+            for name in (fault.target, *CONSUMERS):
+                if name not in self._back and self._fleet.running(name):
+                    return name
+            self._look()
+
     def _plant(self) -> None:
         """What a newer version journaled, and no process of this one can decode."""
         name = f"tomorrow:{len(self._planted) + 1}"
@@ -122,7 +134,11 @@ class _Director:
             f'{{"specversion":"1.0","id":"{name}","source":"/storm/tomorrow",'
             f'"type":"{FeedbackGiven.type}","data":{{}}}}'
         )
-        with closing(Journal(self._fleet.journal)) as journal:
+        grace = journal_leases.GRACE_SECONDS if self._plan.grace is None else self._plan.grace
+        with (
+            patch.object(journal_leases, "GRACE_SECONDS", grace),
+            closing(Journal(self._fleet.journal)) as journal,
+        ):
             journal.begin()
             journal.append([Entry(FeedbackGiven.type, "/storm/tomorrow", name, raw.encode())])
             journal.commit()
