@@ -182,7 +182,8 @@ class Bus(ABC):
         """Listen to event types; addressed types are heard for `to` (default: own address).
 
         With `after` (durable types): first the journal after that sequence, then live, without
-        gap or duplicate. Durable events are repaired from the journal where some were lost.
+        gap or duplicate. Durable events come in the order of their sequence, whatever their types;
+        where some were, or may have been, lost on the way, they are read from the journal.
         `buffer` bounds the events that wait locally; beyond it the oldest live ones are dropped.
         """
 
@@ -196,7 +197,11 @@ class Bus(ABC):
         visibility: float = 30.0,
         start: Start = "earliest",
     ) -> Consumer:
-        """Compete for the durable events of a named group."""
+        """Compete for the durable events of a named group.
+
+        What is new to the group is handed out in the order of its sequence; what came back goes
+        before it. What its consumers seem to die of is handed out alone.
+        """
 
     @abstractmethod
     async def ack(
