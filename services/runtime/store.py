@@ -28,7 +28,7 @@ def open_store(path: Path, schema: str) -> sqlite3.Connection:
         store.execute("PRAGMA journal_mode=WAL")
         store.execute("PRAGMA synchronous=FULL")
         store.execute("PRAGMA foreign_keys=ON")
-        if path.stat().st_size <= _CHECKED:
+        if not path.is_file() or path.stat().st_size <= _CHECKED:  # one in memory is no file
             (line,) = store.execute("PRAGMA quick_check(1)").fetchone()
             if line != "ok":
                 raise StoreDamagedError(_words(path, " ".join(line.split())))
