@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from bus.errors import BusError
 
-__all__ = ["BrokerSettings", "InvalidSettings", "load_settings"]
+__all__ = ["BrokerSettings", "InvalidSettings", "load_settings", "parse_toml"]
 
 
 class InvalidSettings(BusError):
@@ -47,6 +47,22 @@ class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("max_event_bytes must be at most half of retention_bytes")
 
 
+def parse_toml(raw: bytes) -> dict[str, Any]:
+    """The tables of a TOML file; raises `ValueError` with what is wrong in it."""
+    try:
+        tables = tomllib.loads(raw.decode())
+    except RecursionError as e:
+        raise ValueError("it is nested too deeply") from e
+    values: list[Any] = [tables]
+    while values:
+        value = values.pop()
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise ValueError("a whole number has more than 64 bits")
+        values += value.values() if isinstance(value, dict) else ()
+        values += value if isinstance(value, list) else ()
+    return tables
+
+
 def load_settings(path: Path | None) -> BrokerSettings:
     """The `[bus]` table of a TOML file; defaults where there is none.
 
@@ -55,10 +71,9 @@ def load_settings(path: Path | None) -> BrokerSettings:
     if path is None:
         return BrokerSettings()
     try:
-        with path.open("rb") as file:
-            table = tomllib.load(file).get("bus", {})
+        table = parse_toml(path.read_bytes()).get("bus", {})
         return msgspec.convert(table, BrokerSettings)
     except OSError as e:
         raise InvalidSettings(f"cannot read the configuration {path}: {e.strerror}") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as e:
+    except (ValueError, msgspec.ValidationError) as e:
         raise InvalidSettings(f"the [bus] table of {path} is invalid: {e}") from e

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ def _toml(value: Any) -> str:
     """A scalar as TOML writes it; large whole numbers with separators."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000:
         return f"{value:_}"
+    if isinstance(value, float) and math.isinf(value):
+        return f"{value}"
     # A JSON string is a TOML string, but for surrogate pairs and DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
