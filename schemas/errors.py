@@ -12,12 +12,18 @@ from __future__ import annotations
 __all__ = ["InvalidAddress", "InvalidData", "MalformedEvent", "SchemaError", "UnknownType"]
 
 
+LONGEST = 1000
+"""Characters of a message: what was wrong is repeated in it, and may be long."""
+
+
 class SchemaError(Exception):
     """An event that cannot be believed; `raw` keeps the bytes that failed."""
 
     code = "malformed"
 
     def __init__(self, message: str, raw: bytes = b"") -> None:
+        if len(message) > LONGEST:
+            message = message[:LONGEST] + "…"
         super().__init__(message)
         self.message = message
         self.raw = raw

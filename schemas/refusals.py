@@ -9,14 +9,13 @@ import msgspec
 
 from schemas.encoding import EncodeFailed, EncodeRequested, EventRefused
 from schemas.envelope import Event
+from schemas.errors import LONGEST
 
 __all__ = ["refusals"]
 
 
-LONGEST = 1000
-"""Characters of a message, which may repeat some of what was refused ..."""
 NAMES = 1 << 14
-"""... and of an id and the names of who asked, all of which are repeated."""
+"""Characters of an id and the names of who asked, all of which are repeated."""
 
 
 class _Data(msgspec.Struct, frozen=True):
