@@ -18,9 +18,10 @@ from typing import Any, Final
 import numpy as np
 
 from lora.adapter import HEAD, Adapter
-from lora.card import BaseModel, LoRACard
-from lora.errors import CardInvalidError, InteropError
+from lora.card import MAX_MODULES, BaseModel, LoRACard
+from lora.errors import InteropError
 from lora.layout import write_atomically
+from lora.patterns import Pattern
 from lora.tensors import Array, read_tensors, write_tensors
 
 __all__ = [
@@ -36,6 +37,7 @@ _CONFIG: Final = "adapter_config.json"
 _BODY: Final = "adapter_model.safetensors"
 _PICKLED: Final = "adapter_model.bin"
 _HEAD: Final = "head.safetensors"
+MAX_PATTERNS: Final = 32
 _KEY: Final = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 
 # What changes the mathematics of a PEFT adapter in a way that a card cannot say.
@@ -83,6 +85,7 @@ def import_peft(folder: str | Path, *, name: str, base_model: BaseModel, **about
 
     Raises:
         InteropError: the folder is no LoRA adapter, or uses what a card cannot express.
+        CardInvalidError: what it says breaks a limit of cards.
     """
     folder = Path(folder)
     modules: dict[str, Adapter] = {}
@@ -97,7 +100,8 @@ def import_peft(folder: str | Path, *, name: str, base_model: BaseModel, **about
         tensors, _ = read_tensors(folder / _BODY)
         modules = _peft_modules(tensors, config)
         targets = config.get("target_modules")
-        about.setdefault("target_modules", tuple(targets) if isinstance(targets, list) else ())
+        named = isinstance(targets, list) and all(isinstance(name, str) for name in targets)
+        about.setdefault("target_modules", tuple(targets) if named and targets else ())
     if (folder / _HEAD).exists():
         modules |= load_adapters(folder / _HEAD)
     return _card(modules, name, base_model, about)
@@ -140,7 +144,7 @@ def load_adapters(file: str | Path, *, alpha: float | None = None) -> dict[str, 
         alphas: dict[str, float] = json.loads(metadata.get("alphas", "{}"))
         common = float(metadata["alpha"]) if "alpha" in metadata else alpha
         alphas = {str(name): float(value) for name, value in alphas.items()}
-    except (ValueError, TypeError, AttributeError) as e:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as e:
         raise InteropError(f"the alphas of {file} are no numbers: {e}") from e
     pairs: dict[str, dict[str, Array]] = {}
     for key, matrix in tensors.items():
@@ -184,7 +188,7 @@ def _adapter(name: str, pair: dict[str, Array], alpha: float | None) -> Adapter:
     a, b = np.ascontiguousarray(pair["a"]), np.ascontiguousarray(pair["b"])
     try:
         return Adapter(a, b, int(a.shape[1]) if a.ndim == 2 else 0, float(alpha))
-    except CardInvalidError as e:
+    except (TypeError, ValueError, OverflowError) as e:  # what `Adapter` raises is a ValueError
         raise InteropError(f"{name!r} is no adapter: {e}") from e
 
 
@@ -213,7 +217,7 @@ def _peft_config(card: LoRACard) -> dict[str, Any]:
 def _read_config(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise InteropError(f"{file} cannot be read as JSON: {e}") from e
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise InteropError(f"{file} is not the configuration of a LoRA adapter")
@@ -232,25 +236,38 @@ def _peft_modules(tensors: dict[str, Array], config: dict[str, Any]) -> dict[str
         if match is None or matrix.ndim != 2:
             raise InteropError(f"tensor {key!r} is no matrix of a LoRA on a Linear layer")
         pairs.setdefault(match[1], {})[match[2].lower()] = matrix.T
+    if len(pairs) > MAX_MODULES:
+        raise InteropError(f"it adapts {len(pairs)} modules, at most {MAX_MODULES} are taken")
+    alphas, ranks = _patterns(config, "alpha_pattern"), _patterns(config, "rank_pattern")
     modules: dict[str, Adapter] = {}
     for name, pair in pairs.items():
-        alpha = _pattern(config.get("alpha_pattern"), name, config.get("lora_alpha"))
-        if config.get("use_rslora") and isinstance(alpha, int | float) and "a" in pair:
+        alpha = _chosen(alphas, name, config.get("lora_alpha"))
+        if config.get("use_rslora") and isinstance(alpha, float) and "a" in pair:
             # Its scale is alpha / √rank.
             alpha = alpha * math.sqrt(pair["a"].shape[1])
         modules[name] = _adapter(name, pair, alpha)
-        rank = _pattern(config.get("rank_pattern"), name, config.get("r"))
+        rank = _chosen(ranks, name, config.get("r"))
         if rank != modules[name].rank:
             raise InteropError(f"{name!r} has rank {modules[name].rank}, its configuration {rank}")
     return modules
 
 
-def _pattern(patterns: Any, name: str, default: Any) -> Any:
-    """PEFT's rule: the first key that, as a regular expression, ends the module's name."""
-    for key, value in (patterns or {}).items():
-        try:
-            if re.match(rf"(.*\.)?({key})$", name):
-                return value
-        except re.error as e:
-            raise InteropError(f"the pattern {key!r} is no regular expression: {e}") from e
-    return default
+def _patterns(config: dict[str, Any], key: str) -> list[tuple[Pattern, Any]]:
+    found = config.get(key) or {}
+    if not isinstance(found, dict):
+        raise InteropError(f"{key} is no object of patterns")
+    patterns = [(Pattern(text), value) for text, value in found.items()]
+    if sum(not pattern.plain for pattern, _ in patterns) > MAX_PATTERNS:
+        raise InteropError(f"{key} holds more than {MAX_PATTERNS} patterns that are no plain names")
+    return patterns
+
+
+def _chosen(patterns: list[tuple[Pattern, Any]], name: str, default: Any) -> float | None:
+    """PEFT's rule: the first pattern that ends the module's name; raises `InteropError`."""
+    value = next((value for pattern, value in patterns if pattern.ends(name)), default)
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as e:
+        raise InteropError(f"the alpha or the rank of {name!r} is no number") from e

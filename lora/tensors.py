@@ -42,14 +42,17 @@ def read_tensors(file: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
         found = parse(data)
         (length,) = struct.unpack_from("<Q", data)
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    except (OSError, safetensors.SafetensorError, ValueError, struct.error) as e:
+    except (OSError, safetensors.SafetensorError, ValueError, RecursionError, struct.error) as e:
         raise InteropError(f"{file} is no readable safetensors file: {e}") from e
     tensors: dict[str, Array] = {}
     for name, spec in found:
         if spec["dtype"] not in _CODES:
             raise InteropError(f"tensor {name!r} has the dtype {spec['dtype']}, no float of a card")
         values = np.frombuffer(spec["data"], _CODES[spec["dtype"]])
-        tensors[name] = values.reshape(spec["shape"])
+        try:
+            tensors[name] = values.reshape(spec["shape"])
+        except (ValueError, OverflowError) as e:  # nothing by as much as one likes
+            raise InteropError(f"tensor {name!r} has the shape {spec['shape']}") from e
     return tensors, metadata
 
 
