@@ -48,6 +48,7 @@ MAX_PROTOTYPES: Final = 256
 MAX_TEXT: Final = 8192
 MAX_ENTRIES: Final = 256
 MAX_PARENTS: Final = 64
+MAX_INT: Final = 2**63 - 1
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -60,6 +61,15 @@ Metric = float | int | str | bool | None
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise CardInvalidError(message)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be told to others."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _now() -> str:
@@ -225,6 +235,17 @@ class LoRACard:
             ("trainer", self.trainer),
         ):
             _require(len(text) <= MAX_TEXT, f"{label} has more than {MAX_TEXT} characters")
+        said = (self.base_model.id, self.description, self.author, self.trainer)
+        measured = (value for value in self.metrics.values() if isinstance(value, str))
+        _require(
+            all(
+                map(
+                    _is_unicode,
+                    (*said, *self.metrics, *measured, *self.extra, *self.extra.values()),
+                )
+            ),
+            "a text of the card cannot be written as UTF-8: it holds half of a surrogate pair",
+        )
         _require(
             _TIME.fullmatch(self.created) is not None,
             f"created must be an RFC 3339 time, not {self.created!r}",
@@ -278,6 +299,10 @@ class LoRACard:
             _require(
                 finite and (value is None or isinstance(value, str | bool | int | float)),
                 f"metric {key!r} must be a finite number, a flag or a text, not {value!r}",
+            )
+            _require(
+                not isinstance(value, int) or abs(value) <= MAX_INT,
+                f"metric {key!r} is a whole number of more than 64 bits",
             )
 
     def _check_modules(self) -> None:

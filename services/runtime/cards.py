@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +61,7 @@ def prototypes_of(card: SkillCard, dim: int) -> NDArray[np.float32] | None:
         return None
     try:
         raw = base64.b64decode(card.prototypes, validate=True)
-    except binascii.Error as e:
+    except ValueError as e:  # letters that are none of base64's, and such as are no ASCII at all
         raise CardDescriptionError(f"the prototypes of {card.name!r} are not base64") from e
     if len(raw) % (4 * dim):
         raise CardDescriptionError(f"the prototypes of {card.name!r} are not rows of {dim} floats")

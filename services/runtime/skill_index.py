@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -63,6 +62,7 @@ class SkillIndex:
     def install(self, card: SkillCard, description: NDArray[np.float32] | None = None) -> None:
         """Route to a card; `description` is the base vector (dim,) of its description, which one
         of another author's is not found by."""
+        _check_threshold(card)
         points = prototypes_of(card, self.dim)
         for role, router in self._routers.items():
             here = applies(card, role)
@@ -89,8 +89,7 @@ class SkillIndex:
         points = prototypes_of(card, self.dim)
         if points is None or card.threshold is None:
             return False
-        if not math.isfinite(card.threshold):
-            raise CardDescriptionError(f"the threshold of {card.name!r} is {card.threshold}")
+        _check_threshold(card)
         if len(points) > MAX_PROTOTYPES:
             raise CardDescriptionError(
                 f"{card.name!r} has {len(points)} prototypes, {MAX_PROTOTYPES} are allowed"
@@ -151,6 +150,11 @@ class SkillIndex:
                 hits = (hit for hit in router.select(row, len(router)) if not hit.virtual)
             found.append(next(hits, None))
         return found
+
+
+def _check_threshold(card: SkillCard) -> None:
+    if card.threshold is not None and not -1 <= card.threshold <= 1:
+        raise CardDescriptionError(f"the threshold of {card.name!r} is {card.threshold}: no cosine")
 
 
 def claims(cards: Iterable[SkillCard], dim: int, floor: float) -> dict[str, float]:

@@ -31,6 +31,7 @@ from tests.lora.cards import adapter, card
 NAMES = st.text(string.ascii_lowercase + string.digits + "._-", min_size=1, max_size=20).filter(
     lambda name: name[0] not in "._-"
 )
+WHOLE = st.integers(-(2**63) + 1, 2**63 - 1)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
@@ -82,7 +83,7 @@ def cards(draw: st.DrawFn) -> LoRACard:
         applies_to=draw(st.sampled_from([("query",), ("query", "document"), ("document",)])),
         prototypes=draw(st.none() | st.just(np.eye(dim, dtype=np.float32))),
         threshold=draw(st.none() | st.floats(-1, 1)),
-        metrics=draw(st.dictionaries(TEXTS, number | st.integers() | st.none() | TEXTS)),
+        metrics=draw(st.dictionaries(TEXTS, number | WHOLE | st.none() | TEXTS)),
         extra=draw(st.dictionaries(TEXTS, TEXTS, max_size=4)),
         parents=("sha256:" + "0a" * 32,) * draw(st.integers(0, 2)),
     )
