@@ -39,7 +39,10 @@ __all__ = ["OPERATIONS", "create_app"]
 
 async def openapi_json(request: Request) -> Response:
     """The document of everything here."""
-    older = request.query_params.get("version") == OLDER
+    asked = request.query_params.getlist("version")
+    if any(version != OLDER for version in asked):
+        raise InvalidRequest(f"version may be {OLDER}, or not be set", param="version")
+    older = bool(asked)
     return Response(_document(older), media_type=JSON)
 
 

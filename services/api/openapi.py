@@ -106,7 +106,8 @@ def _operation(one: Operation, refs: dict[Any, Any]) -> dict[str, Any]:
         body["parameters"] = parameters
     if one.takes is not None:
         body["requestBody"] = {"required": True, "content": {JSON: {"schema": refs[one.takes]}}}
-    schema = refs[one.gives] if one.gives is not None else {"type": "string"}
+    unnamed = {"type": "object" if one.media == JSON else "string"}
+    schema = refs[one.gives] if one.gives is not None else unnamed
     body["responses"] = {
         str(one.status): {
             "description": (one.gives and _first(one.gives)) or "As asked.",
