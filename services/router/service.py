@@ -61,7 +61,8 @@ TICK: Final = 0.25
 """Seconds between two looks at deadlines and silent workers."""
 
 LIST_PATIENCE: Final = 5.0
-"""Seconds after the start for which requests that need skills wait for the manager's list."""
+"""Seconds after the start for which a request that could do without skills waits for the manager's
+list; one that names a skill waits for it until its deadline."""
 
 SETUP_PATIENCE: Final = 2.0
 """Seconds for which being ready waits for it."""
@@ -202,7 +203,7 @@ class RouterService(Service):
         try:
             async with asyncio.timeout((entry.deadline - now()).total_seconds()):
                 if data.route != "base":
-                    await self._until_listed()
+                    await self._until_listed(data.route)
                 plan = await self.planner.plan(data, entry.deadline, event.source)
             assigned = self._assignment(event, entry, plan)
             check_assignment(assigned, self.settings.bus.max_event_bytes)
@@ -346,7 +347,11 @@ class RouterService(Service):
 
     # Skills -----------------------------------------------------------------------------------
 
-    async def _until_listed(self) -> None:
+    async def _until_listed(self, route: str) -> None:
+        """Nobody is told that a skill is unknown before it is known which there are."""
+        if route == "named":
+            await self._listed.wait()
+            return
         left = self._started + LIST_PATIENCE - time.monotonic()
         if not self._listed.is_set() and left > 0:
             with contextlib.suppress(TimeoutError):

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from bus import Bus
-from schemas import EncodeAssigned, EncodeFailed, EncodeFinished, Event, FleetHeartbeat
+from schemas import (
+    EncodeAssigned,
+    EncodeFailed,
+    EncodeFinished,
+    Event,
+    FleetHeartbeat,
+    SkillListed,
+)
 from services.router.meter import MOST, OWN, Meter
 from services.router.service import RouterService
 from services.runtime.histogram import Buckets
@@ -81,12 +88,14 @@ async def routed(folder: Path) -> AsyncIterator[tuple[RouterService, Bus, Bus, A
 async def test_requests_count_when_they_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # There is no manager here to list skills.
+    # There is no manager here that lists skills by itself.
     monkeypatch.setattr("services.router.service.LIST_PATIENCE", 0.0)
     monkeypatch.setattr("services.router.service.SETUP_PATIENCE", 0.0)
     async with routed(tmp_path) as (router, worker, client, (assigned, failed)):
         await ask(client, "a", "b", id="good", route="base")
         await ask(client, "c", id="bad", route="base")
+        listed = Event(data=SkillListed(cards=()), source="/manager/1", to=router.address)
+        await worker.publish(listed)
         await ask(client, "d", id="unknown", route="named", skills=("nobody",))
         for _ in range(2):
             event = await assigned.get(timeout=10)
