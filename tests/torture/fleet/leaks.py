@@ -1,0 +1,66 @@
+"""What a process holds more of than before, and more from minute to minute."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from tests.torture.fleet.memory import Holding, Sample
+from tests.torture.fleet.trend import sen
+
+__all__ = ["grown", "leaked"]
+
+POOL: Final = min(32, (os.cpu_count() or 1) + 4)
+"""Threads that the loop's own pool makes one by one, and keeps."""
+MORE_MAPPINGS: Final = 0.1
+"""The share by which mappings may be more: the allocator makes and merges them as it likes."""
+SHORTEST: Final = 20.0
+"""Seconds of a life below which nothing is said about its memory."""
+
+
+def leaked(before: Mapping[str, Holding], after: Mapping[str, Holding]) -> list[str]:
+    """A sentence for everything that a process holds more of; by name, as most are new ones."""
+    found = []
+    for name, then in before.items():
+        now = after.get(name)
+        if now is None:
+            continue
+        more = now.files - then.files
+        if now.descriptors > then.descriptors:
+            listed = ", ".join(f"{count} × {kind}" for kind, count in sorted(more.items()))
+            found.append(
+                f"{name} has {now.descriptors} files open, {then.descriptors} before: {listed}"
+            )
+        if now.threads > then.threads + POOL:
+            found.append(f"{name} has {now.threads} threads, {then.threads} before")
+        gone = [card for card in now.cards if card.endswith("(deleted)")]
+        if gone:
+            found.append(f"{name} maps {len(gone)} cards that are deleted")
+        cards = sum(now.cards.values()) - sum(then.cards.values())
+        mappings = now.mappings - cards
+        if mappings > then.mappings * (1 + MORE_MAPPINGS) + 16:
+            found.append(f"{name} has {mappings} mappings, {then.mappings} before")
+    return found
+
+
+def grown(
+    lives: Mapping[tuple[str, int], Sequence[Sample]], until: float
+) -> tuple[dict[str, int | float | str], list[str]]:
+    """Figures of each process's memory, and a sentence for each whose slope is not noise."""
+    figures: dict[str, int | float | str] = {}
+    broken = []
+    for (name, pid), every in sorted(lives.items()):
+        samples = [one for one in every if one.at <= until]
+        if len(samples) < 3 or samples[-1].at - samples[0].at < SHORTEST:
+            continue
+        times = [one.at for one in samples]
+        own = sen(times, [one.own for one in samples])
+        words = (
+            f"{own.level / 1e6:.0f} MB, {60 * own.per_second / 1e3:+.0f} kB/min"
+            f" ({60 * own.low / 1e3:+.0f} to {60 * own.high / 1e3:+.0f})"
+        )
+        figures[f"memory of {name}"] = words
+        if not own.is_flat:
+            broken.append(f"the memory of {name} (process {pid}) grows: {words}")
+    return figures, broken
