@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import schemas
 from bus.errors import BusError, Damaged, DiskFull
-from bus.journal_books import Books, crc_of
+from bus.journal_books import Books, crc_of, key_of
 from bus.journal_check import examine, sound
 from bus.journal_files import Files, log_kept
 from bus.journal_leases import Leases
+from bus.journal_reading import following, page
 from bus.journal_retention import Retention
 from bus.journal_rows import insert, marks, stretches
 from bus.journal_schema import broken, no_space, open_database
 from bus.settings import BrokerSettings
 
-__all__ = ["Entry", "Journal", "Stored", "key_of"]
+__all__ = ["Entry", "Journal", "Stored"]
 
-PAGE_BYTES = 8 * 2**20
-MAX_PAGE = 10_000
 _log = logging.getLogger(__name__)
 
 
@@ -295,48 +292,19 @@ class Journal:
         return kind, raw
 
     def read(self, types: Sequence[str] | None, after: int, limit: int) -> tuple[list[bytes], bool]:
-        """Events beyond `after`, in order, and whether retention had already removed some.
+        """Events beyond `after`, in order, and whether some of those are forgotten already.
 
         A page ends after `limit` events or about 8 MiB; an empty page is the end.
         """
-        limit = min(limit, MAX_PAGE)
-        page: list[bytes] = []
-        size = 0
-        for sequence in self.following(types, after, limit):
-            raw = self.event(sequence)
-            if raw is None:
-                continue
-            page.append(raw)
-            size += len(raw)
-            if size >= PAGE_BYTES:
-                break
-        return page, self._truncated(types, after)
-
-    def following(self, types: Sequence[str] | None, after: int, limit: int) -> list[int]:
-        """The next `limit` sequences of some types (None: all) beyond `after`, in order."""
-        if types is None:
-            rows = self.connection.execute(
-                "SELECT sequence FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
-                (after, limit),
-            )
-            return [sequence for (sequence,) in rows]
-        # One short index scan a type, merged: a rare type costs nothing among many others.
-        found: list[int] = []
-        for kind in set(types):
-            if self.head(kind) > after:
-                rows = self.connection.execute(
-                    "SELECT sequence FROM events WHERE type = ? AND sequence > ?"
-                    " ORDER BY sequence LIMIT ?",
-                    (kind, after, limit),
-                )
-                found += [sequence for (sequence,) in rows]
-        return heapq.nsmallest(limit, found)
-
-    def _truncated(self, types: Sequence[str] | None, after: int) -> bool:
-        return any(
+        truncated = any(
             floor > after and (types is None or kind in types)
             for kind, floor in self._floors.items()
         )
+        return page(self, types, after, limit), truncated
+
+    def following(self, types: Sequence[str] | None, after: int, limit: int) -> list[int]:
+        """The next `limit` sequences of some types (None: all) beyond `after`, in order."""
+        return following(self, types, after, limit)
 
     def erase(self, types: Sequence[str], where: Mapping[str, str], upto: int | None = None) -> int:
         """Erase events by their data, from the file and its log; how many. Raises `Refused`."""
@@ -354,8 +322,3 @@ class Journal:
             self.connection.close()
             if self.files is not None:
                 self.files.close()
-
-
-def key_of(source: str, name: str) -> bytes:
-    """What duplicates are known by: 128 bits over source and id."""
-    return blake2b(f"{len(source)}:{source}{name}".encode(), digest_size=16).digest()

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Books", "Tallied", "Tally", "crc_of", "read_tally", "tally_path", "tied"]
+__all__ = ["Books", "Tallied", "Tally", "crc_of", "key_of", "read_tally", "tally_path", "tied"]
 
 _MARK = b"CJTALLY1"
 _TALLY = struct.Struct("<8s16sqqI")
@@ -26,6 +26,11 @@ def crc_of(name: bytes, sequence: int, kind: str, at: float, raw: bytes) -> int:
     """CRC-32 over all that an event's row says, and the name of its journal."""
     head = zlib.crc32(kind.encode(), zlib.crc32(_NUMBERS.pack(sequence, at), zlib.crc32(name)))
     return zlib.crc32(raw, head)
+
+
+def key_of(source: str, name: str) -> bytes:
+    """What duplicates are known by: 128 bits over source and id."""
+    return blake2b(f"{len(source)}:{source}{name}".encode(), digest_size=16).digest()
 
 
 def tied(*row: object) -> int:
