@@ -16,8 +16,16 @@ import pytest
 import bus
 from bus.broker import Broker
 from bus.urls import endpoints
-from schemas import FeedbackGiven, LearningBatchRejected
-from tests.bus.kit import ROOT, BrokerProcess, feedback, free_port, progress, short_folder
+from schemas import FeedbackGiven, LearningBatchRejected, SkillListed
+from tests.bus.kit import (
+    ROOT,
+    BrokerProcess,
+    feedback,
+    free_port,
+    progress,
+    question,
+    short_folder,
+)
 
 
 @pytest.fixture
@@ -194,3 +202,24 @@ async def test_a_frozen_broker_is_waited_for(process: BrokerProcess) -> None:
         finally:
             os.kill(process.pid, signal.SIGCONT)
         assert await publishing == (1,)
+
+
+@pytest.mark.parametrize("patience", [0.2, 60.0], ids=["less patient", "more patient"])
+async def test_a_request_has_its_own_deadline_while_the_broker_is_frozen(
+    process: BrokerProcess, patience: float
+) -> None:
+    async with await bus.connect(process.url, source="/asker/1") as asker:
+        asker.patience = patience  # type: ignore[attr-defined]
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(bus.RequestTimeout, match=r"within 0\.5 s"):
+                await asker.request(question(asker.address), SkillListed, timeout=0.5)
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+
+
+async def test_a_broker_that_is_stopped_takes_its_sockets_with_it(process: BrokerProcess) -> None:
+    folder = process.state / "bus"
+    assert len(list(folder.glob("*.sock"))) == 3
+    process.stop()
+    assert not list(folder.glob("*.sock"))
