@@ -51,6 +51,8 @@ class Books:
         """The last sequence that was ever given."""
         self.events = 0
         """Events kept."""
+        self.dead = 0
+        """Dead letters kept."""
         self.tied = 0
         """Every row of `types` and `cursors`, tied together."""
         self.unsummed = 0
@@ -58,11 +60,10 @@ class Books:
 
     def load(self) -> None:
         """Read the row."""
-        self.name, self.commits, self.last, self.events, self.tied, self.unsummed = (
-            self._db.execute(
-                "SELECT name, commits, last, events, tied, unsummed FROM books"
-            ).fetchone()
-        )
+        row = self._db.execute(
+            "SELECT name, commits, last, events, dead, tied, unsummed FROM books"
+        ).fetchone()
+        self.name, self.commits, self.last, self.events, self.dead, self.tied, self.unsummed = row
 
     def retie(self, old: tuple[object, ...] | None, new: tuple[object, ...]) -> None:
         """A row of a small table was put in another's place, or added."""
@@ -74,8 +75,8 @@ class Books:
         """Count one more commit, and write the row."""
         self.commits += 1
         self._db.execute(
-            "UPDATE books SET commits = ?, last = ?, events = ?, tied = ?",
-            (self.commits, self.last, self.events, self.tied),
+            "UPDATE books SET commits = ?, last = ?, events = ?, dead = ?, tied = ?",
+            (self.commits, self.last, self.events, self.dead, self.tied),
         )
 
 

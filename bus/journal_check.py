@@ -37,11 +37,13 @@ def _faults(db: sqlite3.Connection, path: Path | None) -> Iterator[str]:
     if torn:
         yield from (" ".join(line.split()) for line in torn)
         return
-    books = db.execute("SELECT name, commits, last, events, tied, unsummed FROM books").fetchall()
+    books = db.execute(
+        "SELECT name, commits, last, events, dead, tied, unsummed FROM books"
+    ).fetchall()
     if len(books) != 1:
         yield "its books are gone"
         return
-    ((name, commits, last, events, check, unsummed),) = books
+    ((name, commits, last, events, dead, check, unsummed),) = books
     count = 0
     for sequence, kind, size, at, raw, crc in db.execute(
         "SELECT sequence, type, size, at, raw, crc FROM events"
@@ -53,11 +55,15 @@ def _faults(db: sqlite3.Connection, path: Path | None) -> Iterator[str]:
             yield f"event {sequence} is beyond the last one, {last}"
     if count != events:
         yield f"it holds {count} events, and should hold {events}"
+    count = 0
     for row, kind, sequence, at, raw, crc in db.execute(
         "SELECT id, type, sequence, at, raw, crc FROM dead"
     ):
+        count += 1
         if crc is not None and crc != crc_of(name, sequence, kind, at, raw):
             yield f"dead letter {row} is not what was written"
+    if count != dead:
+        yield f"it holds {count} dead letters, and should hold {dead}"
     (strange,) = db.execute(
         "SELECT count(*) FROM pending p JOIN events e USING (sequence) WHERE p.type IS NOT e.type"
     ).fetchone()

@@ -364,6 +364,7 @@ class Leases:
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (row.group, row.sequence, kind, reason, at, raw, crc),
             )
+            self._journal.books.dead += 1
         self._delete(row)
 
     def dead(self, action: str, group: str | None, ids: Sequence[int] | None) -> list[DeadRow]:
@@ -397,6 +398,7 @@ class Leases:
                 )
                 self.freed = True
             self._db.execute("DELETE FROM dead WHERE id = ?", (name,))
+            self._journal.books.dead -= 1
             self.touched = True
         return [DeadRow(*row[:4]) for row in chosen]
 

@@ -35,13 +35,13 @@ class Image:
         self._file = path.open("rb") if path.exists() else None
         self._size = path.stat().st_size // PAGE if self._file is not None else 0
         self._newer: dict[int, bytes] = {}
-        self._tail: list[bytes] = []
+        self._tail: dict[int, bytes] = {}
         self.logged: dict[int, int] = {}
         """Where in the log the newest copy of a page begins, of those that are there."""
         log = path.with_name(path.name + "-wal")
         if log.exists():
             self._overlay(log.read_bytes())
-        self.pages = max([self._size, *self._newer])
+        self.pages = max([self._size, *self._newer, *self._tail])
         """How many there are."""
 
     def close(self) -> None:
@@ -68,7 +68,8 @@ class Image:
         for number in range(2, self.pages + 1):
             if number not in free:
                 yield from self._rows_of(self.page(number))
-        for page in self._tail:
+        self._newer |= self._tail  # rows run over to pages of the same commit
+        for page in self._tail.values():
             yield from self._rows_of(page)
 
     def _free(self) -> set[int]:
@@ -128,23 +129,38 @@ class Image:
             return
         magic, _, _, _, *salts, first, second = struct.unpack_from(">8I", log)
         order = ">" if magic == 0x377F0683 else "<"
-        sums = first, second
-        if sums != _sums(log[:24], (0, 0), order):
+        if (first, second) == _sums(log[:24], (0, 0), order):
+            gathered = self._frames(log, salts, (first, second), order)
+        else:  # its first page cannot be told sound; rows say themselves whether they are
             salts = list(struct.unpack_from(">2I", log, 32 + 8))
+            for order in "<>":
+                gathered = self._frames(log, salts, None, order)
+                if self.logged:
+                    break
+        self._newer = {number: log[at : at + PAGE] for number, at in self.logged.items()}
+        self._tail = {number: log[at : at + PAGE] for number, at in gathered.items()}
+
+    def _frames(
+        self, log: bytes, salts: list[int], sums: tuple[int, int] | None, order: str
+    ) -> dict[int, int]:
+        """Note where the pages of all commits are; return those of a commit without an end."""
         gathered: dict[int, int] = {}
         for start in range(32, len(log) - _FRAME - PAGE + 1, _FRAME + PAGE):
             number, size, *rest = struct.unpack_from(">6I", log, start)
             page = log[start + _FRAME : start + _FRAME + PAGE]
             told = rest[2], rest[3]
-            if rest[:2] == salts and number > 0:
-                if _sums(page, _sums(log[start : start + 8], sums, order), order) == told:
-                    gathered[number] = start + _FRAME
-                    if size:  # the last of a commit
-                        self.logged |= gathered
-                        gathered = {}
-                sums = told
-        self._newer = {number: log[at : at + PAGE] for number, at in self.logged.items()}
-        self._tail = [log[at : at + PAGE] for at in gathered.values()]
+            if rest[:2] != salts or number == 0:
+                continue
+            if (
+                sums is None
+                or _sums(page, _sums(log[start : start + 8], sums, order), order) == told
+            ):
+                gathered[number] = start + _FRAME
+                if size and sums is not None:  # the last of a commit
+                    self.logged |= gathered
+                    gathered = {}
+            sums = told
+        return gathered
 
 
 def _sums(data: bytes, sums: tuple[int, int], order: str) -> tuple[int, int]:

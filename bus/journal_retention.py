@@ -131,6 +131,7 @@ class Retention:
                 "SELECT id, length(raw) FROM dead ORDER BY id LIMIT 1"
             ).fetchone()
             self._db.execute("DELETE FROM dead WHERE id = ?", (name,))
+            self._journal.books.dead -= 1
             size -= length
             _log.error("dead letters exceed %d bytes: the oldest was dropped", limit)
 
@@ -173,6 +174,7 @@ class Retention:
             query = f"SELECT id, raw FROM dead WHERE {chosen}"  # noqa: S608 (question marks)
             dead = [row[:1] for row in self._db.execute(query, limits) if _says(row[1], where)]
             self._db.executemany("DELETE FROM dead WHERE id = ?", dead)
+            self._journal.books.dead -= len(dead)
         finally:
             self._db.execute("PRAGMA secure_delete = FAST")
         return len(rows)

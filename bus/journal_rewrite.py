@@ -32,6 +32,8 @@ class Repaired(msgspec.Struct, frozen=True, kw_only=True):
     or erased before is among them."""
     dead: int
     """Dead letters kept."""
+    dead_lost: int | None
+    """Dead letters that are not; null where nothing says how many there were."""
     positions: bool
     """Whether groups go on where they were; otherwise they get all events kept once more."""
     last: int
@@ -54,13 +56,15 @@ class Repaired(msgspec.Struct, frozen=True, kw_only=True):
             )
         else:
             lost = "no number is missing"
+        letters = f"; {self.dead_lost} dead letters are lost" if self.dead_lost else ""
         groups = (
             "every group goes on where it was"
             if self.positions
             else "every group gets all of them once more, as how far each was cannot be trusted"
         )
         return (
-            f"{self.kept} events and {self.dead} dead letters were kept; {lost}; {groups}; new"
+            f"{self.kept} events and {self.dead} dead letters were kept; {lost}{letters}; {groups};"
+            " new"
             f" events go on behind {self.last}. The damaged file is kept as {self.damaged}."
         )
 
@@ -89,8 +93,8 @@ class Rewriting:
         self._insert("finished", 3, salvage.tables["finished"].values())
         dead = self._letters()
         db.execute(
-            "UPDATE books SET commits = 1, last = ?, events = ?, tied = ?, unsummed = 0",
-            (last, kept, self._check),
+            "UPDATE books SET commits = 1, last = ?, events = ?, dead = ?, tied = ?",
+            (last, kept, dead, self._check),
         )
         db.execute("COMMIT")
         return Repaired(
@@ -98,6 +102,7 @@ class Rewriting:
             lost=lost,
             missing=missing[:_STRETCHES],
             dead=dead,
+            dead_lost=None if salvage.books is None else max(0, salvage.books.dead - dead),
             positions=positions,
             last=last,
             damaged=damaged,

@@ -17,13 +17,19 @@ __all__ = ["Books", "Event", "Letter", "Salvage"]
 
 _SANE = 10_000_000
 """A number that lies farther beyond every event found is no number of this journal."""
-_TABLES = {
-    "types": ("type, head, floor", "type"),
-    "cursors": ("grp, type, position", "grp, type"),
-    "seen": ("key, sequence, at", "key"),
-    "pending": ("grp, sequence, type, attempt, failed, lapsed, due, lease", "grp, sequence"),
-    "finished": ("lease, receipt, at", "lease"),
+_NUMBER = int, float
+_TABLES: dict[str, tuple[str, str, tuple[Any, ...]]] = {
+    "types": ("type, head, floor", "type", (str, int, int)),
+    "cursors": ("grp, type, position", "grp, type", (str, str, int)),
+    "seen": ("key, sequence, at", "key", (bytes, int, _NUMBER)),
+    "pending": (
+        "grp, sequence, type, attempt, failed, lapsed, due, lease",
+        "grp, sequence",
+        (str, int, str, int, int, int, _NUMBER, (str, type(None))),
+    ),
+    "finished": ("lease, receipt, at", "lease", (str, bytes, _NUMBER)),
 }
+"""Columns, those of the key, and what each column holds."""
 
 
 class Event(NamedTuple):
@@ -51,6 +57,7 @@ class Books(NamedTuple):
     commits: int
     last: int
     events: int
+    dead: int
     tied: int
     unsummed: int
 
@@ -167,8 +174,8 @@ class Salvage:
                 file.write(self._image.page(number).ljust(PAGE, b"\0"))
 
     def _read(self, db: sqlite3.Connection) -> None:
-        for name, (columns, key) in _TABLES.items():
-            self._read_table(db, name, columns, key)
+        for name in _TABLES:
+            self._read_table(db, name)
         listed: dict[int, str] = {}
         query = "SELECT type, sequence FROM events INDEXED BY events_by_type WHERE type > ''"
         if _gathered(db, query, lambda row: listed.update({row[1]: row[0]})):
@@ -176,21 +183,27 @@ class Salvage:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         self._old = version == 1
         with suppress(sqlite3.DatabaseError):
-            query = "SELECT name, commits, last, events, tied, unsummed FROM books"
+            query = "SELECT name, commits, last, events, dead, tied, unsummed FROM books"
             for name, *numbers in db.execute(query):
                 if isinstance(name, bytes) and all(isinstance(one, int) for one in numbers):
                     self.books = Books(name, *numbers)
         if not self._old and (self.books is None or len(listed) != self.books.events):
             self.listed = None
 
-    def _read_table(self, db: sqlite3.Connection, name: str, columns: str, key: str) -> None:
+    def _read_table(self, db: sqlite3.Connection, name: str) -> None:
         """From the front and, where that comes upon a broken page, from the end."""
+        columns, key, kinds = _TABLES[name]
         width = key.count(",") + 1
         found = self.tables[name]
+
+        def take(row: tuple[Any, ...]) -> None:
+            if all(map(isinstance, row, kinds)):
+                found[row[:width]] = row
+
         for order in ("ASC", "DESC"):
             keys = ", ".join(f"{part} {order}" for part in key.split(", "))
             query = f"SELECT {columns} FROM {name} ORDER BY {keys}"  # noqa: S608 (constants)
-            if _gathered(db, query, lambda row: found.update({row[:width]: row})):
+            if _gathered(db, query, take):
                 # The indexes say most of it once more: what they contradict is not trusted.
                 if _is_sound(db, name):
                     self.whole.add(name)

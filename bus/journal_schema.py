@@ -50,7 +50,7 @@ CREATE TABLE dead (
 _BOOKS = """
 CREATE TABLE books (
     name BLOB NOT NULL, commits INTEGER NOT NULL, last INTEGER NOT NULL, events INTEGER NOT NULL,
-    tied INTEGER NOT NULL, unsummed INTEGER NOT NULL);
+    dead INTEGER NOT NULL, tied INTEGER NOT NULL, unsummed INTEGER NOT NULL);
 """
 
 _TO_VERSION = {
@@ -149,7 +149,7 @@ def create(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN")
     for statement in (_TABLES + _BOOKS).split(";"):
         connection.execute(statement)
-    connection.execute("INSERT INTO books VALUES (?, 0, 0, 0, 0, 0)", (os.urandom(16),))
+    connection.execute("INSERT INTO books VALUES (?, 0, 0, 0, 0, 0, 0)", (os.urandom(16),))
     connection.execute(f"PRAGMA application_id = {APPLICATION}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
@@ -184,7 +184,7 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
         for row in (*heads, *positions):
             check ^= tied(*row)
         connection.execute(
-            "INSERT INTO books VALUES (?, 0, ?, ?, ?, ?)",
+            "INSERT INTO books VALUES (?, 0, ?, ?, (SELECT count(*) FROM dead), ?, ?)",
             (os.urandom(16), last, events, check, last),
         )
         connection.execute(f"PRAGMA application_id = {APPLICATION}")

@@ -50,7 +50,7 @@ def can_mount() -> bool:
 
 @contextmanager
 def _small_disk(folder: Path) -> Iterator[None]:
-    options = ["mount", "-t", "tmpfs", "-o", "size=3m,mode=0700", "none", str(folder)]
+    options = ["mount", "-t", "tmpfs", "-o", "size=9m,mode=0700", "none", str(folder)]
     subprocess.run(options, check=True)
     try:
         yield
