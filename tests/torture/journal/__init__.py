@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 
+from bus import BusError
 from tests.torture.journal.check import check
 from tests.torture.journal.schedule import Plan
 from tests.torture.journal.storm import rage
@@ -38,12 +39,17 @@ def run(minutes: float, seed: int, say: Say) -> Outcome:
 def outcome(plan: Plan, say: Say) -> Outcome:
     """A storm of that plan, checked."""
     started = time.monotonic()
-    storm = rage(plan, say)
+    try:
+        storm = rage(plan, say)
+    except (BusError, TimeoutError) as e:  # the journal does not open again, nobody ends in order
+        broken = f"the storm ended with {type(e).__name__}: {e}"
+        return Outcome("journal", plan.seed, time.monotonic() - started, broken=(broken,))
     say("checking")
     verdict = check(storm.history)
-    broken = verdict.broken
+    sentences = verdict.broken
     if not storm.drained:
-        broken = (f"drain: not everything was finished {plan.drain:g} s after the storm", *broken)
+        late = f"drain: not everything was finished {plan.drain:g} s after the storm"
+        sentences = (late, *sentences)
     figures: dict[str, int | float | str] = {
         **dict(sorted(verdict.figures.items())),
         "faults": storm.faults.total(),
@@ -52,4 +58,4 @@ def outcome(plan: Plan, say: Say) -> Outcome:
     }
     for kind in ("lost", "unexpected", "order", "twice"):
         figures[kind] = verdict.kinds.get(kind, 0)
-    return Outcome("journal", plan.seed, time.monotonic() - started, figures, broken)
+    return Outcome("journal", plan.seed, time.monotonic() - started, figures, sentences)

@@ -18,6 +18,8 @@ WAITS = ("lapse", "nack", "back")
 ENDS = ("ack", "dead")
 CLOCK = 0.001
 """Seconds by which two readings of one clock may differ after rounding."""
+ON_ITS_WAY = 0.3
+"""Seconds before it was given in which who asked for it may have been lost."""
 
 
 def check_groups(history: History, verdict: Verdict) -> None:
@@ -197,25 +199,31 @@ class _Consumers:
                 self._verdict.say("answers", f"nobody asked for this: {end}")
 
     def _lapses(self) -> None:
-        """Why leases ran out: their consumer was away, or the broker, or they never came."""
+        """Why leases ran out: who of those that had to do with it was away meanwhile."""
         away = self._history.away
-        held = {
-            record.lease: (life.name, record.at)
+        holders = {
+            record.lease: life.name
             for life in self._history.consumers
             for record in life.records
             if isinstance(record, Delivered)
         }
-        for lease, (_, end) in self._leases.items():
+        members: dict[str, set[str]] = {}
+        for life in self._history.consumers:
+            members.setdefault(life.group, set()).add(life.name)
+        for lease, (start, end) in self._leases.items():
             if end is None or end.what != "lapse":
                 continue
-            name, since = held.get(lease, ("", 0.0))
-            cause = "its consumer was slow"
-            if not name:
-                cause = "it never reached a consumer"
-            elif _overlap(away.get(name, ()), since, end.at):
+            since = start.until - self._history.visibility - ON_ITS_WAY
+            holder = holders.get(lease)
+            cause = "nobody was away"
+            if holder and _overlap(away.get(holder, ()), since, end.at):
                 cause = "its consumer died or froze"
             elif _overlap(away.get("broker", ()), since, end.at):
                 cause = "the broker died or froze"
+            elif not holder and any(
+                _overlap(away.get(name, ()), since, end.at) for name in members[start.group]
+            ):
+                cause = "lost on its way to a consumer that died or froze"
             self._verdict.figures[f"ran out: {cause}"] += 1
 
 

@@ -177,6 +177,8 @@ class History:
     journal: Sequence[Kept]
     dead: Sequence[Dead]
     turns: Sequence[Turn]
+    visibility: float = 5.0
+    """Of every lease (s)."""
     poison: Mapping[str, str] = field(default_factory=dict)
     """By id, what its dead letter's reason must contain."""
     unreadable: frozenset[str] = frozenset()

@@ -7,10 +7,12 @@ from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import zmq
+
 import bus
 import schemas
 from bus import Bus
-from bus.client import ClientBus
+from bus.sockets import Drained
 from schemas import DomainForget, Event, FeedbackGiven
 from tests.torture.journal.history import Acknowledged, Attempted, Log
 
@@ -75,39 +77,37 @@ class _Journal:
 
 
 class _Ingress:
-    """Each for itself, resent until the broker has broadcast it with a number."""
+    """Each for itself, with two bare sockets: resent until it is broadcast with a number."""
 
     def __init__(self, one: Bus, log: Log) -> None:
-        assert isinstance(one, ClientBus)
-        self._bus = one
+        folder = one.url.removeprefix("ipc://")
+        context = zmq.Context()
         self._log = log
+        self._source = one.source
         self._receipts: dict[str, asyncio.Future[int]] = {}
-        self._listening: asyncio.Task[None] | None = None
-        self._live = asyncio.Event()
+        egress = context.socket(zmq.SUB)
+        egress.subscribe(FeedbackGiven.type)
+        egress.subscribe(DomainForget.type)
+        egress.connect(f"ipc://{folder}/egress.sock")
+        self._egress = Drained(egress, self._broadcast)
+        self._ingress = context.socket(zmq.PUB)
+        self._ingress.connect(f"ipc://{folder}/ingress.sock")
 
-    async def _listen(self) -> None:
-        topics = [FeedbackGiven.type, DomainForget.type]
-        self._bus.add(self, topics)
-        await self._bus.confirm()
-        self._live.set()
-
-    def push(self, event: Event[Any]) -> None:
-        """Whatever is broadcast; a receipt is one of ours."""
+    def _broadcast(self, message: list[bytes]) -> None:
+        event = schemas.header(message[1])
         waiting = self._receipts.get(event.id)
-        if waiting is not None and not waiting.done() and event.source == self._bus.source:
+        if event.source == self._source and waiting is not None and not waiting.done():
             waiting.set_result(event.sequence or 0)
 
     async def send(self, events: list[Event[Any]]) -> None:
-        if self._listening is None:
-            self._listening = asyncio.create_task(self._listen())
-        await self._live.wait()
         await asyncio.gather(*map(self._send, events))
 
     async def _send(self, event: Event[Any]) -> None:
         receipt = self._receipts[event.id] = asyncio.get_running_loop().create_future()
         self._log.write(Attempted(event.id))
         while not receipt.done():
-            self._bus.link.send(schemas.frames(event))
+            self._ingress.send_multipart(schemas.frames(event))
+            self._egress.look()
             await asyncio.wait([receipt], timeout=AGAIN)
         del self._receipts[event.id]
         self._log.write(Acknowledged(event.id, receipt.result()))

@@ -190,12 +190,16 @@ class _Director:
                 beat = await heartbeats.get(max(0.1, min(2.0, seconds)))
                 while beat.source != "/broker/1":
                     beat = await heartbeats.get(2.0)
-                heads = max((await one.heads()).values(), default=0)
+                head = max((await one.heads()).values(), default=0)
+                # What nobody can decode is passed over, by watchers and here.
+                tail = (await one.read(after=max(0, head - 20))).events
         except (TimeoutError, bus.BusError):
             return False
         lags = [count for name, count in beat.data.counters.items() if name.startswith("lag:")]
         seen = [self._fleet.last_seen(name) for name in WATCHERS]
-        return len(lags) == len(GROUPS) and not any(lags) and min(seen) >= heads
+        if not tail:
+            return False
+        return len(lags) == len(GROUPS) and not any(lags) and min(seen) >= (tail[-1].sequence or 0)
 
     def _history(self) -> History:
         path = self._fleet.journal
@@ -222,6 +226,7 @@ class _Director:
             journal=journal,
             dead=dead,
             turns=turns(path),
+            visibility=self._plan.visibility,
             poison=poison(self._plan) | dict.fromkeys(self._planted, "is invalid"),
             unreadable=frozenset(self._planted),
             away=self._fleet.away,
