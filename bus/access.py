@@ -74,6 +74,9 @@ class Grant:
         self._own: set[str] = set()
         self.topics = tuple(sorted(_topics(role, sources, self._addresses)))
         """Prefixes of topics: this key hears what begins with one of them, and nothing else."""
+        self._whole = frozenset(
+            one.encode() for one in (*self._addresses, *sources) if one[-1:] not in ("", "-", "/")
+        )
         self.readable: frozenset[str] = frozenset(
             kind.type
             for kind in schemas.catalogue().values()
@@ -107,7 +110,13 @@ class Grant:
 
     def hears(self, topic: bytes) -> bool:
         """Whether everything that begins with `topic` may be heard."""
-        return any(topic.startswith(one) for one in self.topics)
+        if topic in self.topics:
+            return True
+        return any(topic.startswith(one) and not self._is_whole(one) for one in self.topics)
+
+    def _is_whole(self, topic: bytes) -> bool:
+        """Whether it names one recipient, not all whose names begin so."""
+        return topic.partition(b"@")[2] in self._whole
 
     def narrowed(self, topic: bytes) -> tuple[bytes, ...]:
         """What of a subscription is granted: all of it, some narrower ones, or nothing."""

@@ -32,6 +32,8 @@ FULL = 0.8
 """The share of the byte cap at which the heartbeat says `degraded`."""
 MEMORY = 512 * 2**20
 """Bytes of this process beyond which subscribers that do not read are cut off."""
+INGRESS = 1_000
+"""Messages of one publisher that wait to be read; of up to a MiB each, and more with attachments."""
 SWEEP = 0.05
 """Seconds between two stretches of forgetting, while there is more to forget."""
 
@@ -54,12 +56,12 @@ class Broker:
         self._bound: list[Path] = []
         """The files of the sockets, where they have any."""
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._door: Door | None = None
+        self.door: Door | None = None
+        """Over tcp: who may come in, and what they may do."""
         self._sockets: list[Drained] = []
         self._egress: Drained | None = None
         self._journal: Drained | None = None
         self._stalled: Stalled | None = None
-        self._cut = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._size = 0
         self._backlog = 0
@@ -89,11 +91,11 @@ class Broker:
             self._lock(self.endpoints.folder / "broker.lock", f"the bus {self.url}")
         self._context = zmq.Context()
         if self.endpoints.secured:
-            self._door = Door(self._context, self.state / "keys", self.core.withdraw)
+            self.door = Door(self._context, self.state / "keys", self.core.withdraw)
         await self.core.start()
         # Egress first: nothing may come in that could not go out.
         self._egress = self._bind(zmq.XPUB, self.endpoints.egress, self._subscribed)
-        self._stalled = Stalled(self._egress.socket)
+        self._stalled = Stalled(self._egress.socket, lambda: _resident() > MEMORY)
         self._journal = self._bind(zmq.ROUTER, self.endpoints.journal, self._asked)
         self._bind(zmq.SUB, self.endpoints.ingress, self.core.ingress)
         self._maintain()
@@ -121,14 +123,15 @@ class Broker:
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
         if endpoint.startswith("tcp://["):
             socket.setsockopt(zmq.IPV6, 1)
-        if self._door is not None:
-            self._door.guard(socket)
+        if self.door is not None:
+            self.door.guard(socket)
         if kind == zmq.XPUB:
             # Every subscriber's own: two may have chosen the same word after `_echo.`.
             socket.setsockopt(zmq.XPUB_VERBOSE, 1)
             socket.setsockopt(zmq.SNDHWM, self.settings.subscriber_queue)
         elif kind == zmq.SUB:
-            socket.setsockopt(zmq.RCVHWM, 10_000)
+            # What comes faster than it is read waits where it is made: there it is told.
+            socket.setsockopt(zmq.RCVHWM, INGRESS)
             socket.subscribe(b"")
         else:
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -144,12 +147,12 @@ class Broker:
             self._bound.append(Path(endpoint.removeprefix("ipc://")))
         attachments = kind == zmq.SUB
         drained: Drained
-        if self._door is None:
+        if self.door is None:
             drained = Drained(socket, handle, attachments=attachments)
         elif kind == zmq.XPUB:
-            drained = self._door.listeners(socket)
+            drained = self.door.listeners(socket)
         else:
-            drained = self._door.speakers(socket, handle, attachments=attachments)
+            drained = self.door.speakers(socket, handle, attachments=attachments)
         self._sockets.append(drained)
         return drained
 
@@ -196,7 +199,7 @@ class Broker:
     def _beat(self) -> None:
         self._later("beat", self.settings.heartbeat_seconds, self._beat)
         if self._stalled is not None:
-            self._cut += self._stalled.look(costly=_resident() > MEMORY)
+            self._stalled.look(costly=_resident() > MEMORY)
         self.core.retry()
         self.core.writer.submit(lambda journal: journal.leases.lags(), self._counted)
         self._emit(schemas.frames(schemas.Event(data=self._heartbeat(), source=SOURCE)))
@@ -218,7 +221,7 @@ class Broker:
                 **self.core.counters,
                 "lost_replies": self._lost_replies,
                 "subscribers": self._stalled.connections if self._stalled else 0,
-                "subscribers_cut": self._cut,
+                "subscribers_cut": self._stalled.cut if self._stalled else 0,
                 "journal_bytes": self._size,
                 "journal_bytes_limit": self.settings.retention_bytes,
                 "journal_backlog_bytes": self._backlog,
@@ -296,9 +299,9 @@ class Broker:
             drained.close()
         self._sockets.clear()
         self._egress = self._journal = None
-        if self._door is not None:
-            self._door.close()
-            self._door = None
+        if self.door is not None:
+            self.door.close()
+            self.door = None
         if context is not None:
             await asyncio.to_thread(context.term)
         for path in self._bound:  # ZeroMQ leaves them; the lock is still ours
