@@ -237,11 +237,13 @@ def series(per_minute: float, noise: float, seed: int) -> list[Sample]:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_noise_is_flat_and_growth_is_not(seed: int) -> None:
-    lives = {("flat", 1): series(0, 0.3 * MB, seed), ("grows", 2): series(2 * MB, 0.2 * MB, seed)}
+    step = [replace(it, own=it.own + int(5 * MB) * (it.at > 60)) for it in series(0, 1000, seed)]
+    lives = {("flat", 1): series(0, 0.3 * MB, seed), ("grows", 2): series(4 * MB, 0.2 * MB, seed)}
+    lives["step", 3] = step
     figures, broken = grown(lives, until=1000)
     assert len(broken) == 1
     assert broken[0].startswith("the memory of grows (process 2) grows: 10")
-    assert set(figures) == {"memory of flat", "memory of grows"}
+    assert set(figures) == {"memory of flat", "memory of grows", "memory of step"}
 
 
 def test_the_slope_is_that_of_a_line_whatever_a_few_samples_say() -> None:
@@ -254,7 +256,12 @@ def test_the_slope_is_that_of_a_line_whatever_a_few_samples_say() -> None:
     assert not replace(found, level=0.0, per_second=1e6).is_flat
 
 
-HELD = Holding(4, Counter({"socket": 3, "journal.sqlite": 1}), 100, Counter({"a.lora.arrow": 1}))
+HELD = Holding(
+    Counter({"python": 4}),
+    Counter({"socket": 3, "journal.sqlite": 1}),
+    100,
+    Counter({"a.lora.arrow": 1}),
+)
 
 
 @pytest.mark.parametrize(
@@ -265,8 +272,8 @@ HELD = Holding(4, Counter({"socket": 3, "journal.sqlite": 1}), 100, Counter({"a.
         pytest.param(
             replace(HELD, files=HELD.files + Counter({"pipe": 2})), "2 × pipe", id="files"
         ),
-        pytest.param(replace(HELD, threads=4 + POOL), "", id="a full pool"),
-        pytest.param(replace(HELD, threads=5 + POOL), "threads", id="threads"),
+        pytest.param(replace(HELD, threads=Counter({"python": 4 + POOL})), "", id="a full pool"),
+        pytest.param(replace(HELD, threads=Counter({"python": 5 + POOL})), "threads", id="threads"),
         pytest.param(replace(HELD, mappings=130), "130 mappings", id="mappings"),
         pytest.param(
             replace(HELD, cards=Counter({"a.lora.arrow (deleted)": 1})), "deleted", id="a card"
@@ -298,7 +305,7 @@ def test_a_process_is_looked_at_and_found_alive(tmp_path: Path) -> None:
         assert not remains.alive({child.pid: began - 1}), "another one of the same number"
         child.communicate()
     assert not remains.alive({child.pid: began})
-    assert (held.threads, held.files["x.lora.arrow"], held.cards) == (2, 2, {"x.lora.arrow": 1})
+    assert (held.running, held.files["x.lora.arrow"], held.cards) == (2, 2, {"x.lora.arrow": 1})
     assert held.files["pipe"] >= 2
     assert 0 < memory.own <= memory.resident
 

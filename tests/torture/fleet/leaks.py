@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -26,14 +27,15 @@ def leaked(before: Mapping[str, Holding], after: Mapping[str, Holding]) -> list[
         now = after.get(name)
         if now is None:
             continue
-        more = now.files - then.files
         if now.descriptors > then.descriptors:
-            listed = ", ".join(f"{count} × {kind}" for kind, count in sorted(more.items()))
+            more = _listed(now.files - then.files), _listed(now.threads - then.threads)
             found.append(
-                f"{name} has {now.descriptors} files open, {then.descriptors} before: {listed}"
+                f"{name} has {now.descriptors} files open, {then.descriptors} before:"
+                f" {more[0]}; and of threads {more[1] or 'none'}"
             )
-        if now.threads > then.threads + POOL:
-            found.append(f"{name} has {now.threads} threads, {then.threads} before")
+        if now.running > then.running + POOL:
+            more_threads = _listed(now.threads - then.threads)
+            found.append(f"{name} has {now.running} threads, {then.running} before: {more_threads}")
         gone = [card for card in now.cards if card.endswith("(deleted)")]
         if gone:
             found.append(f"{name} maps {len(gone)} cards that are deleted")
@@ -44,6 +46,10 @@ def leaked(before: Mapping[str, Holding], after: Mapping[str, Holding]) -> list[
     return found
 
 
+def _listed(more: Counter[str]) -> str:
+    return ", ".join(f"{count} × {kind}" for kind, count in sorted(more.items()))
+
+
 def grown(
     lives: Mapping[tuple[str, int], Sequence[Sample]], until: float
 ) -> tuple[dict[str, int | float | str], list[str]]:
@@ -52,15 +58,19 @@ def grown(
     broken = []
     for (name, pid), every in sorted(lives.items()):
         samples = [one for one in every if one.at <= until]
-        if len(samples) < 3 or samples[-1].at - samples[0].at < SHORTEST:
+        if len(samples) < 6 or samples[-1].at - samples[0].at < SHORTEST:
             continue
         times = [one.at for one in samples]
-        own = sen(times, [one.own for one in samples])
+        held = [one.own for one in samples]
+        own = sen(times, held)
         words = (
             f"{own.level / 1e6:.0f} MB, {60 * own.per_second / 1e3:+.0f} kB/min"
             f" ({60 * own.low / 1e3:+.0f} to {60 * own.high / 1e3:+.0f})"
         )
         figures[f"memory of {name}"] = words
-        if not own.is_flat:
+        # A step, as of a table that doubles, is in one half; what leaks grows in both.
+        middle = len(samples) // 2
+        halves = sen(times[:middle], held[:middle]), sen(times[middle:], held[middle:])
+        if not any(slope.is_flat for slope in (own, *halves)):
             broken.append(f"the memory of {name} (process {pid}) grows: {words}")
     return figures, broken

@@ -40,7 +40,8 @@ class Sample:
 class Holding:
     """What may leak, counted."""
 
-    threads: int
+    threads: Counter[str] = field(default_factory=Counter)
+    """By name; `ZMQbg/IO/0` is ZeroMQ's."""
     files: Counter[str] = field(default_factory=Counter)
     """Descriptors by kind: `socket`, `pipe`, `anon_inode:[eventfd]`, and the name of each file."""
     mappings: int = 0
@@ -51,9 +52,14 @@ class Holding:
     """Files below /dev/shm and the temporary folder that it has open or mapped."""
 
     @property
+    def running(self) -> int:
+        """How many threads it has."""
+        return self.threads.total()
+
+    @property
     def descriptors(self) -> int:
         """How many it has open."""
-        return sum(self.files.values())
+        return self.files.total()
 
 
 def holding(pid: int) -> Holding:
@@ -75,7 +81,10 @@ def holding(pid: int) -> Holding:
             cards[path.rpartition("/")[2]] += 1
         if _is_shared(path):
             shared.add(path)
-    threads = len(os.listdir(base / "task"))
+    threads: Counter[str] = Counter()
+    for task in os.listdir(base / "task"):
+        with contextlib.suppress(OSError):
+            threads[(base / "task" / task / "comm").read_text().strip()] += 1
     mappings = sum(".so" not in line for line in lines)
     return Holding(threads, files, mappings, cards, frozenset(shared))
 

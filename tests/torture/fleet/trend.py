@@ -22,7 +22,7 @@ Z: Final = 1.959964
 
 TOLERATED: Final = 2**20
 SHARE: Final = 0.01
-"""A growth within a phase of less than 1 MiB, or 1 % of what is held, is noise."""
+"""A growth of less than 1 MiB in the time looked at, or of 1 % of what is held, is noise."""
 
 
 @dataclass(frozen=True)
