@@ -18,6 +18,7 @@ import traceback
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tests.torture import page
@@ -38,7 +39,7 @@ def once(name: str, minutes: float | None, seed: int, console: Console) -> Outco
     console.print(f"[bold]{name}[/]: {part.ABOUT} ({minutes:g} min, seed {seed})")
     started = time.monotonic()
     say: Say = lambda line: console.print(  # noqa: E731 (one line, used once)
-        f"  {time.monotonic() - started:5.0f} s  {line}", highlight=False
+        f"  {time.monotonic() - started:5.0f} s  {line}", highlight=False, markup=False
     )
     try:
         return part.run(minutes, seed, say)
@@ -52,7 +53,8 @@ def table(outcomes: list[Outcome]) -> Table:
     found = Table("part", "seed", "min", "figures", "promises", show_lines=True)
     for outcome in outcomes:
         figures = "\n".join(f"{name}: {shown(value)}" for name, value in outcome.figures.items())
-        verdict = "\n".join(outcome.broken) if outcome.broken else "all held"
+        figures = escape(figures)
+        verdict = escape("\n".join(outcome.broken)) if outcome.broken else "all held"
         minutes = f"{outcome.seconds / 60:.1f}"
         found.add_row(outcome.part, str(outcome.seed), minutes, figures, verdict)
     return found
