@@ -13,7 +13,8 @@ LEVELS: Final = 64
 """How deep an event may be nested. Readers have limits of their own, as deep as their stack is at
 that moment: what the broker could just take would be the end of a consumer."""
 
-_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STRING: Final = re.compile(rb'"[^"]*"')
+_ALIKE: Final = bytes.maketrans(b"{}", b"[]")
 _OTHERS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -30,9 +31,10 @@ def check_legible(raw: bytes) -> None:
 
 def _deeper(raw: bytes) -> bool:
     """Whether brackets are left of JSON when the innermost were taken away `LEVELS` times."""
-    brackets = _STRING.sub(b"", raw).translate(None, _OTHERS)
+    plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")  # a quote that is left ends a text
+    brackets = _STRING.sub(b"", plain).translate(_ALIKE, _OTHERS)
     for _ in range(LEVELS):
         if not brackets:
             return False
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        brackets = brackets.replace(b"[]", b"")
     return bool(brackets)

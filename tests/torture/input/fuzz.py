@@ -2,8 +2,8 @@
 
     python -m tests.torture.input.fuzz TARGET FOLDER SECONDS SEED RUNS
 
-Runs until the time is over, or so many inputs were tried (-1: any number) (exit 0) or an input breaks a promise; it then lies in the folder as
-`crash-…`, `timeout-…`, `oom-…` or `slow-unit-…`.
+Runs until the time is over or so many inputs were tried (-1: any number), exit 0; or until one
+breaks a promise. It then lies in the folder as `crash-…`, `timeout-…` or `oom-…`.
 """
 
 from __future__ import annotations
