@@ -83,6 +83,9 @@ class Grant:
             if kind.lane is schemas.Lane.DURABLE and self.hears(kind.type.encode())
         )
         """Durable types that it may read in the journal."""
+        told = self.hears(schemas.FleetHeartbeat.type.encode())
+        self.numbered: frozenset[str] | None = None if told else self.readable
+        """Types whose last number it may know; None for all: a heartbeat tells them anyway."""
 
     def __str__(self) -> str:
         """For sentences: who it is."""

@@ -215,7 +215,7 @@ class Core:
             case protocol.Extend():
                 return partial(_extend, asked)
             case protocol.HeadsAsked():
-                return partial(_heads, None if grant is None else grant.readable)
+                return partial(_heads, None if grant is None else grant.numbered)
             case protocol.Dead():
                 return partial(_dead, asked)
             case protocol.Erase(types=types, where=where, upto=upto):
@@ -376,10 +376,10 @@ def _ack(
     return _appended(journal.leases.ack(leases, publish, receipt))
 
 
-def _heads(readable: Collection[str] | None, journal: Journal) -> protocol.Heads:
+def _heads(numbered: Collection[str] | None, journal: Journal) -> protocol.Heads:
     heads = journal.heads()
-    if readable is not None:
-        heads = {kind: head for kind, head in heads.items() if kind in readable}
+    if numbered is not None:
+        heads = {kind: head for kind, head in heads.items() if kind in numbered}
     return protocol.Heads(heads)
 
 

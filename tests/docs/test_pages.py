@@ -138,7 +138,7 @@ async def test_a_client_on_another_machine_gets_in_by_its_keys(short_path: Path)
             name: url if name == "CONSONANCE_BUS" else str(state / "keys" / file)
             for name, file in given.items()
         }
-        own = make_client_keys(state / "keys", "fleet")
+        own = make_client_keys(state / "keys", "router", role="service")
         server = state / "keys" / "broker.key"
         bus = await connect(url, source="/router/1", key=own, server_key=server)
         async with bus:
