@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from schemas import FeedbackGiven, LearningBatchRejected, decode
+from bus.journal import Entry, Journal
+from schemas import Event, FeedbackGiven, LearningBatchRejected, decode, encode
 from tests.services.command.conftest import Run, Start
 from tests.services.command.fake_fleet import FakeFleet
 
@@ -132,3 +134,26 @@ def test_events_are_erased_by_their_data(on: Run, fleet: FakeFleet) -> None:
     assert json.loads(on("journal", "erase", *words).out) == {"erased": 2}
     left = [event.data for event in fleet.journal() if event.type == "feedback.given"]
     assert [data.query for data in left] == ["query 0", "query 2", "query 4"]
+
+
+def test_a_damaged_journal_is_found_and_repaired(run: Run, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    events = [Event(data=FeedbackGiven(query=f"q{n}", relevant=()), source="/a") for n in range(9)]
+    journal.begin()
+    journal.append([Entry(it.type, it.source, it.id, encode(it)) for it in events])
+    journal.commit()
+    journal.close()
+    assert run("journal", "check", "--state", tmp_path) == (0, "the journal is sound\n", "")
+    raw = journal.path.read_bytes() if journal.path else b""
+    (tmp_path / "journal.sqlite").write_bytes(raw.replace(b'"query":"q4"', b'"query":"q5"'))
+
+    code, out, err = run("journal", "check", "--state", tmp_path)
+    assert (code, out) == (1, "")
+    assert "event 5 is not what was written" in err
+    code, out, err = run("journal", "repair", "--state", tmp_path)
+    assert (code, err) == (0, "")
+    assert "8 events and 0 dead letters were kept; 1 event is lost, numbers 5;" in out
+    code, out, _ = run("journal", "repair", "--state", tmp_path, "--json")
+    assert json.loads(out) == {"repaired": False, "report": None}
+    code, _, err = run("journal", "check", "--state", tmp_path / "nowhere")
+    assert (code, "there is no state folder" in err) == (1, True)

@@ -7,9 +7,14 @@ import json
 import os
 import signal
 
+import msgspec
 import pytest
+from msgspec import structs
+from rich.console import Console
 
 from schemas import FeedbackJudged
+from services.command.picture import picture
+from services.runtime.fleet_view_status import Status
 from tests.services.command.conftest import Run, Start
 from tests.services.command.fake_fleet import FakeFleet
 
@@ -41,6 +46,14 @@ def test_for_people_and_for_programs(on: Run, monkeypatch: pytest.MonkeyPatch) -
     assert {one["service"] for one in found["processes"]} == {"broker", "router", "encoder"}
     assert [one["name"] for one in found["skills"]] == ["bank", "slang", "slang"]
     assert {"time", "since", "model", "requests", "loop", "peers", "journal"} <= set(found)
+
+    # What troubles a process stands below them, in its own words.
+    status = msgspec.json.decode(out, type=Status)
+    broker = structs.replace(status.processes[0], state="degraded", trouble="the disk is full")
+    console = Console(width=160)
+    with console.capture() as shown:
+        console.print(picture(structs.replace(status, processes=(broker,)), "ipc:///here"))
+    assert f"{broker.service}/{broker.instance}: the disk is full" in shown.get()
 
 
 def test_it_goes_on_until_it_is_interrupted(start: Start, fleet: FakeFleet) -> None:
