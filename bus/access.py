@@ -50,6 +50,12 @@ def overlap(ours: Sources, theirs: Sources) -> bool:
     )
 
 
+def _remember(names: set[str], name: str) -> None:
+    if len(names) >= REMEMBERED:
+        names.clear()
+    names.add(name)
+
+
 def _fits(name: str, patterns: Iterable[str], end: str) -> bool:
     if len(name) > LONGEST:
         return False
@@ -72,6 +78,7 @@ class Grant:
         self._publish = role.published()
         self._quota = quota
         self._own: set[str] = set()
+        self._recipients: set[str] = set()
         self.topics = tuple(sorted(_topics(role, sources, self._addresses)))
         """Prefixes of topics: this key hears what begins with one of them, and nothing else."""
         self._whole = frozenset(
@@ -100,14 +107,17 @@ class Grant:
             return True
         found = _fits(source, self.sources, "/")
         if found:
-            if len(self._own) >= REMEMBERED:
-                self._own.clear()
-            self._own.add(source)
+            _remember(self._own, source)
         return found
 
     def is_addressed(self, recipient: str) -> bool:
         """Whether what is sent to this recipient is meant for it."""
-        return _fits(recipient, self._addresses, "-") or self.owns(recipient)
+        if recipient in self._recipients:
+            return True
+        found = _fits(recipient, self._addresses, "-") or self.owns(recipient)
+        if found:
+            _remember(self._recipients, recipient)
+        return found
 
     # topics
 

@@ -15,6 +15,8 @@ from schemas import Event, FleetHeartbeat, FleetStop
 from services.errors import PreflightError
 from services.fleet.beats import Beat, StopOrder
 from services.fleet.bus_beats import OWN, beats_of, prepare
+from services.runtime.fleet_view import FleetView
+from tests.bus.kit import free_port
 
 
 async def test_heartbeats_and_orders_arrive_over_the_bus(short_path: Path) -> None:
@@ -90,3 +92,14 @@ def test_a_clients_key_that_bears_a_services_name_is_not_taken_for_the_services(
         pair.unlink()
     with pytest.raises(PreflightError, match=r"router is the fleet's own"):
         prepare("tcp://127.0.0.1:5550", short_path)
+
+
+async def test_over_tcp_an_observer_sees_how_the_fleet_does(short_path: Path) -> None:
+    """Its key hears no texts: what is learned is counted by heartbeats all the same."""
+    url = f"tcp://127.0.0.1:{free_port()}"
+    pair = make_client_keys(short_path / "keys", "wall", role="observer")
+    async with Broker(url, short_path):
+        server = short_path / "keys" / "broker.key"
+        bus = await connect(url, source="/wall/1", key=pair, server_key=server)
+        async with bus, FleetView(bus) as view:
+            assert view.heads() == {}
