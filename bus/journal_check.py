@@ -18,7 +18,7 @@ _SHOWN = 3
 
 
 def examine(db: sqlite3.Connection, path: Path | None) -> None:
-    """Read all of a journal, about 3 s for a GiB; raises `Damaged`."""
+    """Read all of a journal, some 5 s for a GiB; raises `Damaged`."""
     found = list(islice(faults(db, path), _SHOWN))
     if found:
         raise Damaged("; ".join(found))

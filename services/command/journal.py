@@ -217,7 +217,7 @@ def erase(
 def check(*, at: Home = HOME, json: Annotated[bool, FLAG] = False) -> int:
     """Read all of the journal of a fleet that is stopped, and say whether it is sound.
 
-    About 3 s for a GiB. A broker does the same at every start.
+    Some 5 s for a GiB. A broker does the same at every start.
 
     Parameters
     ----------
