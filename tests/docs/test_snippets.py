@@ -26,6 +26,7 @@ import pytest
 import yaml
 from cyclopts import CycloptsError
 
+from bus.access_roles import READY, load_roles
 from services.command.errors import CommandError
 from services.command.kinds import kinds_of
 from services.runtime.settings import load_settings
@@ -72,10 +73,13 @@ def test_commands_are_read_by_the_programs_that_they_name(snippet: Snippet) -> N
 
 
 @pytest.mark.parametrize("snippet", params("toml"))
-def test_settings_are_loaded_as_they_stand(snippet: Snippet, tmp_path: Path) -> None:
+def test_settings_and_roles_are_loaded_as_they_stand(snippet: Snippet, tmp_path: Path) -> None:
     file = tmp_path / "consonance.toml"
     file.write_text(snippet.body, "utf-8")
-    load_settings(file)
+    if snippet.body.startswith("# keys/roles.toml"):
+        assert len(load_roles(file)) > len(READY)
+    else:
+        load_settings(file)
 
 
 @pytest.mark.parametrize("snippet", params("python"))
