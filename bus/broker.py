@@ -33,7 +33,7 @@ FULL = 0.8
 MEMORY = 512 * 2**20
 """Bytes of this process beyond which subscribers that do not read are cut off."""
 INGRESS = 1_000
-"""Messages of one publisher that wait to be read; of up to a MiB each, and more with attachments."""
+"""Messages of one publisher that wait to be read, of up to a MiB each and attachments."""
 SWEEP = 0.05
 """Seconds between two stretches of forgetting, while there is more to forget."""
 

@@ -187,6 +187,42 @@ async def test_who_never_reads_is_cut_off_where_memory_is_short(
         context.destroy(linger=0)
 
 
+async def test_who_does_not_read_at_all_is_cut_off_before_the_next_heartbeat(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"ipc://{state}/bus"
+    settings = bus.BrokerSettings(heartbeat_seconds=600.0)
+    monkeypatch.setattr("bus.stalled.QUICK", 0.02)
+    context = zmq.Context()
+    async with Broker(url, state, settings) as broker, await bus.connect(url, source="/a/1") as one:
+        deaf = context.socket(zmq.SUB)
+        deaf.linger, deaf.rcvhwm = 0, 10
+        deaf.subscribe(b"")
+        deaf.reconnect_ivl = -1
+        deaf.connect(f"{url}/egress.sock")
+        stalled = broker._stalled
+        assert stalled is not None
+        await eventually(lambda: stalled.connections == 2)
+        async with one.watch(SkillListed) as answers:
+            ask = question(one.address)
+            for n in range(200):
+                reply = ask.derive(
+                    SkillListed(cards=()),
+                    source="/b/1",
+                    to=one.address,
+                    ordinal=n,
+                    attachments=[bytes(100_000)],
+                )
+                await one.publish(reply)
+                await answers.get(5)
+            assert stalled.cut == 0, "there is room"
+            monkeypatch.setattr("bus.broker.MEMORY", 0)
+            await eventually(lambda: stalled.cut == 1)
+            await one.publish(ask.derive(SkillListed(cards=()), source="/b/1", to=one.address))
+            await answers.get(5)  # who reads stays
+        context.destroy(linger=0)
+
+
 async def test_durable_events_that_were_lost_come_from_the_journal(state: Path) -> None:
     process = BrokerProcess(state)
     process.start()
