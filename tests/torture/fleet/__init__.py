@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.torture.fleet.run import ABOUT, MINUTES, run
+from tests.torture.fleet.course import ABOUT, MINUTES, run
 
 __all__ = ["ABOUT", "MINUTES", "run"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import time
 from collections import Counter
@@ -133,10 +132,3 @@ class Chaos:
 
 COMING_BACK: Final = 30.0
 """Seconds after which a process that was struck must serve again."""
-
-
-def kill_all(pids: Sequence[int]) -> None:
-    """End what a broken fleet left; by id."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)

@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,7 +15,7 @@ import psutil
 
 from tests.torture.fleet.faults import family
 
-__all__ = ["Holding", "Sample", "Sampler", "holding"]
+__all__ = ["Holding", "Sample", "Sampler", "counted", "holding", "sample"]
 
 EVERY: Final = 3.0
 """Seconds between two samples."""
@@ -163,6 +162,3 @@ def counted(supervisor: int) -> dict[str, Holding]:
         with contextlib.suppress(OSError, psutil.Error):
             found[name] = holding(process.pid)
     return found
-
-
-Count = Callable[[], dict[str, Holding]]

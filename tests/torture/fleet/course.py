@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -81,7 +82,10 @@ class Report:
 
 
 def run(minutes: float, seed: int, say: Callable[[str], None]) -> Outcome:
-    """The long form; see `tests.torture`."""
+    """The long form; see `tests.torture`.
+
+    With `KEEP_BROKEN` in the environment the folder of a fleet that broke a promise is kept.
+    """
     began = time.monotonic()
     report = Report(say)
     seconds = minutes * 60
@@ -118,6 +122,7 @@ def _whole(
 ) -> None:
     seen: dict[int, float] = {}
     shared: set[str] = set()
+    load: Load | None = None
     try:
         with harness.running(folder, "--workers", "2", config=CONFIG) as fleet:
             supervisor = fleet.process.pid
@@ -128,17 +133,21 @@ def _whole(
             report.say("the supervisor itself is killed")
             os.kill(supervisor, signal.SIGKILL)
             fleet.process.wait()
-    except AssertionError as error:
+    except (AssertionError, ExceptionGroup, subprocess.TimeoutExpired) as error:
         # How the harness says that the fleet did not end in order: it was killed, as it should be.
-        if "load" not in locals() or fleet.process.returncode != -signal.SIGKILL:
+        if load is None or fleet.process.returncode != -signal.SIGKILL:
             report.breaks(f"the fleet ended by itself: {str(error)[-600:]}")
-            return
+    if load is None:
+        return
     report.breaks(*(f"{it} outlived the supervisor" for it in remains.alive(seen)))
-    with harness.running(folder, "--workers", "2", config=CONFIG) as fleet:
-        with Sampler(fleet.process.pid, 1.0) as sampler:
-            asyncio.run(_again(fleet, load, report))
-        seen = sampler.seen
-        shared |= sampler.shared
+    try:
+        with harness.running(folder, "--workers", "2", config=CONFIG) as fleet:
+            with Sampler(fleet.process.pid, 1.0) as sampler:
+                asyncio.run(_again(fleet, load, report))
+            seen = sampler.seen
+            shared |= sampler.shared
+    except (AssertionError, subprocess.TimeoutExpired) as error:
+        report.breaks(f"another start did not go well: {str(error)[-600:]}")
     report.breaks(*(f"{it} outlived the fleet" for it in remains.alive(seen)))
     left = remains.stale(folder / "state", temporary, shared)
     report.breaks(*(f"the file {it} is left behind" for it in left))
@@ -170,7 +179,8 @@ async def _chaos(
             if watching.done():
                 striking.cancel()
                 await asyncio.gather(striking, return_exceptions=True)
-                raise AssertionError("the supervisor gave up:\n" + fleet.log()[-3000:])
+                report.breaks("the supervisor gave up: " + fleet.log()[-600:])
+                raise AssertionError("there is no fleet any more")
             watching.cancel()
             striking.result()
             say("no more faults")
