@@ -5,28 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from bus import Bus
-from schemas import (
-    Event,
-    FeedbackGiven,
-    FeedbackJudged,
-    FleetHeartbeat,
-    LearningBatchQueued,
-    LearningBatchRejected,
-    LearningEvent,
-    Payload,
-    SkillInstalled,
-    SkillPublished,
-    TrainingRejected,
-    TrainingRequested,
-)
+from schemas import FleetHeartbeat
 from services.runtime.client import FleetClient
 from tests.fleet import harness, jargon
+from tests.torture.fleet.books import faults_of, read_books
 
 CONFIG = """
 [monitor]
@@ -43,17 +30,6 @@ VICTIMS = (
     "adapter_manager",
     "broker",
 )
-
-
-async def journal(bus: Bus, kind: type[Payload]) -> list[Event]:
-    found: list[Event] = []
-    after = 0
-    while True:
-        page = await bus.read(kind, after=after)
-        found += page.events
-        if len(page.events) < 1000:
-            return found
-        after = page.events[-1].sequence or after
 
 
 async def keep_encoding(client: FleetClient, stop: asyncio.Event) -> int:
@@ -84,29 +60,12 @@ async def kill(bus: Bus, service: str) -> None:
                     return
 
 
-async def answered(bus: Bus) -> Counter[str]:
-    """How often each batch was made a task of, or refused."""
-    tasks = await journal(bus, TrainingRequested)
-    found = Counter(batch for event in tasks for batch in event.data.batch_ids)
-    found.update(event.data.batch_id for event in await journal(bus, LearningBatchRejected))
-    return found
-
-
 async def loop_is_idle(bus: Bus) -> bool:
     """Every piece is judged, every clash in a batch (or too few are left for one), and every task
     has its verdict.
     """
-    if len(await journal(bus, FeedbackJudged)) < len(await journal(bus, FeedbackGiven)):
-        return False
-    queued = {event.data.batch_id for event in await journal(bus, LearningBatchQueued)}
-    if queued - set(await answered(bus)):
-        return False
-    clashes = await journal(bus, LearningEvent)
-    batched = sum(len(batch.data.events) for batch in await journal(bus, LearningBatchQueued))
-    tasks = {event.data.task_id for event in await journal(bus, TrainingRequested)}
-    ended = {event.data.task_id for event in await journal(bus, TrainingRejected)}
-    ended |= {event.data.task_id for event in await journal(bus, SkillPublished)}
-    return len(clashes) - batched < 4 and bool(tasks) and tasks <= ended
+    books = await read_books(bus)
+    return bool(books.tasks) and not books.waiting
 
 
 @pytest.mark.timeout(420)
@@ -137,30 +96,10 @@ async def test_nothing_is_lost_or_doubled_when_processes_are_killed(short_path: 
             stop.set()
             assert await serving > 20, "requests were answered throughout"
 
-            given = {event.id for event in await journal(bus, FeedbackGiven)}
-            assert set(acknowledged) <= given, "no acknowledged feedback is lost"
-            judged = Counter(e.data.feedback_id for e in await journal(bus, FeedbackJudged))
-            assert judged == Counter(acknowledged), "every piece is judged exactly once"
-            clashes = Counter(e.data.feedback_id for e in await journal(bus, LearningEvent))
-            batched = Counter(
-                clash.feedback_id
-                for batch in await journal(bus, LearningBatchQueued)
-                for clash in batch.data.events
-            )
-            assert max(clashes.values()) == 1
-            assert max(batched.values()) == 1, "no clash is in two batches"
-            assert set(batched) <= set(clashes)
-            assert set((await answered(bus)).values()) == {1}, "no batch is in two tasks"
-            published = await journal(bus, SkillPublished)
-            assert published, "the domain was learnt"
-            versions = [event.data.card.version for event in published]
-            assert versions == list(range(1, len(versions) + 1)), "versions count up by one"
-            digests = [event.data.card.digest for event in published]
-            assert len(set(digests)) == len(digests), "no card is published twice"
-            assert len({event.data.task_id for event in published}) == len(published)
-            installed = Counter(e.data.card.digest for e in await journal(bus, SkillInstalled))
-            assert installed == Counter(digests), "every published card is installed, once"
+            books = await read_books(bus)
+            assert not faults_of(books, acknowledged, acknowledged)
+            assert books.learned, "the domain was learnt"
             assert not await bus.dead_letters()
 
             named = await client.encode(["flumox please"], skills=["shop"])
-            assert named.rows[0].skills[0].digest == digests[-1]
+            assert named.rows[0].skills[0].digest == books.learned[-1].data.card.digest
