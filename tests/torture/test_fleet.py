@@ -27,7 +27,7 @@ from tests.torture.fleet import remains
 from tests.torture.fleet.books import Books, faults_of, read_books
 from tests.torture.fleet.domains import DOMAINS, pieces
 from tests.torture.fleet.faults import name_of
-from tests.torture.fleet.leaks import POOL, grown, leaked
+from tests.torture.fleet.leaks import COLLECTOR, POOL, grown, leaked
 from tests.torture.fleet.memory import Holding, Sample, holding, sample
 from tests.torture.fleet.schedule import ACTIONS, LONGEST, MOST_ENDS, SHORTEST, TARGETS, plan
 from tests.torture.fleet.tally import Request, Tally
@@ -257,7 +257,7 @@ def test_the_slope_is_that_of_a_line_whatever_a_few_samples_say() -> None:
 
 
 HELD = Holding(
-    Counter({"python": 4}),
+    Counter({"python": 4, "ZMQbg/Reaper": 1}),
     Counter({"socket": 3, "journal.sqlite": 1}),
     100,
     Counter({"a.lora.arrow": 1}),
@@ -272,8 +272,26 @@ HELD = Holding(
         pytest.param(
             replace(HELD, files=HELD.files + Counter({"pipe": 2})), "2 × pipe", id="files"
         ),
-        pytest.param(replace(HELD, threads=Counter({"python": 4 + POOL})), "", id="a full pool"),
-        pytest.param(replace(HELD, threads=Counter({"python": 5 + POOL})), "threads", id="threads"),
+        pytest.param(replace(HELD, threads=Counter({"python": 5 + POOL})), "", id="a full pool"),
+        pytest.param(replace(HELD, threads=Counter({"python": 6 + POOL})), "threads", id="threads"),
+        pytest.param(
+            replace(
+                HELD,
+                files=HELD.files + COLLECTOR,
+                threads=Counter({"python": 5, "ZMQbg/Reaper": 2}),
+            ),
+            "",
+            id="what collects for ZeroMQ",
+        ),
+        pytest.param(
+            replace(
+                HELD,
+                files=HELD.files + COLLECTOR + COLLECTOR,
+                threads=Counter({"python": 5, "ZMQbg/Reaper": 3}),
+            ),
+            "18 files open, 4 before",
+            id="two contexts too many",
+        ),
         pytest.param(replace(HELD, mappings=130), "130 mappings", id="mappings"),
         pytest.param(
             replace(HELD, cards=Counter({"a.lora.arrow (deleted)": 1})), "deleted", id="a card"
