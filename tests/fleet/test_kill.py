@@ -40,7 +40,7 @@ async def keep_encoding(client: FleetClient, stop: asyncio.Event) -> int:
         encoded = await client.encode(texts, deadline_ms=60_000)
         assert encoded.vectors.shape == (2, encoded.vectors.shape[1])
         answered += 1
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
     return answered
 
 
