@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -24,11 +23,12 @@ from tests.fleet import harness
 from tests.torture.fleet import remains
 from tests.torture.fleet.books import Books, faults_of, read_books
 from tests.torture.fleet.faults import Chaos
+from tests.torture.fleet.findings import Report, audit, requests
 from tests.torture.fleet.leaks import grown, leaked
 from tests.torture.fleet.load import Load
 from tests.torture.fleet.memory import Holding, Sampler, counted
 from tests.torture.fleet.schedule import SERVING, SUPERVISOR, plan
-from tests.torture.fleet.truth import LIMIT, Truth, prepare
+from tests.torture.fleet.truth import prepare
 from tests.torture.kit import Outcome
 
 __all__ = ["ABOUT", "MINUTES", "run"]
@@ -64,21 +64,6 @@ enabled = true
 """
 """Small caches and passes: they have what they will have before anything is measured. Heads alone
 are trained."""
-
-
-@dataclass
-class Report:
-    """What is found on the way."""
-
-    say: Callable[[str], None]
-    figures: dict[str, int | float | str] = field(default_factory=dict)
-    broken: list[str] = field(default_factory=list)
-
-    def breaks(self, *sentences: str) -> None:
-        """Note promises that do not hold."""
-        for sentence in sentences:
-            self.say(f"BROKEN: {sentence}")
-            self.broken.append(sentence)
 
 
 def run(minutes: float, seed: int, say: Callable[[str], None]) -> Outcome:
@@ -201,13 +186,13 @@ async def _chaos(
         ended = time.monotonic()
         books = await _idle(bus, report, SETTLED)
         after = await _quiet(bus, fleet, report, before)
-        await _books(bus, books, load, report)
+        await audit(bus, books, load, report)
     report.breaks(*leaked(before, after))
     since = calm + WARMING * (ended - calm)
     figures, growing = grown(sampler.since(since), until=ended)
     report.figures |= figures
     report.breaks(*growing)
-    _requests(load, truth, report)
+    requests(load, truth, report)
     return load
 
 
@@ -273,43 +258,6 @@ async def _queues(bus: Bus) -> list[str]:
             if beat.service in ("router", "encoder", "api"):
                 found[f"{beat.service}-{beat.instance}"] = beat.queue
     return [f"{name} has {queue}" for name, queue in found.items() if queue]
-
-
-async def _books(bus: Bus, books: Books, load: Load, report: Report) -> None:
-    report.breaks(*faults_of(books, load.acknowledged, load.attempted))
-    letters = await bus.dead_letters()
-    report.breaks(*(f"a dead letter of {it.group}: {it.reason}" for it in letters))
-    if not books.learned:
-        report.breaks("nothing was learned")
-    report.figures |= {
-        "feedback acknowledged": len(load.acknowledged),
-        "feedback lost": len(set(load.acknowledged) - {event.id for event in books.given}),
-        "judged": len(books.judged),
-        "clashes": len(books.clashes),
-        "batches": len(books.batches),
-        "tasks": len(books.tasks),
-        "skills published": len(books.learned),
-        "skills installed": len(books.installed),
-        "dead letters": len(letters),
-    }
-
-
-def _requests(load: Load, truth: Truth, report: Report) -> None:
-    tally = load.tally
-    report.breaks(*tally.broken)
-    endings = ", ".join(f"{name} {count}" for name, count in sorted(tally.endings.items()))
-    report.figures |= {
-        "requests": sum(tally.endings.values()),
-        "texts": tally.texts,
-        "how requests ended": endings,
-        "requests of 60 s, all to be answered": tally.patient,
-        "longest request, s": round(tally.longest, 1),
-        "latest end after a deadline, s": round(tally.latest, 2),
-        "vectors compared": truth.compared,
-        f"largest difference (allowed: {LIMIT})": f"{truth.furthest:.1e}",
-        "visits, of them in vain": f"{load.visits}, {load.in_vain}",
-        "this process's own latest turn, s": round(load.lag.most, 2),
-    }
 
 
 async def _again(fleet: harness.Fleet, load: Load, report: Report) -> None:
