@@ -48,7 +48,7 @@ class Size:
     seconds: float = 60.0
     after: float = 10.0
     """Seconds for which is probed after the flood."""
-    odd: float = 1.0
+    odd: float = 4.0
     """Requests of each odd shape a second: of 10,000 texts, and of one text of 1 MB."""
     slow: int = 3
     deaf: int = 3
@@ -127,7 +127,7 @@ async def overload(
                 say(
                     f"{second:3.0f} s: {len(crowd.asked):,} asked, {done:,} answered, "
                     f"{len(over) - done:,} refused, {crowd.open:,} open; "
-                    f"largest: {largest[0]}, {largest[1] >> 20} MiB; {crowd.hearing:.2f} s"
+                    f"largest: {largest[0]}, {largest[1] >> 20} MiB"
                 )
 
         with lazy(url, slow=size.slow, deaf=size.deaf):
