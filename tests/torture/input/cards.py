@@ -248,18 +248,21 @@ def _put_together(
     batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
     if random.random() < 0.05:
         batch = batch.slice(0, max(0, count - 1))
-    file = _written(schema, [batch] * (2 if random.random() < 0.03 else 1), random)
-    for pad in range(64):  # the matrices begin on a boundary, as they do in a card
-        if b"pad" not in metadata or random.random() < 0.02 or _aligned(file):
+    compression = "lz4" if random.random() < 0.01 else None
+    file = _written(schema, [batch] * (2 if random.random() < 0.03 else 1), compression)
+    pads = range(64 if b"pad" in metadata and random.random() < 0.98 else 0)
+    for pad in pads:  # the matrices begin on a boundary, as they do in a card
+        if _aligned(file):
             break
         schema = pa.schema(fields, metadata={**metadata, b"pad": b" " * pad})
         batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
-        file = _written(schema, [batch], random)
+        file = _written(schema, [batch])
     return file
 
 
-def _written(schema: pa.Schema, batches: list[pa.RecordBatch], random: Random) -> bytes:
-    compression = "lz4" if random.random() < 0.01 else None
+def _written(
+    schema: pa.Schema, batches: list[pa.RecordBatch], compression: str | None = None
+) -> bytes:
     options = pa.ipc.IpcWriteOptions(compression=compression)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema, options=options) as writer:
