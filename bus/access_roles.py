@@ -11,7 +11,6 @@ the key itself; with `@*` (`encode.completed@*`) what is addressed to anybody.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -21,6 +20,7 @@ from msgspec import Meta
 
 import schemas
 from bus.errors import InvalidRoles
+from schemas.toml import parse_toml
 
 __all__ = ["CLIENT", "READY", "Role", "load_roles"]
 
@@ -186,12 +186,12 @@ READY: Final[Mapping[str, Role]] = {
 def load_roles(path: Path) -> Mapping[str, Role]:
     """The ready-made roles and those of the file, if it is there; raises `InvalidRoles`."""
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = parse_toml(path.read_bytes())
     except FileNotFoundError:
         return READY
     except OSError as e:
         raise InvalidRoles(f"cannot read the roles {path}: {e.strerror}") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except ValueError as e:
         raise InvalidRoles(f"the roles {path} are no TOML: {e}") from e
     found = dict(READY)
     for name, table in tables.items():

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from bus.errors import BusError
+from schemas.toml import parse_toml
 
-__all__ = ["BrokerSettings", "InvalidSettings", "load_settings", "parse_toml"]
+__all__ = ["BrokerSettings", "InvalidSettings", "load_settings"]
 
 
 class InvalidSettings(BusError):
@@ -45,22 +45,6 @@ class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.max_event_bytes > self.retention_bytes // 2:
             raise ValueError("max_event_bytes must be at most half of retention_bytes")
-
-
-def parse_toml(raw: bytes) -> dict[str, Any]:
-    """The tables of a TOML file; raises `ValueError` with what is wrong in it."""
-    try:
-        tables = tomllib.loads(raw.decode())
-    except RecursionError as e:
-        raise ValueError("it is nested too deeply") from e
-    values: list[Any] = [tables]
-    while values:
-        value = values.pop()
-        if isinstance(value, int) and value.bit_length() > 63:
-            raise ValueError("a whole number has more than 64 bits")
-        values += value.values() if isinstance(value, dict) else ()
-        values += value if isinstance(value, list) else ()
-    return tables
 
 
 def load_settings(path: Path | None) -> BrokerSettings:

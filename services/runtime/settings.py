@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from bus.settings import parse_toml
+from schemas.toml import parse_toml
 from services.errors import SettingsError
 from services.runtime.settings_api import ApiSettings
 from services.runtime.settings_base import Section, doc
