@@ -40,7 +40,8 @@ _folders: list[Path] = []
 def folder() -> Path:
     """A folder of this process in memory, where there is such; it goes with the process."""
     if not _folders:
-        root = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108 (made private below)
+        shared = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108 (made private)
+        root = os.environ.get("TORTURE_FOLDER", shared)  # a fuzzer ends without a farewell
         _folders.append(Path(tempfile.mkdtemp(prefix="torture-", dir=root)))
         atexit.register(shutil.rmtree, _folders[0], ignore_errors=True)
     return _folders[0]

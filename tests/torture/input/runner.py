@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -122,7 +123,11 @@ def fuzzed(target: Target, seconds: float, seed: int, runs: int = -1) -> Fuzzed:
         command += [folder, str(max(1, round(seconds))), str(seed), str(runs)]
         try:
             done = subprocess.run(
-                command, capture_output=True, timeout=seconds + _STARTING + 2 * LONGEST, check=False
+                command,
+                capture_output=True,
+                timeout=seconds + _STARTING + 2 * LONGEST,
+                check=False,
+                env={**os.environ, "TORTURE_FOLDER": folder},
             )
         except subprocess.TimeoutExpired:
             return Fuzzed(broken=f"{target.name}: the fuzzer came to no end (seed {seed})")
