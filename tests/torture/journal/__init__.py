@@ -51,11 +51,12 @@ def outcome(plan: Plan, say: Say) -> Outcome:
         late = f"drain: not everything was finished {plan.drain:g} s after the storm"
         sentences = (late, *sentences)
     figures: dict[str, int | float | str] = {
-        **dict(sorted(verdict.figures.items())),
+        "events acknowledged": verdict.figures["events acknowledged"],
         "faults": storm.faults.total(),
         "faults by kind": ", ".join(f"{n} {count}" for n, count in sorted(storm.faults.items())),
         "consumers that died of poison": storm.deaths,
+        **{kind: verdict.kinds.get(kind, 0) for kind in ("lost", "unexpected", "order", "twice")},
     }
-    for kind in ("lost", "unexpected", "order", "twice"):
-        figures[kind] = verdict.kinds.get(kind, 0)
+    for name, count in sorted(verdict.figures.items()):
+        figures.setdefault(name, count)
     return Outcome("journal", plan.seed, time.monotonic() - started, figures, sentences)

@@ -107,17 +107,17 @@ class _Director:
 
     def _strike(self, fault: Fault) -> None:
         fleet, target = self._fleet, self._target(fault)
-        if fault.kind == "freeze":
+        how = fault.kind if target == BROKER or fault.kind != "stop" else "kill"
+        if how == "freeze":
             fleet.freeze(target)
             self._frozen.add(target)
         else:
-            in_order = fault.kind == "stop" and target == BROKER
-            fleet.end(target, signal.SIGTERM if in_order else signal.SIGKILL)
+            fleet.end(target, signal.SIGTERM if how == "stop" else signal.SIGKILL)
             if target == BROKER and len(self._planted) < self._plan.unreadable:
                 self._plant()
         self._back[target] = self._now() + fault.lasts
         kind = KINDS.get(target.partition("-")[0], "consumer")
-        self._done[f"{kind}: {fault.kind}"] += 1
+        self._done[f"{kind}: {how}"] += 1
 
     def _target(self, fault: Fault) -> str:
         """Whom it strikes: a consumer where its own target died before, or has finished."""
@@ -191,15 +191,14 @@ class _Director:
                 while beat.source != "/broker/1":
                     beat = await heartbeats.get(2.0)
                 head = max((await one.heads()).values(), default=0)
-                # What nobody can decode is passed over, by watchers and here.
-                tail = (await one.read(after=max(0, head - 20))).events
+                seen = min(map(self._fleet.last_seen, WATCHERS))
+                if seen < head:  # what nobody can decode is passed over, by watchers and here
+                    tail = (await one.read(after=max(0, head - 20))).events
+                    head = tail[-1].sequence or 0 if tail else head
         except (TimeoutError, bus.BusError):
             return False
         lags = [count for name, count in beat.data.counters.items() if name.startswith("lag:")]
-        seen = [self._fleet.last_seen(name) for name in WATCHERS]
-        if not tail:
-            return False
-        return len(lags) == len(GROUPS) and not any(lags) and min(seen) >= (tail[-1].sequence or 0)
+        return len(lags) == len(GROUPS) and not any(lags) and seen >= head
 
     def _history(self) -> History:
         path = self._fleet.journal
