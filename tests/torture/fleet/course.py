@@ -40,8 +40,11 @@ ABOUT: Final = (
 
 PER_MINUTE: Final = 10.0
 """Faults."""
-WARM, CHAOS, CALM = 0.06, 0.5, 0.34
+WARM, CHAOS, CALM = 0.06, 0.5, 0.31
 """Shares of the budget; the rest goes to starting, settling and stopping."""
+LEAST_WARM: Final = 40.0
+"""Seconds without faults, and with a first training, before it is counted what processes hold; so
+the whole takes some three minutes at least."""
 SETTLED: Final = 90.0
 """Seconds after the last fault until every process must be ready, and the loop idle."""
 WARMING: Final = 0.5
@@ -156,7 +159,7 @@ async def _chaos(
         load = Load(fleet, truth, seed)
         say(f"{len(truth.known)} vectors are known; load without faults")
         async with load.running():
-            await asyncio.sleep(seconds * WARM)
+            await asyncio.sleep(max(LEAST_WARM, seconds * WARM))
         before = await _quiet(bus, fleet, report, {})
         schedule = plan(seconds * CHAOS, faults, seed)
         chaos = load.chaos = Chaos(fleet.process.pid, say)
