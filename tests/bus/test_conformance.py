@@ -10,6 +10,8 @@ import pytest
 import bus
 from schemas import (
     EncodeFailed,
+    EncodeRequested,
+    Event,
     EventRefused,
     FeedbackGiven,
     LearningBatchRejected,
@@ -378,9 +380,8 @@ async def test_what_breaks_its_schema_is_refused(connect: Connect) -> None:
 
 async def test_a_refused_live_event_fails_its_request(connect: Connect) -> None:
     one = await connect()
-    bad = type(question("x"))(
-        data=SkillListRequested(reply_to=one.address), source="/test/1", id="q" * (2**20)
-    )
+    asked = EncodeRequested(texts=("x" * 2**20,), reply_to=one.address)
+    bad = Event(data=asked, source="/test/1")
     async with one.watch(EventRefused, to="/test/1") as refusals:
         with pytest.raises(bus.Refused):
             await one.request(bad, SkillListed, timeout=5)
