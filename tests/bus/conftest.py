@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,32 @@ import bus
 from bus.broker import Broker
 from bus.security import make_broker_keys, make_client_keys
 from tests.bus.kit import BrokerProcess, free_port, short_folder
+from tests.bus.nats_server import NatsServer, nats_binary
 
 Connect = Callable[..., Awaitable[bus.Bus]]
 
 
-@pytest.fixture(params=["memory", "ipc", "tcp"])
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[NatsServer]:
+    """One server for all tests: each takes a fleet's name of its own."""
+    nats_binary()
+    with short_folder() as folder:
+        server = NatsServer(folder)
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture(params=["memory", "ipc", "tcp", "nats"])
 async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
     """Opens connections to one fresh bus; closes them all, then the bus."""
     async with AsyncExitStack() as stack:
         options: dict[str, Any] = {}
         if request.param == "memory":
             url = f"memory://{uuid4()}"
+        elif request.param == "nats":
+            server: NatsServer = request.getfixturevalue("nats_server")
+            url = f"{server.url}/t{uuid4().hex[:12]}"
         else:
             state = stack.enter_context(short_folder())
             if request.param == "ipc":

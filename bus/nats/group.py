@@ -1,0 +1,119 @@
+"""A group's leases, as a value: who has what, until when, and how often it failed.
+
+The rules are those of the broker's journal (`bus.journal_leases`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from bus.errors import StaleLease
+from bus.settings import BrokerSettings
+
+__all__ = ["Buried", "Group", "Row", "stale"]
+
+RECEIPTS = 128
+"""Ends of leases that are remembered, so that a repeated request is told what it did."""
+REASON = 2000
+SETTINGS = BrokerSettings()
+
+
+class Row(msgspec.Struct, array_like=True):
+    """One event that a group has taken and not ended."""
+
+    sequence: int
+    kind: str
+    due: float
+    """When its lease runs out or, without one, when it may be leased again: the servers' time."""
+    lease: str = ""
+    attempt: int = 0
+    failed: int = 0
+    lapsed: int = 0
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it may be what its consumers die of: the next lease to run out would count."""
+        return self.lapsed >= max(1, SETTINGS.free_lapses)
+
+
+class Buried(NamedTuple):
+    """A row that is to become a dead letter."""
+
+    row: Row
+    reason: str
+
+
+class Group(msgspec.Struct):
+    """All that is known of a group; small: what is acknowledged is only a cursor."""
+
+    cursors: dict[str, int] = {}
+    """Up to where each type was taken; what is beyond was never leased."""
+    rows: list[Row] = []
+    finished: list[tuple[str, str]] = []
+    """Leases that were ended, the newest last, and by which request."""
+    writer: str = ""
+    """Who wrote this, so that a write whose answer was lost is recognised."""
+
+    def leased(self, lease: str, now: float) -> Row | None:
+        """The row of a lease that holds."""
+        return next((r for r in self.rows if r.lease == lease and r.due > now), None)
+
+    def was_ended(self, leases: Sequence[str], receipt: str) -> bool:
+        """Whether this very request ended them before."""
+        return all((lease, receipt) in self.finished for lease in leases)
+
+    def lapsed(self, now: float) -> list[Buried]:
+        """Take back the leases that ran out; those that did so too often."""
+        dead = []
+        for row in self.rows:
+            if not row.lease or row.due > now:
+                continue
+            row.lapsed += 1
+            row.failed += row.lapsed > SETTINGS.free_lapses
+            row.lease, row.due = "", now
+            if row.failed >= SETTINGS.max_deliveries:
+                times = f"the lease ran out {row.lapsed} times"
+                dead.append(Buried(row, f"{times}: its consumer died or froze"))
+        return dead
+
+    def waiting(self, kinds: Sequence[str], limit: int, now: float) -> list[Row]:
+        """What waits and is due, by number; a suspect comes alone, and none while one is out."""
+        due = [r for r in self.rows if not r.lease and r.due <= now and r.kind in kinds]
+        due.sort(key=lambda r: r.sequence)
+        if any(r.lease and r.suspect for r in self.rows):
+            return [r for r in due if not r.suspect][:limit]
+        suspects = [place for place, row in enumerate(due) if row.suspect]
+        if not suspects:
+            return due[:limit]
+        return due[:1] if suspects[0] == 0 else due[: suspects[0]][:limit]
+
+    def grant(self, row: Row, until: float) -> None:
+        """Lease it until then."""
+        row.lease, row.due = secrets.token_hex(8), until
+        row.attempt += 1
+
+    def next_due(self, now: float) -> float | None:
+        """When something lapses or falls due, beyond `now`."""
+        return min((r.due for r in self.rows if r.due > now), default=None)
+
+    def end(self, rows: Sequence[Row], receipt: str) -> None:
+        """These leases are over, by that request."""
+        self.finished = [*self.finished, *((r.lease, receipt) for r in rows)][-RECEIPTS:]
+
+    def remove(self, rows: Sequence[Row]) -> None:
+        """The group has done with them."""
+        gone = {r.sequence for r in rows}
+        self.rows = [r for r in self.rows if r.sequence not in gone]
+
+    def wait(self, row: Row, due: float, *, failed: int, attempt: int) -> None:
+        """Hand it back until then."""
+        row.lease, row.due, row.failed, row.attempt = "", due, failed, attempt
+
+
+def stale(lease: str) -> StaleLease:
+    """What a lease that no longer holds is told."""
+    return StaleLease(f"the lease {lease} has run out or was ended before: nothing was changed")

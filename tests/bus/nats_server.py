@@ -1,0 +1,64 @@
+"""A real nats-server on a free loopback port, with a JetStream store of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.bus.kit import free_port
+
+__all__ = ["NatsServer", "nats_binary"]
+
+
+def nats_binary() -> str:
+    """The program; skips where there is none, fails where CI says that there must be one."""
+    found = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
+    if found is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI needs nats-server: apt-get install nats-server")
+        pytest.skip("needs nats-server: apt-get install nats-server")
+    return found
+
+
+class NatsServer:
+    """Started and stopped by hand; the store outlives a stop."""
+
+    def __init__(self, folder: Path, *, config: str = "", port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self._config = folder / "nats.conf"
+        self._log = folder / "nats.log"
+        self._config.write_text(
+            f'listen: "127.0.0.1:{self.port}"\nmax_payload: 8MB\n'
+            f'jetstream {{ store_dir: "{folder}/jetstream" }}\n{config}\n'
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Return once it is ready."""
+        before = self._log.stat().st_size if self._log.exists() else 0
+        self._process = subprocess.Popen(
+            [nats_binary(), "-c", str(self._config), "-l", str(self._log)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        end = time.monotonic() + 20
+        while True:
+            said = self._log.read_bytes()[before:] if self._log.exists() else b""
+            if b"Server is ready" in said:
+                return
+            assert self._process.poll() is None, said.decode()
+            assert time.monotonic() < end, f"nats-server did not start: {said.decode()}"
+            time.sleep(0.02)
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End it, with SIGTERM or SIGKILL."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill() if kill else process.terminate()
+            process.wait(20)
