@@ -27,6 +27,12 @@ LoRAError
 ├── InstrumentError             what probe or extractor were given cannot be measured
 │   ├── SameModelsError         two models have the same weights
 │   └── DifferentModelsError    two models are not of one architecture
+├── StoreError                  an object store does not do what it is asked for
+│   ├── StoreAwayError          it does not answer, or not now: later it may
+│   ├── StoreRefusedError       there is no such bucket, or it may not be used
+│   ├── ObjectNotFoundError     it has no object of that digest
+│   ├── ObjectDamagedError      an object is not what its name says
+│   └── ObjectTooLargeError     an object has more bytes than are fetched
 └── TrainingError               training cannot be done with what was given
     └── DatasetError            a training set is malformed or not the one asked for
 """
@@ -59,7 +65,13 @@ __all__ = [
     "ModelVerificationError",
     "ModuleShapeError",
     "NoMatchingModuleError",
+    "ObjectDamagedError",
+    "ObjectNotFoundError",
+    "ObjectTooLargeError",
     "SameModelsError",
+    "StoreAwayError",
+    "StoreError",
+    "StoreRefusedError",
     "TooManyCardsError",
     "TrainingError",
     "UnknownCardError",
@@ -175,6 +187,30 @@ class SameModelsError(InstrumentError):
 
 class DifferentModelsError(InstrumentError):
     """Two models that should be of one architecture are not."""
+
+
+class StoreError(LoRAError):
+    """An object store does not do what it is asked for."""
+
+
+class StoreAwayError(StoreError):
+    """The object store does not answer, or not now; later it may."""
+
+
+class StoreRefusedError(StoreError):
+    """There is no such bucket, or it may not be used; only somebody who changes that can help."""
+
+
+class ObjectNotFoundError(StoreError):
+    """The object store has no object of that digest."""
+
+
+class ObjectDamagedError(StoreError):
+    """An object's bytes do not have the digest that its name says."""
+
+
+class ObjectTooLargeError(StoreError):
+    """An object has more bytes than are fetched."""
 
 
 class TrainingError(LoRAError):

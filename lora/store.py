@@ -66,6 +66,16 @@ class CardStore:
             raise CardNotFoundError(f"the store has no card {digest}")
         return LoRAFormat.read(path, digest=digest, max_bytes=self.max_bytes)
 
+    def bring(self, digest: str) -> Path:
+        """The card's file on this machine, not looked into; raises `CardNotFoundError`."""
+        path = self.path(digest)
+        if not path.exists():
+            raise CardNotFoundError(f"the store has no card {digest}")
+        return path
+
+    def share(self, digest: str) -> None:
+        """Have everybody who uses the store find a card that lies in this folder: here they do."""
+
     def digests(self) -> list[str]:
         """The digests of all cards in the store, sorted."""
         return sorted(
