@@ -57,8 +57,8 @@ class Connection:
 
     async def open(self, patience: float) -> None:
         """Return once connected; raises `Unreachable`, `NotPermitted`, `InvalidKey`."""
-        self._refused = asyncio.get_running_loop().create_future()
         options = credentials(self.place)
+        self._refused = asyncio.get_running_loop().create_future()
         connecting = asyncio.ensure_future(
             self._client.connect(
                 list(self.place.servers),
@@ -100,6 +100,8 @@ class Connection:
         self._closed = True
         self._up.set()
         self._end_waits(lambda: Closed("the bus is closed"))
+        if self._refused is None:
+            return  # nothing was opened
         if self._client.is_connected:
             with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
                 await self._client.flush(1)
@@ -178,6 +180,10 @@ class Connection:
     def _broken(self, error: Exception) -> BusError:
         if self._closed or self._client.is_closed:
             return Closed("the bus is closed")
+        if isinstance(error, nats.errors.NoRespondersError):
+            return Unreachable(
+                f"JetStream does not answer at {self.place.shown}: is it enabled (nats-server -js)?"
+            )
         return Unreachable(f"the NATS server at {self.place.shown}: {error}")
 
     async def subscribe(self, subject: str, handler: Handler | None = None) -> Subscription:
@@ -258,7 +264,7 @@ class Connection:
                 raise self._too_large(len(body)) from e
             except (nats.errors.Error, TimeoutError, OSError) as e:
                 _log.debug("%s, asking again: %s", subject, e)
-                if loop.time() >= end:
+                if loop.time() + PAUSE >= end:
                     raise self._broken(e) from e
             finally:
                 self._asked.discard(entry)

@@ -13,9 +13,10 @@ from bus.nats.names import Names
 from bus.nats.server import Known, Server, Stored
 from bus.nats.stamped import ERASED, is_erased
 
-__all__ = ["erase"]
+__all__ = ["erase", "is_truncated"]
 
 PAGE = 500
+_FRONT = "@erased"
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -36,8 +37,10 @@ async def erase(
         if not _FIELD.fullmatch(field):
             raise Refused(f"{field!r} is no field name of an event's data")
     erased = 0
+    first = (await server.state(names.journal, end)).first_seq
     for kind in dict.fromkeys(types):
         erased += await _erase_kind(server, names, kind, where, upto, end)
+    await _note_front(server, names, first, end)
     for letter in await letters.every(end):
         named = letter.kind in types and (upto is None or letter.sequence <= upto)
         if named and _says(letter.body, where):
@@ -82,6 +85,37 @@ async def _erase_one(server: Server, names: Names, stored: Stored, end: float) -
                 return
             if there is not None:
                 await server.delete(names.journal, there.sequence, end)
+
+
+class _Front(msgspec.Struct):
+    """The stretch at the stream's front that is missing because it was erased."""
+
+    first: int = 0
+    last: int = -1
+
+
+async def _front(server: Server, names: Names, end: float) -> _Front:
+    stored = await server.last(names.groups, names.group(_FRONT), end)
+    return _Front() if stored is None else msgspec.json.decode(stored.body, type=_Front)
+
+
+async def _note_front(server: Server, names: Names, before: int, end: float) -> None:
+    """Where the first events of all were erased, they are not missed for it."""
+    now = (await server.state(names.journal, end)).first_seq
+    if now > max(before, 1):
+        known = await _front(server, names, end)
+        first = known.first if known.first <= before <= known.last + 1 else before
+        body = msgspec.json.encode(_Front(first, now - 1))
+        await server.store(names.group(_FRONT), body, end)
+
+
+async def is_truncated(server: Server, names: Names, after: int, end: float) -> bool:
+    """Whether events beyond a sequence are gone that were not erased."""
+    first = (await server.state(names.journal, end)).first_seq
+    if first <= after + 1:
+        return False
+    erased = await _front(server, names, end)
+    return not (erased.first <= after + 1 and first - 1 <= erased.last)
 
 
 class _Told(msgspec.Struct):

@@ -13,7 +13,7 @@ import schemas
 from bus import protocol
 from bus.errors import Refused, TooLarge, Unreachable
 from bus.legible import check_legible
-from bus.nats.erasing import erase
+from bus.nats.erasing import erase, is_truncated
 from bus.nats.group import SETTINGS
 from bus.nats.groups import Groups
 from bus.nats.letters import Letters
@@ -129,7 +129,7 @@ class Journal:
 
     async def _read(self, asked: protocol.Read, end: float) -> protocol.Page:
         limit = min(asked.limit, PAGE)
-        truncated = await self._truncated(asked.after, end)
+        truncated = await is_truncated(self._server, self._names, asked.after, end)
         after = asked.after
         while True:
             messages, whole = await self._stretch(asked.types, after, limit, end)
@@ -137,10 +137,6 @@ class Journal:
             if kept or whole or not messages:
                 return protocol.Page(self._numbered(kept, asked.after), truncated)
             after = messages[-1].sequence  # all of it was erased: what follows may not be
-
-    async def _truncated(self, after: int, end: float) -> bool:
-        """Whether events beyond `after` are gone that were not erased."""
-        return False
 
     async def _stretch(
         self, types: Sequence[str] | None, after: int, limit: int, end: float

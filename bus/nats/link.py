@@ -329,7 +329,7 @@ class NatsLink(Link):
         if self._closed:
             return
         now = asyncio.get_running_loop().time()
-        if self._connection.live:
+        if self._connection.live and self._tasks:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER):
                     await self._reached()

@@ -75,7 +75,7 @@ async def _make(server: Server, end: float, **config: Any) -> bool:
             found = await server.api(f"STREAM.INFO.{name}", end)
     if found.error is not None:
         if found.error.err_code in _NO_JETSTREAM:
-            raise Unreachable("JetStream is not enabled on the NATS server: start it with -js")
+            raise Unreachable("JetStream is not enabled for this user's account")
         raise refused(found.error)
     for key in _NEEDED:
         needed, there = config.get(key), found.config.get(key)

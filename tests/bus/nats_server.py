@@ -33,11 +33,14 @@ class NatsServer:
         self.url = f"nats://127.0.0.1:{self.port}"
         self._config = folder / "nats.conf"
         self._log = folder / "nats.log"
-        self._config.write_text(
-            f'listen: "127.0.0.1:{self.port}"\nmax_payload: 8MB\n'
-            f'jetstream {{ store_dir: "{folder}/jetstream" }}\n{config}\n'
-        )
+        self._plain = f'listen: "127.0.0.1:{self.port}"\nmax_payload: 8MB\n{config}\n'
+        store = f'jetstream {{ store_dir: "{folder}/jetstream" }}\n'
+        self._config.write_text(self._plain + store)
         self._process: subprocess.Popen[bytes] | None = None
+
+    def without_jetstream(self) -> None:
+        """Let it do plain messages only."""
+        self._config.write_text(self._plain)
 
     def start(self) -> None:
         """Return once it is ready."""
