@@ -10,13 +10,14 @@ from bus.client import ClientBus
 from bus.contract import Bus
 from bus.errors import InvalidKey, InvalidUrl
 from bus.memory import MemoryBus
+from bus.nats.names import SCHEMES, place_of
 from bus.security import pair_of, read_pair, read_public
 from bus.urls import endpoints, secure_folder
 from bus.zeromq import ZeroMQLink
 from schemas import address_of
 
 if TYPE_CHECKING:
-    from bus.nats import NatsLink
+    from bus.nats.link import NatsLink
 
 __all__ = ["connect"]
 
@@ -45,7 +46,7 @@ async def connect(
         bus: ClientBus = MemoryBus(url.removeprefix("memory://"), source=source, patience=patience)
         opening: ZeroMQLink | NatsLink | None = None
     else:
-        nats = url.startswith(("nats://", "tls://"))
+        nats = url.startswith(SCHEMES)
         opening = _nats(url, source) if nats else _link(url, source, key, server_key)
         bus = ClientBus(opening, source=source, patience=patience)
     try:
@@ -60,7 +61,7 @@ async def connect(
 
 def _nats(url: str, source: str) -> NatsLink:
     try:  # an extra: who needs no second machine needs no client of it
-        from bus.nats import NatsLink, place_of
+        from bus.nats.link import NatsLink
     except ModuleNotFoundError as e:
         if e.name != "nats":
             raise

@@ -37,7 +37,9 @@ def endpoints(url: str) -> Endpoints:
         return _ipc(url)
     if url.startswith("tcp://"):
         return _tcp(url)
-    raise InvalidUrl(f"{url!r} is no bus: expected ipc:///folder, tcp://host:port or memory://")
+    raise InvalidUrl(
+        f"{url!r} is no bus: expected ipc:///folder, tcp://host:port, nats://host:port or memory://"
+    )
 
 
 def _ipc(url: str) -> Endpoints:

@@ -50,6 +50,7 @@ class Connection:
         """Subjects of the requests under way, and what ends the wait for an answer early."""
         self._up = asyncio.Event()
         self._refused: asyncio.Future[None] | None = None
+        self._opened = False
         self._closed = False
         self._seldom = Seldom(_log)
 
@@ -93,6 +94,7 @@ class Connection:
             connecting.cancel()
             await asyncio.gather(connecting, return_exceptions=True)
             self._refused.cancel()
+        self._opened = True
         self._up.set()
 
     async def aclose(self) -> None:
@@ -131,7 +133,9 @@ class Connection:
                 refused.set_exception(
                     NotPermitted(f"the server at {self.place.shown} does not admit this user")
                 )
-            self._seldom.warning("the connection to %s: %s", self.place.shown, shown(str(error)))
+            if self._opened:  # before, whoever opens it is told
+                said = shown(str(error))
+                self._seldom.warning("the connection to %s: %s", self.place.shown, said)
             return
         what, subject = denied[1].lower(), denied[2]
         self._seldom.warning("this user may not %s to %s", what, shown(subject))

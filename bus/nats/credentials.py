@@ -16,8 +16,10 @@ __all__ = ["credentials"]
 def credentials(place: Place) -> dict[str, Any]:
     """Options of the connection; raises `InvalidKey`.
 
-    `CONSONANCE_NATS_CREDS` names a .creds file, `CONSONANCE_NATS_CA` the authority that signed the
-    server's certificate, `CONSONANCE_NATS_CERT` and `CONSONANCE_NATS_KEY` one of our own.
+    `CONSONANCE_NATS_USER` and `CONSONANCE_NATS_PASSWORD` are what they say, where the URL says
+    nothing of it; `CONSONANCE_NATS_CREDS` names a .creds file, `CONSONANCE_NATS_CA` the authority
+    that signed the server's certificate, `CONSONANCE_NATS_CERT` and `CONSONANCE_NATS_KEY` one of
+    our own.
     """
     found: dict[str, Any] = {}
     creds = _file("CONSONANCE_NATS_CREDS")
@@ -27,6 +29,9 @@ def credentials(place: Place) -> dict[str, Any]:
         except ImportError as e:
             raise InvalidKey("a .creds file needs one more package: pip install nkeys") from e
         found["user_credentials"] = str(creds)
+    user = os.environ.get("CONSONANCE_NATS_USER")
+    if user and "@" not in place.servers[0]:
+        found |= {"user": user, "password": os.environ.get("CONSONANCE_NATS_PASSWORD", "")}
     authority, certificate = _file("CONSONANCE_NATS_CA"), _file("CONSONANCE_NATS_CERT")
     if place.secured or authority is not None or certificate is not None:
         try:

@@ -58,10 +58,10 @@ class NatsLink(Link):
         self._connection = Connection(place, name=name)
         self._connection.on_reconnect = self._regained
         self._connection.on_loss = self._lost
-        self._server = Server(self._connection)
-        letters, clock = Letters(self._server, names), Clock(self._server, names)
-        self._groups = Groups(self._connection, self._server, names, letters, clock)
-        self._journal = Journal(self._server, names, self._groups, letters)
+        self.server = Server(self._connection)
+        letters, clock = Letters(self.server, names), Clock(self.server, names)
+        self._groups = Groups(self._connection, self.server, names, letters, clock)
+        self._journal = Journal(self.server, names, self._groups, letters)
         self._arrivals = Arrivals(names, lambda message: self.on_message(message))
         self._durable = frozenset(durable_kinds())
         self._nonce = secrets.token_hex(8)
@@ -83,7 +83,7 @@ class NatsLink(Link):
         """
         end = asyncio.get_running_loop().time() + patience
         await self._connection.open(patience)
-        await make_streams(self._server, self._names, end)
+        await make_streams(self.server, self._names, end)
         if self._connection.max_payload < MAX_EVENT + HEADERS:
             _log.warning(
                 "the NATS server at %s takes messages of %d bytes, events may have %d: raise its"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
@@ -17,7 +16,6 @@ _NOT_FOUND = 10059
 _IN_USE = 10058
 _NO_JETSTREAM = (10039, 10076)
 _NEEDED = ("subjects", "discard", "discard_new_per_subject", "max_msgs_per_subject", "republish")
-_log = logging.getLogger(__name__)
 
 
 async def make_streams(server: Server, names: Names, end: float) -> bool:
@@ -53,14 +51,6 @@ async def make_streams(server: Server, names: Names, end: float) -> bool:
     made |= await _make(
         server, end, name=names.dead, subjects=[f"{fleet}.dead.*.*"], **once, **common
     )
-    if made and replicas == 1:
-        _log.warning(
-            "the streams of %s have one replica: what is acknowledged is in the server's memory"
-            " until its sync_interval is over (2 minutes, if nobody set it), and a power cut may"
-            " lose it; CONSONANCE_NATS_REPLICAS=3 on three servers, or sync_interval: always,"
-            " keeps it",
-            fleet,
-        )
     return made
 
 

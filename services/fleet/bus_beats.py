@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,8 +15,9 @@ from schemas import FleetHeartbeat, FleetStop
 from services.errors import PreflightError
 from services.fleet.beats import Beat, Listen, StopOrder
 from services.fleet.plan import SERVICES
+from services.fleet.preflight import brought
 
-__all__ = ["OWN", "beats_of", "prepare"]
+__all__ = ["OWN", "beats_of", "doubts", "prepare"]
 
 OWN: Final = {
     **{role.service: "service" for role in SERVICES},
@@ -33,6 +35,8 @@ def prepare(url: str, state: Path) -> dict[str, str]:
     For `ipc` its folder, for `tcp` the keys of the broker and of the fleet's own processes, where
     they are missing; each finds its own in their folder. Raises `PreflightError`.
     """
+    if brought(url):
+        return {}
     try:
         if url.startswith("ipc://"):
             secure_folder(Path(url.removeprefix("ipc://")))
@@ -45,6 +49,25 @@ def prepare(url: str, state: Path) -> dict[str, str]:
         return {"CONSONANCE_KEY": str(keys), "CONSONANCE_SERVER_KEY": str(server)}
     except BusError as error:
         raise PreflightError(f"The bus {url} cannot be prepared: {error}.") from error
+
+
+def doubts(url: str) -> str | None:
+    """What of the bus's promises does not hold there, in one sentence; raises `PreflightError`.
+
+    Only a bus that is there already is asked.
+    """
+    if not brought(url):
+        return None
+    try:
+        from bus.nats.probe import probe
+
+        return asyncio.run(probe(url))
+    except ModuleNotFoundError as error:
+        raise PreflightError(
+            "NATS needs one more package: pip install consonance[nats]."
+        ) from error
+    except BusError as error:
+        raise PreflightError(f"The bus {url} cannot be used: {error}.") from error
 
 
 def _own_key(keys: Path, name: str, role: str) -> None:

@@ -25,7 +25,15 @@ from services.errors import (
 from services.fleet.beats import Listen
 from services.fleet.output import Output, in_words
 from services.fleet.plan import Part, plan
-from services.fleet.preflight import api_door, bus_url, check_free, check_model, claimed, expanded
+from services.fleet.preflight import (
+    api_door,
+    brought,
+    bus_url,
+    check_free,
+    check_model,
+    claimed,
+    expanded,
+)
 from services.fleet.supervisor import Supervisor
 from services.runtime.api_address import url_of
 from services.runtime.settings import Settings, load_settings
@@ -139,15 +147,18 @@ def _run_all(
     json: bool,
 ) -> int:
     # Not above: a start that is refused, or a cry for help, need not wait for ZeroMQ.
-    from services.fleet.bus_beats import beats_of, prepare
+    from services.fleet.bus_beats import beats_of, doubts, prepare
 
     environment = prepare(url, root)
+    doubt = doubts(url)
     settings = _in_force(settings, root, url, door)
     config = _write(settings, root)
     logs = root / "logs"
     logs.mkdir(mode=0o700, exist_ok=True)
     keep()
     output = Output(logs, settings.fleet.log_format)
+    if doubt is not None:
+        output.say(doubt, "warning")
     parts = plan(
         settings,
         state=root,
@@ -193,7 +204,9 @@ async def _supervise(
 ) -> int:
     root, url = Path(settings.fleet.state), settings.fleet.bus or ""
     api = _api(settings)
-    fleet = Supervisor(parts, settings.fleet, listen=listen, reporter=output)
+    fleet = Supervisor(
+        parts, settings.fleet, listen=listen, reporter=output, own_bus=not brought(url)
+    )
     signals = 0
 
     def on_signal() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.fleet.preflight import brought
 from services.runtime import lifeline
 from services.runtime.api_address import SOCKET
 from services.runtime.settings import Settings
@@ -68,6 +69,8 @@ def plan(
 ) -> tuple[Part, ...]:
     """The broker first, then every service; `config` holds the settings in force.
 
+    On a bus that is there already there is no broker.
+
     `door` is the socket on which the API is to answer: it stays open while the API starts anew.
     """
     shared = environment or {}
@@ -76,7 +79,7 @@ def plan(
         *("--url", bus, "--state", str(state)),
         *("--config", str(config), "--log-level", settings.fleet.log_level),
     )
-    parts = [Part("broker", "1", broker, shared)]
+    parts = [] if brought(bus) else [Part("broker", "1", broker, shared)]
     for role in SERVICES:
         for number in range(1, role.copies(settings) + 1):
             command = lifeline.command(

@@ -22,6 +22,7 @@ from services.runtime.settings_api import ApiSettings
 
 __all__ = [
     "api_door",
+    "brought",
     "bus_url",
     "check_free",
     "check_model",
@@ -40,15 +41,31 @@ _OURS = {"fleet.lock", "journal.sqlite", "bus", "cards", "datasets", "keys", "lo
 _LOCK = "fleet.lock"
 
 
+def brought(url: str) -> bool:
+    """Whether the bus is there already, and the fleet starts no broker: NATS."""
+    return url.startswith(("nats://", "tls://"))
+
+
 def bus_url(url: str | None, state: Path) -> str:
-    """The URL on which the broker will bind, found well-formed; raises `PreflightError`."""
+    """The URL on which the broker will bind, found well-formed; raises `PreflightError`.
+
+    One of NATS is checked when it is asked; here only that everybody may read it.
+    """
     url = url or f"ipc://{state / 'bus'}"
     if url.startswith("ipc://"):
         _check_sockets(url)
     elif url.startswith("tcp://"):
         _address(url)
+    elif brought(url):
+        if "@" in url:  # whoever lists the processes would read it
+            raise PreflightError(
+                "The bus must not have a password in its URL: CONSONANCE_NATS_USER and "
+                "CONSONANCE_NATS_PASSWORD are for that, or CONSONANCE_NATS_CREDS."
+            )
     else:
-        raise PreflightError(f"The bus {url} must be ipc:///FOLDER or tcp://HOST:PORT.")
+        raise PreflightError(
+            f"The bus {url} must be ipc:///FOLDER, tcp://HOST:PORT or nats://HOST:PORT."
+        )
     return url
 
 
@@ -57,6 +74,8 @@ def check_free(url: str, patience: float = 2.0) -> None:
 
     Waits up to `patience` seconds for a broker whose fleet has just been killed.
     """
+    if brought(url):
+        return
     deadline = time.monotonic() + patience
     while True:
         try:

@@ -20,7 +20,10 @@ _LISTEN_AGAIN = 0.5  # seconds
 
 
 class Supervisor:
-    """One fleet. The first part of the plan carries the bus: the others start once it is ready."""
+    """One fleet. The first part of the plan carries the bus: the others start once it is ready.
+
+    With `own_bus=False` the bus is somebody else's, and all parts start at once.
+    """
 
     def __init__(
         self,
@@ -29,9 +32,11 @@ class Supervisor:
         *,
         listen: Listen,
         reporter: Reporter,
+        own_bus: bool = True,
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
     ) -> None:
+        self._bases = int(own_bus)
         self._settings = settings
         self._listen = listen
         self._reporter = reporter
@@ -45,7 +50,7 @@ class Supervisor:
                 part,
                 settings,
                 reporter,
-                quiet_for=self._quiet_base if part is parts[0] else self._quiet_other,
+                quiet_for=(self._quiet_base if own_bus and part is parts[0] else self._quiet_other),
                 clock=clock,
                 chance=chance,
             )
@@ -67,11 +72,11 @@ class Supervisor:
 
         Raises `GaveUpError` if a part failed for good; by then everything is down.
         """
-        base, *others = self.keepers
+        base, others = self.keepers[: self._bases], self.keepers[self._bases :]
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         try:
             self._tasks["beats"] = asyncio.create_task(self._hear(), name="beats")
-            for stage in ([base], others):
+            for stage in (base, others):
                 if stopping.done():
                     return
                 for keeper in stage:

@@ -13,7 +13,7 @@ import nats
 import pytest
 
 import bus
-from bus.nats import place_of
+from bus.nats.names import place_of
 from schemas import (
     EventRefused,
     FeedbackGiven,

@@ -59,7 +59,9 @@ def three_ports() -> Iterator[int]:
         (["--config", "/no/such.toml"], "/no/such.toml cannot be read: No such file"),
         (["--model", "name with spaces"], "neither a folder nor in the cache"),
         (["--model", str(ROOT / "tests")], "holds no model: neither modules.json nor config.json"),
-        (["--bus", "nats://here"], "must be ipc:///FOLDER or tcp://HOST:PORT"),
+        (["--bus", "amqp://here"], "must be ipc:///FOLDER, tcp://HOST:PORT or nats"),
+        (["--bus", "nats://me:secret@here"], "must not have a password"),
+        (["--bus", "nats://127.0.0.1:no"], "has no usable port"),
     ],
 )
 def test_a_wrong_start_is_one_sentence_and_leaves_nothing(

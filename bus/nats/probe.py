@@ -1,0 +1,36 @@
+"""What a fleet wants to know of the servers before it starts."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bus.nats.link import NatsLink
+from bus.nats.names import Names, place_of
+from bus.nats.server import refused
+
+__all__ = ["probe"]
+
+
+async def probe(url: str, patience: float = 10.0) -> str | None:
+    """What of the promises does not hold there, in one sentence; the streams are made.
+
+    Raises what `bus.connect` raises.
+    """
+    place = place_of(url)
+    link = NatsLink(place, name="probe")
+    try:
+        await link.open(patience)
+        end = asyncio.get_running_loop().time() + patience
+        found = await link.server.api(f"STREAM.INFO.{Names(place.fleet).journal}", end)
+    finally:
+        await link.aclose()
+    if found.error is not None:
+        raise refused(found.error)
+    if found.config.get("num_replicas", 1) > 1:
+        return None
+    return (
+        f"The journal on {place.shown} has one replica: what it acknowledged may be lost with the"
+        " power until the NATS server has flushed it, after its sync_interval (2 minutes where"
+        " nobody set it; the server does not tell). Three servers and CONSONANCE_NATS_REPLICAS=3"
+        " keep it."
+    )
