@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import pyarrow as pa
 
@@ -54,6 +54,8 @@ class RemoteCardStore(CardStore):
     Beside what `CardStore` raises, every method but `path` raises `StoreAwayError` and
     `StoreRefusedError`.
     """
+
+    fetches: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from lora import layout
 from lora.card import DEFAULT_MAX_BYTES, EXTENSION, LoRACard, LoRAFormat
@@ -22,6 +22,9 @@ class CardStore:
 
     Any number of processes may put and open; a file, once there, never changes.
     """
+
+    fetches: ClassVar[bool] = False
+    """Whether a card may have to come from elsewhere, which takes its time."""
 
     def __init__(self, folder: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self.folder = Path(folder)
@@ -74,7 +77,9 @@ class CardStore:
         return path
 
     def share(self, digest: str) -> None:
-        """Have everybody who uses the store find a card that lies in this folder: here they do."""
+        """Have everybody who uses the store find a card that lies in its folder, as here they do;
+        raises `CardNotFoundError`."""
+        self.bring(digest)
 
     def digests(self) -> list[str]:
         """The digests of all cards in the store, sorted."""

@@ -13,9 +13,8 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from bus import BusError, Delivery
-from lora.errors import LoRAError, ModelError
+from lora.errors import CardNotFoundError, LoRAError, ModelError, StoreError, StoreRefusedError
 from lora.model import find_model
-from lora.store import CardStore
 from schemas import (
     AdapterFailed,
     AdapterLoad,
@@ -45,6 +44,7 @@ from services.adapter_manager.loading import Loader, Verdict
 from services.adapter_manager.verification import verified
 from services.adapter_manager.versions import SERVING, Version
 from services.runtime.service import Context, Service
+from services.runtime.shared import card_store
 from services.runtime.tracing import span, under
 
 __all__ = ["AdapterManagerService"]
@@ -54,6 +54,9 @@ VISIBILITY: Final = 60.0
 
 RETRY: Final = 1.0
 """Seconds until a card is tried again that no encoder was there to load."""
+
+AWAY: Final = 5.0
+"""Seconds until a card is looked for again in a store that was away."""
 
 GRACE: Final = 60.0
 """Seconds for which the file of a surplus version stays: requests under way may need it."""
@@ -78,7 +81,7 @@ class AdapterManagerService(Service):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.store = CardStore(self.state.cards)
+        self.store = card_store(self.settings.store, self.state)
         self.ledger = Ledger(self.state.of(self.name) / "cards.sqlite")
         self.loader = Loader(self.source, self._send)
         self._keep = self.settings.manager.keep_versions
@@ -94,7 +97,7 @@ class AdapterManagerService(Service):
         except ModelError as error:
             raise ManagerError(f"the model cannot be used: {error}") from error
         self.model = found.base_model
-        self._reconcile()
+        await self._reconcile()
         self._count()
         await self.listen((AdapterLoaded, AdapterFailed), self._heard)
         await self.listen(FleetHeartbeat, self._beat)
@@ -103,7 +106,7 @@ class AdapterManagerService(Service):
             self.name,
             (SkillPublished, SkillFetched, SkillRetire, SkillPin),
             self._delivered,
-            visibility=VISIBILITY,
+            visibility=VISIBILITY + (2 * self.settings.store.deadline if self.store.fetches else 0),
         )
 
     async def aclose(self) -> None:
@@ -151,6 +154,10 @@ class AdapterManagerService(Service):
                     return
                 if outcome.verdict is Verdict.FAILED:
                     raise Rejected(outcome.message)
+            except StoreError as error:
+                self.log.warning("card not to be had yet", skill=claimed.name, why=str(error))
+                await delivery.defer(now() + timedelta(seconds=AWAY))
+                return
             except Rejected as error:
                 await self._reject(delivery, claimed, str(error), peer)
                 return
@@ -207,7 +214,7 @@ class AdapterManagerService(Service):
         rejected = SkillRejected(name=card.name, digest=card.digest, reason=reason)
         await delivery.ack(publish=[delivery.event.derive(rejected, source=self.source)])
         for digest in useless:
-            self._delete(digest)
+            await self._delete(digest)
         facts = {"skill": card.name, "version": card.version, "digest": card.digest}
         self.log.warning("skill rejected", why=reason, **facts)
 
@@ -283,11 +290,20 @@ class AdapterManagerService(Service):
 
     # Store ------------------------------------------------------------------------------------
 
-    def _reconcile(self) -> None:
-        """Delete what nothing needs, and say what is missing."""
-        here = set(self.store.digests())
+    async def _reconcile(self) -> None:
+        """Delete what nothing needs, and say what is missing.
+
+        A store that is away now keeps nothing from serving that is on this machine.
+        """
+        try:
+            here = set(await asyncio.to_thread(self.store.digests))
+        except StoreRefusedError as error:
+            raise ManagerError(f"the card store cannot be used: {error}") from error
+        except StoreError as error:
+            self.log.error("the card store was not looked through", why=str(error))
+            return
         for digest, state in self.ledger.states():
-            if digest not in here and state in SERVING:
+            if digest not in here and state in SERVING and not await self._shared(digest):
                 self._missing.add(digest)
                 record = self.ledger.get(digest)
                 self.log.error(
@@ -297,7 +313,17 @@ class AdapterManagerService(Service):
                     digest=digest,
                 )
             elif digest in here and (state == "rejected" or self._outlived(digest, state)):
-                self._delete(digest)
+                await self._delete(digest)
+
+    async def _shared(self, digest: str) -> bool:
+        """Whether a card that the store lacks lay in the folder, and now is in the store too."""
+        try:
+            await asyncio.to_thread(self.store.share, digest)
+        except CardNotFoundError:
+            return False
+        except StoreError as error:
+            self.log.error("a card of this machine is not in the card store", why=str(error))
+        return True
 
     def _outlived(self, digest: str, state: str) -> bool:
         record = self.ledger.get(digest) if state == "retired" else None
@@ -312,9 +338,9 @@ class AdapterManagerService(Service):
             record.state == "retired" and len(newest) >= self._keep and record.version < min(newest)
         )
 
-    def _delete(self, digest: str) -> None:
+    async def _delete(self, digest: str) -> None:
         try:
-            self.store.delete(digest)
+            await asyncio.to_thread(self.store.delete, digest)
         except (OSError, LoRAError) as error:
             self.log.warning("card not deleted", digest=digest, why=str(error))
 
@@ -330,7 +356,7 @@ class AdapterManagerService(Service):
 
     async def _delete_later(self, digest: str) -> None:
         await asyncio.sleep(GRACE)
-        self._delete(digest)
+        await self._delete(digest)
 
     # Encoders ---------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from lora.card import BaseModel
-from lora.errors import LoRAError
+from lora.errors import LoRAError, StoreError
 from lora.store import CardStore
 from schemas import SkillCard
 from services.adapter_manager.errors import Rejected
@@ -19,12 +19,16 @@ def verified(store: CardStore, claimed: SkillCard, model: BaseModel) -> SkillCar
     """The card as its own file describes it, with signer and signature as the event has them.
 
     Nothing in a file says whose it is. Opening it checks the digest before the bytes are parsed,
-    then the format, the shapes and every value. Raises `Rejected`.
+    then the format, the shapes and every value. From here on whoever uses the store finds it.
+    Raises `Rejected`, or `StoreError` where the store cannot be had.
     """
     if claimed.base_model.sha256 != model.sha256:
         raise Rejected(_other_model(claimed, model))
     try:
         found = describe(store.open(claimed.digest))
+        store.share(claimed.digest)
+    except StoreError:
+        raise
     except (LoRAError, CardDescriptionError) as error:
         raise Rejected(str(error)) from error
     if found.base_model.sha256 != model.sha256:

@@ -105,6 +105,6 @@ async def _published(
     from services.command.cards import client_at
     from services.command.publishing import publish, store_of
 
-    store = store_of(at.folder)
+    store = store_of(at.folder, at.settings.store)
     async with client_at(at) as client:
         return await publish(client, store, card, author, timeout)

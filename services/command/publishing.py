@@ -17,6 +17,9 @@ from schemas import Event, ListedCard, SkillCard, SkillInstalled, SkillPublished
 from services.command.errors import Failed, InputRefused
 from services.runtime.cards import describe
 from services.runtime.client import FleetClient
+from services.runtime.settings import StoreSettings
+from services.runtime.shared import card_store
+from services.runtime.state import StateFolder
 
 __all__ = ["numbered", "publish", "store_of"]
 
@@ -26,7 +29,7 @@ ATTEMPTS: Final = 3
 TAKEN: Final = "is another card already"
 
 
-def store_of(state: Path) -> CardStore:
+def store_of(state: Path, settings: StoreSettings) -> CardStore:
     """The store of the fleet with this state folder; raises `InputRefused` where there is none."""
     folder = state / "cards"
     if not folder.is_dir():
@@ -34,7 +37,7 @@ def store_of(state: Path) -> CardStore:
             f"{state} holds no cards: a card is published on the machine where the fleet's state "
             "folder is; --state names it"
         )
-    return CardStore(folder)
+    return card_store(settings, StateFolder(state))
 
 
 def numbered(card: LoRACard, known: Sequence[ListedCard]) -> LoRACard:
@@ -66,7 +69,8 @@ async def publish(
         )
         if here is not None:
             return here
-        stored = store.put(card if author is not None else numbered(card, known))
+        made = card if author is not None else numbered(card, known)
+        stored = await asyncio.to_thread(store.put, made)
         told = describe(stored)
         if author is not None:
             told = msgspec.structs.replace(told, signer=author.signer, signature=author.signature)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bus import BusError, Closed, Delivery
+from lora.errors import StoreError
 from lora.model import find_model
 from lora.training.dataset import TrainingSet
 from lora.training.errors import TrainingError
@@ -43,6 +44,7 @@ from services.runtime.disk import disk_is_full, waiting_for_room
 from services.runtime.forgetting import Forgetting
 from services.runtime.handful import Handfuls, is_passing
 from services.runtime.service import Context, Service
+from services.runtime.shared import shared_datasets
 from services.runtime.store import open_store, reading
 from services.runtime.tracing import following, span, under
 
@@ -116,7 +118,9 @@ class Distiller(Service):
         self._store = ExperienceStore(self._file, self.settings.distiller.near_duplicate)
         self._store.serves(self._model.sha256)
         self._orders, self._taught = OrderStore(self._file), TaughtStore(self._file)
-        self._datasets = DatasetFolder(self._file, self.state.datasets)
+        self._datasets = DatasetFolder(
+            self._file, self.state.datasets, shared_datasets(self.settings.store)
+        )
         self._datasets.tidy()
         self._forgetting = Forgetting(
             self, self._file, after=BEFORE, erase=self._erase, quiet=self._quiet
@@ -124,6 +128,7 @@ class Distiller(Service):
         await self._forgetting.catch_up()
         self._count()
         self.spawn(self._schedule(), "schedule")
+        self.spawn(self._swept(), "sweep the store")
         kinds = (FeedbackJudged, LearningBatchQueued, DomainForgotten)
         handler = waiting_for_room(self._take, self.log)
         await Handfuls(self, kinds, handler, most=HANDFUL, bytes_of=_bytes).start()
@@ -267,6 +272,7 @@ class Distiller(Service):
             if work := self._busy.get(domain):
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
+            await self._datasets.withdraw(domain)
             await self._teacher.forget(domain)
             if self._teacher.name != "openai" and (self._path.parent / "teacher.sqlite").exists():
                 from services.distiller.cloud import left  # of one that was switched off
@@ -407,21 +413,37 @@ class Distiller(Service):
         if good:
             digest = await self._written(data)
             self._datasets.keep(order.domain, digest, time.time())
+            await self._swept()
             said.append(self._request(order.domain, good, distilled, digest, reason))
             self.log.info("dataset made", domain=order.domain, rows=data.rows, batches=len(good))
         self._orders.end(order, said)
         self._taught.settle(order.domain)
 
     async def _written(self, data: TrainingSet) -> str:
-        """The digest of a dataset that was written; where this is cancelled, none is left."""
+        """The digest of a dataset that was written, and is where factories find it; where this is
+        cancelled, or fails, none is left."""
         writing = asyncio.create_task(asyncio.to_thread(data.write, self.state.datasets))
         try:
-            return await asyncio.shield(writing)
+            digest = await asyncio.shield(writing)
         except asyncio.CancelledError:
-            (digest,) = await asyncio.gather(writing, return_exceptions=True)
-            if isinstance(digest, str):  # the thread cannot be stopped, and nobody knows the file
-                self._datasets.abandon(digest)
+            (made,) = await asyncio.gather(writing, return_exceptions=True)
+            if isinstance(made, str):  # the thread cannot be stopped, and nobody knows the file
+                self._datasets.abandon(made)
             raise
+        sharing = asyncio.create_task(self._datasets.share(digest))
+        try:
+            await asyncio.shield(sharing)
+        except BaseException:
+            await asyncio.gather(sharing, return_exceptions=True)
+            self._datasets.abandon(digest)
+            raise
+        return digest
+
+    async def _swept(self) -> None:
+        try:
+            await self._datasets.sweep()
+        except StoreError as error:
+            self.log.info("old datasets stay in the store for now", why=str(error))
 
     def _request(
         self,

@@ -4,13 +4,14 @@ ServiceError
 └── EncoderError
     ├── PinRefusedError
     └── SkillFileError
+        └── SkillStoreError
 """
 
 from __future__ import annotations
 
 from services.errors import ServiceError
 
-__all__ = ["EncoderError", "PinRefusedError", "SkillFileError"]
+__all__ = ["EncoderError", "PinRefusedError", "SkillFileError", "SkillStoreError"]
 
 
 class EncoderError(ServiceError):
@@ -30,3 +31,7 @@ class SkillFileError(EncoderError):
     def __init__(self, message: str, *, missing: bool) -> None:
         super().__init__(message)
         self.missing = missing
+
+
+class SkillStoreError(SkillFileError):
+    """The store is away, or refuses us: nothing is said of the card by that."""

@@ -16,7 +16,6 @@ import msgspec
 from bus import BusError
 from lora.card import LoRACard
 from lora.errors import LoRAError
-from lora.store import CardStore
 from schemas import (
     AdapterFailed,
     AdapterLoad,
@@ -31,13 +30,14 @@ from services.encoder import answers
 from services.encoder.allocator import keep_freed_memory
 from services.encoder.batcher import LEAST, Batch, Batcher, Job, Row
 from services.encoder.cache import RecentAnswers, VectorCache
-from services.encoder.errors import EncoderError, PinRefusedError, SkillFileError
+from services.encoder.errors import EncoderError, PinRefusedError, SkillFileError, SkillStoreError
 from services.encoder.pace import Pace
 from services.encoder.passes import Outcome, compute
 from services.encoder.shelf import Placed, Shelf
 from services.encoder.tally import Tally
 from services.encoder.telling import Teller
 from services.runtime.service import Context, Service
+from services.runtime.shared import card_store
 from services.runtime.tracing import following
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class EncoderService(Service):
         self.counters["dim"] = self.engine.dim
         self.counters["pace"] = round(self.pace.rate)
         self.shelf = Shelf(
-            CardStore(self.state.cards),
+            card_store(self.settings.store, self.state),
             self.engine,
             self.settings.encoder.card_budget_bytes,
             self._files,
@@ -381,6 +381,9 @@ class EncoderService(Service):
                 self._count()
             else:
                 card = await self.shelf.get(digest)
+        except SkillStoreError as error:  # no word against the card: another encoder is asked
+            self.log.warning("card not to be had", digest=digest, why=str(error))
+            return
         except Exception as error:  # whatever it is, who asked is told
             expected = isinstance(error, SkillFileError | PinRefusedError | LoRAError)
             (self.log.warning if expected else self.log.exception)(

@@ -14,10 +14,10 @@ from concurrent.futures import Executor
 from typing import Any, Final, NamedTuple, Protocol
 
 from lora.card import LoRACard
-from lora.errors import CardBudgetError, CardNotFoundError, LoRAError
+from lora.errors import CardBudgetError, CardNotFoundError, LoRAError, StoreError
 from lora.residency import Residency
 from lora.store import CardStore
-from services.encoder.errors import PinRefusedError, SkillFileError
+from services.encoder.errors import PinRefusedError, SkillFileError, SkillStoreError
 
 __all__ = ["Holder", "Placed", "Shelf"]
 
@@ -161,13 +161,19 @@ class Shelf:
 
     async def _place(self, digest: str) -> LoRACard:
         started = time.monotonic()
+        known = self._known.pop(digest, None)
         try:
+            if known is None and self._store.fetches:
+                # In a thread of its own: those that open files and read texts wait for no network.
+                await asyncio.to_thread(self._store.bring, digest)
             card = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._open, digest, self._known.pop(digest, None)
+                self._executor, self._open, digest, known
             )
             gone = self._residency.admit({digest: card.nbytes})
         except CardNotFoundError as error:
             raise SkillFileError(str(error), missing=True) from error
+        except StoreError as error:
+            raise SkillStoreError(str(error), missing=False) from error
         except LoRAError as error:
             raise SkillFileError(str(error), missing=False) from error
         self._cards[digest] = card

@@ -13,9 +13,11 @@ from typing import Any
 
 from msgspec import structs
 
+from lora.card import LoRACard
+from lora.errors import CardNotFoundError
 from lora.neighbours import MOST_NEIGHBOURS
-from lora.store import CardStore
 from lora.training.checkpoint import Checkpoints
+from lora.training.dataset import MAX_BYTES
 from schemas import SkillCard
 from services.factory.errors import FactoryError
 from services.factory.feedback import FeedbackStore
@@ -39,6 +41,7 @@ from services.factory.tasks import Owed, Phase
 from services.factory.versions import VersionStore
 from services.runtime.client import FleetClient
 from services.runtime.settings import Settings
+from services.runtime.shared import card_store, shared_datasets
 from services.runtime.skill_index import claims
 from services.runtime.state import StateFolder
 
@@ -77,7 +80,8 @@ class Bench:
         self._folder = folder
         self._settings = settings
         self._state = state
-        self._store = CardStore(state.cards)
+        self._store = card_store(settings.store, state)
+        self._shared = shared_datasets(settings.store)
         self._versions = versions
         self._feedback = feedback
         self._child = tuple(child)
@@ -97,13 +101,15 @@ class Bench:
         they are of another job (data, champion or settings have changed).
 
         Raises `FactoryError`, and `EncodeFailedError` or `bus.RequestTimeout` where the fleet
-        cannot embed what the job needs.
+        cannot embed what the job needs, `lora.errors.StoreError` where an object store cannot give
+        what is in it alone.
         """
         folder = self._folder / owed.key
         found = self._finished(folder, owed)
         if found is not None:
             return found
         before = _emptied(folder)
+        held = await self._fetched(owed.task.skill)
         job = await self._job(owed, client, background, attempts, folder)
         spent = 0.0
         if before is not None and before[0] == job.identity:
@@ -121,6 +127,7 @@ class Bench:
             memory=self._settings.factory.memory_bytes,
             heard=heard,
         )
+        held.clear()
         try:
             result = read_result(folder)
         except JobError as error:
@@ -179,7 +186,7 @@ class Bench:
             skill=task.skill,
             domain=task.domain,
             version=self._versions.next_number(task.skill),
-            dataset=str(self._state.datasets / f"{digest.removeprefix('sha256:')}.parquet"),
+            dataset=str(await self._dataset(digest, folder)),
             dataset_digest=digest,
             base_model=BaseModelRef(task.base_model.id, task.base_model.sha256),
             background=str(background),
@@ -203,6 +210,27 @@ class Bench:
             created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         )
 
+    async def _dataset(self, digest: str, folder: Path) -> Path:
+        """The dataset's file; one that was made on another machine comes into the job's folder."""
+        path = self._state.datasets / f"{digest.removeprefix('sha256:')}.parquet"
+        if self._shared is None or path.exists():
+            return path
+        fetched = folder / "dataset.parquet"
+        await asyncio.to_thread(self._shared.fetch, digest, fetched, MAX_BYTES)
+        return fetched
+
+    async def _fetched(self, skill: str) -> list[LoRACard]:
+        """The cards of the job that are in an object store, each open: so its file stays here."""
+        held: list[LoRACard] = []
+        if not self._store.fetches:
+            return held
+        present = self._versions.newest(skill)
+        wanted = [] if present is None else [present.card.digest]
+        for digest in (*wanted, *(card.digest for card in self._candidates(skill))):
+            with contextlib.suppress(CardNotFoundError):
+                held.append(await asyncio.to_thread(self._store.open, digest))
+        return held
+
     def _options(self, phase: Phase) -> dict[str, Any]:
         """What the training of this phase is told beside its budgets."""
         settings = self._settings.factory
@@ -212,13 +240,16 @@ class Bench:
         return options
 
     def _neighbours(self, skill: str) -> list[SkillCard]:
+        """Those of the candidates whose files are here."""
+        return [it for it in self._candidates(skill) if self._store.path(it.digest).exists()]
+
+    def _candidates(self, skill: str) -> list[SkillCard]:
         """The cards that its queries may be taken for; this node's own before those of others, the
         newest skills first."""
         others = (self._versions.newest(name) for name in self._versions.skills() if name != skill)
         routed = [it for it in others if it is not None and it.card.threshold is not None]
         routed.sort(key=lambda it: (it.card.signer is not None, -it.since, it.card.digest))
-        cards = (it.card for it in routed[:MOST_NEIGHBOURS])
-        return [card for card in cards if self._store.path(card.digest).exists()]
+        return [it.card for it in routed[:MOST_NEIGHBOURS]]
 
     async def _claims(
         self, champion: ChampionRef | None, neighbours: Sequence[SkillCard], dim: int

@@ -8,7 +8,6 @@ import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from lora.card import LoRACard, LoRAFormat
@@ -34,14 +33,14 @@ class Publisher:
         tasks: TaskStore,
         versions: VersionStore,
         settings: FactorySettings,
-        cards: Path,
+        cards: CardStore,
         source: str,
     ) -> None:
         self._store = store
         self._tasks = tasks
         self._versions = versions
         self._settings = settings
-        self._cards = CardStore(cards)
+        self._cards = cards
         self._source = source
 
     async def conclude(self, owed: Owed, done: Done) -> None:

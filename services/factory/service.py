@@ -46,6 +46,7 @@ from services.runtime.forgetting import Forgetting
 from services.runtime.handful import Handfuls
 from services.runtime.lifeline import command
 from services.runtime.service import Context, Service
+from services.runtime.shared import card_store
 from services.runtime.store import open_store, transaction
 from services.runtime.tracing import following
 
@@ -155,7 +156,7 @@ class SkillFactory(Service):
             self._ledger,
             self._versions,
             settings,
-            self.state.cards,
+            card_store(self.settings.store, self.state),
             self.source,
         )
         self._forgetting = Forgetting(

@@ -7,9 +7,8 @@ import contextlib
 from typing import Any, ClassVar, Final
 
 from bus import BusError
-from lora.errors import ModelError
+from lora.errors import ModelError, StoreError
 from lora.model import find_model
-from lora.store import CardStore
 from schemas import (
     Event,
     FleetHeartbeat,
@@ -33,6 +32,7 @@ from services.federation.gateway import Gateway
 from services.federation.installed import Installed
 from services.federation.offers import Offers, Refusal
 from services.runtime.service import Context, Service
+from services.runtime.shared import card_store
 
 __all__ = ["FederationService"]
 
@@ -55,7 +55,7 @@ class FederationService(Service):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         own = self.settings.federation
-        self.store = CardStore(self.state.cards, max_bytes=own.max_card_bytes)
+        self.store = card_store(self.settings.store, self.state, max_bytes=own.max_card_bytes)
         self.counters = dict.fromkeys(
             (
                 "federating",
@@ -279,7 +279,11 @@ class FederationService(Service):
         self._fetching.bring(card, peer, event)
 
     async def fetched(self, card: SkillCard, peer: str, cause: Event[SkillWanted] | None) -> None:
-        """A card is in the store: the manager judges it."""
+        """A card is in the folder: it comes into the store, and the manager judges it."""
+        try:
+            await asyncio.to_thread(self.store.share, card.digest)
+        except StoreError as error:  # a manager on this machine finds it all the same
+            self.log.warning("a card is not in the card store yet", skill=card.name, why=str(error))
         self.counters["fetched"] += 1
         await self._tell(SkillFetched(card=card, peer=peer), cause)
 

@@ -21,6 +21,7 @@ from bus import (
     StaleLease,
     Unreachable,
 )
+from lora.errors import StoreAwayError, StoreRefusedError
 from schemas import now
 from services.errors import EncodeFailedError, ServiceError
 from services.runtime.service import Service
@@ -45,10 +46,12 @@ _PASSING = frozenset({"overloaded", "deadline", "internal"})
 
 
 def is_passing(error: BaseException) -> bool:
-    """The fleet did not answer now; it may later."""
+    """The fleet, or a store that it keeps things in, did not answer now; it may later."""
     if isinstance(error, EncodeFailedError):
         return error.code in _PASSING
-    return isinstance(error, RequestTimeout | Unreachable | DiskFull | ReadOnly | Damaged)
+    # A store that refuses us is set up wrong: somebody mends that, and nothing is lost meanwhile.
+    store = StoreAwayError | StoreRefusedError
+    return isinstance(error, RequestTimeout | Unreachable | DiskFull | ReadOnly | Damaged | store)
 
 
 class Handfuls:

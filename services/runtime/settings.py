@@ -21,6 +21,7 @@ from services.runtime.settings_base import Section, doc
 from services.runtime.settings_federation import FederationSettings
 from services.runtime.settings_fields import fields_of
 from services.runtime.settings_learning import DistillerSettings, FactorySettings, TeacherSettings
+from services.runtime.settings_store import StoreSettings
 
 __all__ = [
     "ApiSettings",
@@ -34,6 +35,7 @@ __all__ = [
     "MonitorSettings",
     "RouterSettings",
     "Settings",
+    "StoreSettings",
     "TeacherSettings",
     "load_settings",
 ]
@@ -278,6 +280,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     fleet: FleetSettings = FleetSettings()
     bus: BusSettings = BusSettings()
+    store: StoreSettings = StoreSettings()
     encoder: EncoderSettings = EncoderSettings()
     router: RouterSettings = RouterSettings()
     manager: ManagerSettings = ManagerSettings()
