@@ -22,6 +22,8 @@ def main(plan_file: Path, folder: Path) -> int:
     entry |= {"version": job.version, "attempts": job.attempts, "negatives": job.negatives}
     entry |= {"memory": job.memory_budget, "goes_on": (folder / CHECKPOINTS).is_dir()}
     entry |= {"settings": job.settings}
+    dataset = folder / job.dataset
+    entry |= {"dataset": dataset.read_text("latin-1") if dataset.exists() else None}
     entry |= {"neighbours": job.neighbours, "claims": job.claims}
     entry |= {"foreign": job.champion is not None and job.champion.foreign}
     entry |= {"folds": None if job.champion is None else job.champion.folds}

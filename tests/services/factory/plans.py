@@ -54,12 +54,14 @@ def settings(**changes: Any) -> Settings:
     return Settings(factory=FactorySettings(**{"quiet_period": 0.0, "threads": 1} | changes))
 
 
-def task(name: str, *, skill: str = "birds", rows: int = 100) -> Event[TrainingRequested]:
+def task(
+    name: str, *, skill: str = "birds", rows: int = 100, digest: str = "sha256:" + "d" * 64
+) -> Event[TrainingRequested]:
     data = TrainingRequested(
         task_id=name,
         skill=skill,
         domain=skill,
-        dataset=DatasetRef(digest="sha256:" + "d" * 64, rows=rows),
+        dataset=DatasetRef(digest=digest, rows=rows),
         base_model=BaseModelRef(id=DEFAULT_ID, sha256=DEFAULT_SHA256),
         batch_ids=(name,),
     )
