@@ -32,6 +32,9 @@ __all__ = ["Connection", "Stream"]
 CALL_SECONDS: Final = 5.0
 """How long a peer may take to tell how it is, and what it offers for each 64 cards."""
 
+AGAIN: Final = 3
+"""How often a call is made again that found a connection dead which had worked."""
+
 LISTING: Final = 16 << 20
 """What a peer's offers may have in bytes, or `EACH` for every card where that is more."""
 
@@ -140,15 +143,19 @@ class Connection:
 
     def _open(self, ticket: bytes, seconds: float) -> Stream:
         worked, self._worked = self._worked, False
-        try:
-            stream = self._asked(ticket, seconds)
-        except PeerUnreachable as error:
-            # A connection may have died unseen since it was last used: the next call makes another.
-            if not worked or not isinstance(error.__cause__, flight.FlightUnavailableError):
-                raise
-            stream = self._asked(ticket, seconds)
-        self._worked = True
-        return stream
+        left = AGAIN if worked else 0
+        while True:
+            try:
+                stream = self._asked(ticket, seconds)
+            except PeerUnreachable as error:
+                # A connection may have died unseen since it was last used: a call finds it dead,
+                # the next makes another, or is still told of the first's end.
+                if left == 0 or not isinstance(error.__cause__, flight.FlightUnavailableError):
+                    raise
+                left -= 1
+            else:
+                self._worked = True
+                return stream
 
     def _asked(self, ticket: bytes, seconds: float) -> Stream:
         with _as_peer_error():

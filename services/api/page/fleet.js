@@ -24,6 +24,7 @@ export function processes({ processes: all }) {
         { class: "soft numbers" },
         one.state === "gone" ? `silent for ${span(one.age_s)}` : `queue ${count(one.queue)} · ${bytes(one.rss_bytes)}`,
       ),
+      one.trouble ? h("span", { class: "trouble" }, one.trouble) : null,
     );
   });
 }

@@ -27,6 +27,7 @@ SHAPE: dict[str, Any] = {
             "rss_bytes": int,
             "age_s": float,
             "counters": dict,
+            "trouble": type(None),
         }
     ],
     "requests": {

@@ -104,7 +104,7 @@ def test_fold_models_and_looks_of_ours_are_untouched_by_others(
 
 
 def test_an_older_store_is_read(tmp_path: Path) -> None:
-    before = versions.SCHEMA.replace("    signer TEXT,\n", "")
+    before = versions.SCHEMA.replace("    signer TEXT, cause TEXT, correlation TEXT,\n", "")
     assert before != versions.SCHEMA
     older = VersionStore(open_store(tmp_path / "v.sqlite", before), tmp_path / "folds")
     learn(older, version(3))

@@ -42,13 +42,20 @@ def alive(pid: int) -> bool:
 class DummyFleet:
     """A supervisor over dummy processes, and all that it told."""
 
-    def __init__(self, parts: list[Part], settings: FleetSettings = QUICK) -> None:
+    def __init__(
+        self, parts: list[Part], settings: FleetSettings = QUICK, *, own_bus: bool = True
+    ) -> None:
         self.lines: list[tuple[str, str]] = []
         self.said: list[str] = []
         self.ready = asyncio.Event()
         self.queue: asyncio.Queue[Beat | StopOrder] = asyncio.Queue()
         self.supervisor = Supervisor(
-            parts, settings, listen=self._listen, reporter=self, chance=random.Random(0)
+            parts,
+            settings,
+            listen=self._listen,
+            reporter=self,
+            own_bus=own_bus,
+            chance=random.Random(0),
         )
 
     @asynccontextmanager

@@ -40,6 +40,7 @@ def empty() -> Json:
                 "rss_bytes": mib << 20,
                 "age_s": 0.8,
                 "counters": {},
+                "trouble": None,
             }
             for n, (service, instance, mib) in enumerate(copies)
         ],

@@ -192,3 +192,16 @@ async def test_a_locked_fleet_asks_for_a_key_and_keeps_it_for_the_tab(
     await expect(page.locator("h1")).to_contain_text("Up and listening")
     await page.get_by_role("button", name="Forget the key").click()
     await expect(page.locator("h1")).to_have_text("This fleet is locked.")
+
+
+async def test_what_troubles_a_process_stands_in_its_own_words(
+    window: Window, standin: StandIn
+) -> None:
+    said = "the disk is full: nothing is journaled until there is room"
+    state = canned.empty()
+    state["processes"][0] |= {"state": "degraded", "trouble": said}
+    standin.status = state
+    page = await window.open()
+
+    await expect(page.locator('.process[data-state="degraded"]')).to_contain_text(said)
+    await expect(page.locator(".process .trouble")).to_have_count(1)
