@@ -8,6 +8,10 @@
 
 No order is promised across lanes. A watcher gets live events from the moment `async with` has
 entered; waiting for the subscription to be live is the bus's business.
+
+On NATS two of these transactions are sequences: several events published at once are stored one by
+one, in order, and `ack(…, publish=…)` publishes first and acknowledges then. Whoever dies in
+between leaves a part of it; as ids are derived, doing it again completes it and doubles nothing.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def test_the_locks_have_the_versions_of_the_constraints_and_all_of_them() -> Non
 def test_what_the_project_asks_for_is_locked_where_it_is_installed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    assert set(extras) == {"test", "bench", "traces", "dev", "docs"}
+    assert set(extras) == {"test", "bench", "nats", "traces", "dev", "docs"}
     known = lock("torch.txt") | lock("build.txt")
     for file, wanted in (
         ("runtime.txt", project["dependencies"]),
