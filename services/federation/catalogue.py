@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,9 +26,11 @@ class Offer(NamedTuple):
 class Catalogue:
     """Offers by digest and by name; what is not in here does not exist for a peer. Thread-safe."""
 
-    def __init__(self, own: str) -> None:
-        """`own` is this node's public key: of two authors' skills its own is meant by the name."""
+    def __init__(self, own: str, bring: Callable[[str], Path] | None = None) -> None:
+        """`own` is this node's public key: of two authors' skills its own is meant by the name.
+        `bring` fetches the file of a digest that is not on this machine, where there is a store."""
         self._own = own
+        self._bring = bring
         self._lock = threading.Lock()
         self._offers: dict[str, Offer] = {}
 
@@ -40,6 +43,15 @@ class Catalogue:
         """From now on it is not; absent is no error."""
         with self._lock:
             self._offers.pop(digest, None)
+
+    def file(self, offer: Offer) -> Path:
+        """The file of an offer; it may take as long as a store takes to answer.
+
+        Raises `OSError` or `lora.errors.LoRAError` where it cannot be had.
+        """
+        if self._bring is None or offer.path.exists():
+            return offer.path
+        return self._bring(offer.card.digest)
 
     def offers(self) -> tuple[Offer, ...]:
         """All of them, own ones first, the newest version of a name first."""

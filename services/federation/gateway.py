@@ -50,7 +50,7 @@ class Gateway:
             keys / "trusted", self.key.public, report=lambda text: log.error("trust list", why=text)
         )
         self.credentials = Credentials.load(keys / "tls", self.node)
-        self.catalogue = Catalogue(self.key.public)
+        self.catalogue = Catalogue(self.key.public, store.bring if store.fetches else None)
         self.client = LoRAFlightClient(
             store.folder,
             trusted=self.trust.accepts,

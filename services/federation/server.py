@@ -13,6 +13,7 @@ import pyarrow as pa
 import structlog
 from pyarrow import flight
 
+from lora.errors import LoRAError
 from services.federation import protocol
 from services.federation.admission import Admission, answering, guarded, holder_of
 from services.federation.catalogue import Catalogue, Offer
@@ -230,14 +231,14 @@ class LoRAFlightServer(flight.FlightServerBase):  # type: ignore[misc]  # pyarro
         digest = offer.card.digest
         with self._slots.hold(holder) as hold:
             try:
-                with pa.memory_map(str(offer.path)) as file:
+                with pa.memory_map(str(self._catalogue.file(offer))) as file:
                     whole = file.read_buffer()
             except FileNotFoundError:
                 # The manager tells of it anew when it is back.
                 self._catalogue.remove(digest)
                 _log.error("a card on offer is gone from the store", digest=digest)
                 raise flight.FlightServerError(*_NOT_ON_OFFER) from None
-            except (OSError, pa.ArrowException) as error:
+            except (OSError, LoRAError, pa.ArrowException) as error:
                 _log.error("a card on offer cannot be read", digest=digest, why=str(error))
                 raise flight.FlightServerError("that card cannot be read now") from None
             if whole.size != offer.card.bytes:

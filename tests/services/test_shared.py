@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from pyarrow import flight
 
 from lora.errors import StoreAwayError
 from lora.object_place import ObjectPlace
@@ -20,7 +21,11 @@ from services.distiller.datasets import GRACE, KEPT, DatasetFolder
 from services.distiller.service import Distiller
 from services.encoder.service import EncoderService
 from services.errors import SettingsError
+from services.federation import manifest
+from services.federation.catalogue import Catalogue
+from services.federation.server import LoRAFlightServer
 from services.router.service import RouterService
+from services.runtime.cards import describe
 from services.runtime.settings import Settings, StoreSettings, load_settings
 from services.runtime.shared import card_store
 from services.runtime.state import StateFolder
@@ -32,6 +37,7 @@ from tests.services.distiller.material import batch, judged
 from tests.services.encoder.processes import Processes, applied, settings, skill, until
 from tests.services.factory import plans
 from tests.services.factory.fakes import stage
+from tests.services.federation.nodes import AUTHOR
 from tests.services.forgetting import word
 
 NUMBERS = count()
@@ -188,6 +194,32 @@ async def test_a_factory_trains_on_a_dataset_of_another_machine(
     there = card_store(given.store, StateFolder(tmp_path / "other"))
     assert there.digests() == [published.card.digest]
     assert there.open(published.card.digest).name == "birds"
+
+
+def test_a_gateway_serves_what_is_in_the_store_and_not_on_its_machine(
+    tmp_path: Path, store: dict[str, str]
+) -> None:
+    given = StoreSettings(**store)
+    here, there = (card_store(given, StateFolder(tmp_path / name)) for name in ("one", "other"))
+    put = there.put(skill("law"))
+    offered, gone = (manifest.sign(describe(it), AUTHOR) for it in (put, there.put(skill("tax"))))
+    there.delete(gone.digest)
+    catalogue = Catalogue(AUTHOR.public, here.bring)
+    for card in (offered, gone):
+        catalogue.put(card, here.path(card.digest))
+    server = LoRAFlightServer(catalogue, node="one", key=AUTHOR.public, port=0)
+    server.start()
+    with flight.connect(f"grpc://127.0.0.1:{server.port}") as tool:
+        tickets = {
+            info.descriptor.path[0].decode(): info.endpoints[0].ticket
+            for info in tool.list_flights()
+        }
+        parts = tool.do_get(tickets[offered.digest]).read_all().column("data").to_pylist()
+        with pytest.raises(flight.FlightError):
+            tool.do_get(tickets[gone.digest]).read_all()
+    server.stop()
+    assert b"".join(parts) == there.path(put.key).read_bytes()
+    assert [offer.card.name for offer in catalogue.offers()] == ["law"]
 
 
 class Folder:
