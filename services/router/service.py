@@ -43,6 +43,7 @@ from services.router.admission import Admission, Limits
 from services.router.base_vectors import BaseVectors
 from services.router.dispatch import Dispatcher
 from services.router.errors import Refused
+from services.router.hearing import Hearing
 from services.router.meter import Meter
 from services.router.offers import Offers
 from services.router.outstanding import Answer, Entry
@@ -59,6 +60,9 @@ __all__ = ["RouterService"]
 
 TICK: Final = 0.25
 """Seconds between two looks at deadlines and silent workers."""
+
+NEWS: Final = (SkillInstalled, SkillRetired, SkillRejected)
+"""What the journal tells of skills."""
 
 LIST_PATIENCE: Final = 5.0
 """Seconds after the start for which a request that could do without skills waits for the manager's
@@ -115,6 +119,7 @@ class RouterService(Service):
             ("requests", "texts", "finished", "refused", "reassigned", "skills", "workers"), 0
         )
         self.meter = Meter()
+        self.hearing = Hearing(self.bus.heads, NEWS)
         self._listed = asyncio.Event()
         self._parts: dict[str, set[int]] = {}
         self._retired: set[str] = set()
@@ -129,7 +134,7 @@ class RouterService(Service):
 
     async def setup(self) -> None:
         """Listen, then learn from the manager which skills there are."""
-        heads = await self.bus.heads()
+        head = await self.hearing.head()
         await self.listen(FleetHeartbeat, self._beat)
         await self.listen((EncodeCompleted, EncodeFailed), self._own_answer, to=self.address)
         await self.listen(EncodeFinished, self._finished, to=self.address)
@@ -137,9 +142,8 @@ class RouterService(Service):
         await self.listen(SkillListed, self._list, to=self.address)
         await self.listen((SkillDiscovered, SkillUnavailable, PeerLeft), self._peer)
         # What was installed before now the manager lists; what is after, the journal tells.
-        kinds = (SkillInstalled, SkillRetired, SkillRejected)
-        head = max((heads.get(kind.type, 0) for kind in kinds), default=0)
-        await self.listen(kinds, self._skill, after=head)
+        self.hearing.heard(head)
+        await self.listen(NEWS, self._skill, after=head)
         self.spawn(self._ask_for_list(), "list")
         self.spawn(self._tick(), "tick")
         with contextlib.suppress(TimeoutError):
@@ -204,7 +208,7 @@ class RouterService(Service):
             async with asyncio.timeout((entry.deadline - now()).total_seconds()):
                 if data.route != "base":
                     await self._until_listed(data.route)
-                plan = await self.planner.plan(data, entry.deadline, event.source)
+                plan = await self._planned(event, entry)
             assigned = self._assignment(event, entry, plan)
             check_assignment(assigned, self.settings.bus.max_event_bytes)
             work = work_of(data, plan, self.vectors)
@@ -384,7 +388,21 @@ class RouterService(Service):
                 self._listed.set()
                 self._parts.clear()
 
+    async def _planned(self, event: Event[EncodeRequested], entry: Entry) -> Plan:
+        try:
+            return await self.planner.plan(event.data, entry.deadline, event.source)
+        except Refused as refusal:
+            if refusal.code != "unknown_skill" or not await self.hearing.catch_up():
+                raise
+        return await self.planner.plan(event.data, entry.deadline, event.source)
+
     async def _skill(self, event: Event[Any]) -> None:
+        try:
+            await self._take_in(event)
+        finally:
+            self.hearing.heard(event.sequence)
+
+    async def _take_in(self, event: Event[Any]) -> None:
         if isinstance(event.data, SkillInstalled):
             self._install(event.data.card, event.data.peer)
         elif isinstance(event.data, SkillRejected):

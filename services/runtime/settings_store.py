@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from lora.object_place import ObjectPlace
 from services.runtime.settings_base import Section, doc
 
 __all__ = ["StoreSettings"]
@@ -50,4 +49,6 @@ class StoreSettings(Section, frozen=True, kw_only=True):
         if self.url is None and (self.endpoint or self.region or self.ca_file):
             raise ValueError("endpoint, region and ca_file need a url")
         if self.url is not None:  # what it refuses is a `ValueError`
+            from lora.object_place import ObjectPlace  # most who read settings need none of lora
+
             ObjectPlace(self.url, self.endpoint, self.region, self.ca_file)

@@ -37,6 +37,7 @@ async def _every_beat() -> AsyncIterator[Beat]:
 def main(modes: str, *words: str) -> None:
     carrier = ModuleType("services.fleet.bus_beats")
     carrier.beats_of = lambda _url, _environment: _listen  # type: ignore[attr-defined]
+    carrier.doubts = lambda _url: None  # type: ignore[attr-defined]
     carrier.prepare = lambda _url, _state: {}  # type: ignore[attr-defined]
     sys.modules[carrier.__name__] = carrier
     parts = tuple(part(f"part-{number}", mode) for number, mode in enumerate(modes.split(",")))

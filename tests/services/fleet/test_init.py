@@ -119,7 +119,10 @@ def test_for_a_bus_in_a_folder_no_keys_are_made(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--bus", "udp://broker:1"], "init: The bus udp://broker:1 must be ipc:///FOLDER or tcp"),
+        (
+            ["--bus", "udp://broker:1"],
+            "init: The bus udp://broker:1 must be ipc:///FOLDER, tcp://HOST:PORT or nats",
+        ),
         (["--bus", BUS, "--config", "gone.toml"], "init: gone.toml cannot be read: No such file"),
         (["--bus", BUS, "--state", "/proc/none"], "init: The state folder /proc/none cannot be us"),
     ],
