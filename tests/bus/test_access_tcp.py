@@ -207,6 +207,8 @@ async def test_what_stands_for_a_wider_wish_stays_while_it_does(home: House) -> 
     await home.mark(eve)
     assert sorted(await eve.heard()) == ["encode.completed@eve-1", "fleet.heartbeat"]
     await eve.listen("fleet.heartbeat")
+    await home.mark(eve)
+    assert await eve.heard() == []
     await eve.drop("")
     await op.publish(vectors("eve-1"), beat("router", "1", "/router/1"))
     await home.mark(eve)

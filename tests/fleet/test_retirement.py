@@ -110,7 +110,12 @@ async def test_what_proves_worse_is_retired_and_the_version_before_serves_again(
             before = pids(fleet)
             store = CardStore(fleet.state / "cards")
             bad = await install(bus, fleet, spoiled(store.open(good.digest)))
-            assert await served() == [bad.digest] * 2
+
+            async def bad_serves() -> bool:
+                return await served() == [bad.digest] * 2
+
+            # The router hears of it as we do, with no order between the two.
+            await harness.until(bad_serves, seconds=20, what="the bad version serves")
 
             await give(bus, later)
             told = await first_of(bus, SkillRetire)
@@ -119,7 +124,11 @@ async def test_what_proves_worse_is_retired_and_the_version_before_serves_again(
             assert (order.version, order.digest) == (2, bad.digest)
             assert order.successor == retired.successor == good.digest
             assert "version 2 is worse than version 1" in order.reason
-            assert await served() == [good.digest] * 2
+
+            async def good_serves() -> bool:
+                return await served() == [good.digest] * 2
+
+            await harness.until(good_serves, seconds=20, what="the first version serves again")
             assert pids(fleet) == before, "nothing was started anew"
 
             third = await first_of(bus, SkillPublished, TrainingRejected, after=told.sequence or 0)
