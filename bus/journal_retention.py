@@ -7,10 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from bus.errors import Refused
 from bus.journal_leases import RECEIPT_SECONDS
+from bus.says import says
 
 if TYPE_CHECKING:
     from bus.journal import Journal
@@ -163,7 +162,7 @@ class Retention:
         self._db.execute("PRAGMA secure_delete = ON")
         try:
             query = f"SELECT sequence, size, raw FROM events WHERE {chosen}"  # noqa: S608 (question marks)
-            rows = [row[:2] for row in self._db.execute(query, limits) if _says(row[2], where)]
+            rows = [row[:2] for row in self._db.execute(query, limits) if says(row[2], where)]
             for sequence, size in rows:
                 self._db.execute("DELETE FROM events WHERE sequence = ?", (sequence,))
                 self._db.execute(
@@ -172,37 +171,9 @@ class Retention:
                 self.bytes -= size
             self._journal.books.events -= len(rows)
             query = f"SELECT id, raw FROM dead WHERE {chosen}"  # noqa: S608 (question marks)
-            dead = [row[:1] for row in self._db.execute(query, limits) if _says(row[1], where)]
+            dead = [row[:1] for row in self._db.execute(query, limits) if says(row[1], where)]
             self._db.executemany("DELETE FROM dead WHERE id = ?", dead)
             self._journal.books.dead -= len(dead)
         finally:
             self._db.execute("PRAGMA secure_delete = FAST")
         return len(rows)
-
-
-class _Told(msgspec.Struct):
-    data: msgspec.Raw
-
-
-def _says(raw: bytes, where: Mapping[str, str]) -> bool:
-    """Whether an event's data has all these values, to those who consume it.
-
-    SQLite's own functions read JSON otherwise: of a key that comes twice the first one, and none
-    that is written with an escape.
-    """
-    if b"\\" not in raw and not all(value.encode() in raw for value in where.values()):
-        return False
-    try:
-        data = msgspec.json.decode(
-            msgspec.json.decode(raw, type=_Told).data, type=dict[str, msgspec.Raw]
-        )
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return all(field in data and _text(data[field]) == value for field, value in where.items())
-
-
-def _text(value: msgspec.Raw) -> str | None:
-    try:
-        return msgspec.json.decode(value, type=str)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None

@@ -12,6 +12,7 @@ from bus.nats.letters import Letters
 from bus.nats.names import Names
 from bus.nats.server import Known, Server, Stored
 from bus.nats.stamped import ERASED, is_erased
+from bus.says import says
 
 __all__ = ["erase", "is_truncated"]
 
@@ -43,7 +44,7 @@ async def erase(
     await _note_front(server, names, first, end)
     for letter in await letters.every(end):
         named = letter.kind in types and (upto is None or letter.sequence <= upto)
-        if named and _says(letter.body, where):
+        if named and says(letter.body, where):
             await letters.drop(letter, end)
     return erased
 
@@ -64,7 +65,7 @@ async def _erase_kind(
         page, whole = await server.stretch(names.journal, names.events(kind), after, PAGE, end)
         for stored in page:
             after = stored.sequence
-            if after <= limit and not is_erased(stored) and _says(stored.body, where):
+            if after <= limit and not is_erased(stored) and says(stored.body, where):
                 await _erase_one(server, names, stored, end)
                 erased += 1
         whole = whole or not page
@@ -116,27 +117,3 @@ async def is_truncated(server: Server, names: Names, after: int, end: float) -> 
         return False
     erased = await _front(server, names, end)
     return not (erased.first <= after + 1 and first - 1 <= erased.last)
-
-
-class _Told(msgspec.Struct):
-    data: msgspec.Raw
-
-
-def _says(raw: bytes, where: Mapping[str, str]) -> bool:
-    """Whether an event's data has all these values, to those who consume it."""
-    if b"\\" not in raw and not all(value.encode() in raw for value in where.values()):
-        return False
-    try:
-        data = msgspec.json.decode(
-            msgspec.json.decode(raw, type=_Told).data, type=dict[str, msgspec.Raw]
-        )
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return all(field in data and _text(data[field]) == value for field, value in where.items())
-
-
-def _text(value: msgspec.Raw) -> str | None:
-    try:
-        return msgspec.json.decode(value, type=str)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
