@@ -16,6 +16,7 @@ import zmq.asyncio
 
 import bus
 from bus.broker import Broker
+from bus.client import ClientBus
 from bus.security import make_client_keys, read_pair, read_public
 from bus.settings import BrokerSettings
 from schemas import EncodeCompleted, Event
@@ -64,6 +65,8 @@ class Guest:
         self._live = False
         self.told: dict[str, Any] | None = None
         """What the broker last said of subscriptions that it refused."""
+        self.marks = 1
+        """How many marks end what is heard: one of each connection that may have published."""
 
     def close(self) -> None:
         for socket in (self.ingress, self.egress, self.journal):
@@ -90,13 +93,15 @@ class Guest:
         await self.listen()
 
     async def heard(self, end: bytes = b"end") -> list[str]:
-        """The topics of all that comes, up to the mark that `House.mark` sets."""
-        found = []
-        while True:
+        """The topics of all that comes, up to the last of the marks that `House.mark` sets."""
+        found, marks = [], 0
+        while marks < self.marks:
             topic, *_ = await self.next()
             if topic == b"_ping." + end:
-                return found
-            found.append(topic.decode())
+                marks += 1
+            else:
+                found.append(topic.decode())
+        return found
 
     async def next(self) -> list[bytes]:
         """The next message."""
@@ -132,6 +137,7 @@ class House:
         self.broker = Broker(self.url, state, BrokerSettings(heartbeat_seconds=3600))
         self.context = zmq.asyncio.Context()
         self._stack = stack
+        self._buses: list[ClientBus] = []
 
     def key(self, name: str, **more: Any) -> None:
         make_client_keys(self.keys, name, **more)
@@ -150,13 +156,21 @@ class House:
             server_key=self.keys / "broker.key",
         )
         self._stack.push_async_callback(found.aclose)
+        assert isinstance(found, ClientBus)
+        self._buses.append(found)
         return found
 
     async def mark(self, *listeners: Guest) -> None:
-        """A last message to everybody, over ingress: what was sent before has arrived by then."""
+        """A last message of `op` and of every bus: what they sent before has arrived by then.
+
+        Of each its own, since two connections have no order between them.
+        """
         for listener in listeners:
             await listener.listen("_ping.end")
+            listener.marks = 1 + len(self._buses)
         await self.op.say(b"_ping.end", b"")
+        for each in self._buses:
+            assert each.link.send((b"_ping.end", b""))
 
     def may(self, name: str) -> str | None:
         """The role under which a key is admitted now."""
