@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bus import access_command
-from bus.broker import Broker
+from bus.access import command
+from bus.broker.broker import Broker
 from bus.errors import BusError, Damaged
 from bus.settings import load_settings
 
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
     )
     commands = parser.add_subparsers(dest="command", metavar="")
-    access_command.add_parser(commands)
+    command.add_parser(commands)
     for name, text in (
         ("check", "read all of the journal while no broker runs: 0 sound, 1 damaged"),
         ("repair", "write a damaged journal anew from what can be read; the old one is kept"),
@@ -72,7 +72,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _check(state: Path) -> int:
-    from bus.journal_repair import check
+    from bus.journal.repair import check
 
     wrong = check(state)
     print(wrong or "the journal is sound")
@@ -80,7 +80,7 @@ def _check(state: Path) -> int:
 
 
 def _repair(state: Path) -> int:
-    from bus.journal_repair import repair
+    from bus.journal.repair import repair
 
     report = repair(state)
     print("the journal is sound: nothing was changed" if report is None else report.sentence())
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         if arguments.command == "keys":
-            access_command.run(arguments)
+            command.run(arguments)
         elif arguments.command == "check":
             return _check(arguments.state)
         elif arguments.command == "repair":

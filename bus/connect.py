@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bus.client import ClientBus
+from bus.client.client import ClientBus
 from bus.contract import Bus
 from bus.errors import InvalidKey, InvalidUrl
 from bus.memory import MemoryBus

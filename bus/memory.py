@@ -9,8 +9,8 @@ from typing import ClassVar
 import msgspec
 
 from bus import protocol
-from bus.client import ClientBus
-from bus.core import Core
+from bus.broker.core import Core
+from bus.client.client import ClientBus
 from bus.errors import Closed, Unreachable, refusal
 from bus.link import Link
 from bus.settings import BrokerSettings

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from bus.errors import Refused
+from bus.journal.says import says
 from bus.nats.letters import Letters
 from bus.nats.names import Names
 from bus.nats.server import Known, Server, Stored
 from bus.nats.stamped import ERASED, is_erased
-from bus.says import says
 
 __all__ = ["erase", "is_truncated"]
 

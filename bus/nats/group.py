@@ -1,6 +1,6 @@
 """A group's leases, as a value: who has what, until when, and how often it failed.
 
-The rules are those of the broker's journal (`bus.journal_leases`).
+The rules are those of the broker's journal (`bus.journal.leases`).
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ import msgspec
 
 import schemas
 from bus import protocol
+from bus.broker.legible import check_legible
 from bus.errors import Refused, TooLarge, Unreachable
-from bus.legible import check_legible
 from bus.nats.erasing import erase, is_truncated
 from bus.nats.group import SETTINGS
 from bus.nats.groups import Groups

@@ -18,9 +18,9 @@ from nats.aio.subscription import Subscription
 
 import schemas
 from bus import protocol
-from bus.core import SOURCE
+from bus.broker.core import SOURCE
+from bus.broker.legible import check_legible
 from bus.errors import BusError, Closed, NotPermitted, Refused, TooLarge, Unreachable, refusal
-from bus.legible import check_legible
 from bus.link import Link
 from bus.nats.clock import Clock
 from bus.nats.connection import Connection

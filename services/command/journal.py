@@ -224,7 +224,7 @@ def check(*, at: Home = HOME, json: Annotated[bool, FLAG] = False) -> int:
     json
         Write JSON
     """
-    from bus.journal_repair import check as checked
+    from bus.journal.repair import check as checked
 
     wrong = _stopped(lambda: checked(at.folder))
     if json:
@@ -249,7 +249,7 @@ def repair(*, at: Home = HOME, json: Annotated[bool, FLAG] = False) -> int:
     json
         Write JSON
     """
-    from bus.journal_repair import repair as repaired
+    from bus.journal.repair import repair as repaired
 
     report = _stopped(lambda: repaired(at.folder))
     if json:

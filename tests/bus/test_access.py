@@ -12,9 +12,9 @@ import pytest
 import bus
 import schemas
 from bus.__main__ import main
-from bus.access_keys import Ring
-from bus.access_roles import READY, load_roles
-from bus.quota import Quota
+from bus.access.keys import Ring
+from bus.access.quota import Quota
+from bus.access.roles import READY, load_roles
 from bus.security import admit, make_client_keys, read_public, revoke, speaker
 from bus.seldom import AT_ONCE, Seldom
 from tests.bus.kit import short_folder

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import bus
-from bus.appending import EVENTS
+from bus.client.appending import EVENTS
 from schemas import Event, FeedbackGiven
 from tests.bus.kit import feedback, rejected
 

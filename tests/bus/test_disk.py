@@ -18,7 +18,7 @@ import schemas
 from bus.broker import Broker
 from bus.errors import BusError, Damaged, InUse
 from bus.journal import Entry, Journal
-from bus.journal_repair import check, repair
+from bus.journal.repair import check, repair
 from schemas import FeedbackGiven, FleetHeartbeat
 from tests.bus.kit import ROOT, BrokerProcess, feedback, short_folder
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from bus.broker.legible import LEVELS, check_legible
 from bus.errors import Refused
-from bus.legible import LEVELS, check_legible
 
 
 def nested(levels: int) -> bytes:

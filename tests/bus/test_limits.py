@@ -14,7 +14,7 @@ import bus
 import schemas
 from bus.broker import Broker
 from bus.journal import Entry, Journal
-from bus.writer import Writer
+from bus.journal.writer import Writer
 from schemas import Event, FeedbackGiven, FleetHeartbeat, SkillListed, TrainingProgressed
 from tests.bus.kit import BrokerProcess, eventually, feedback, progress, question, short_folder
 
@@ -120,12 +120,12 @@ async def test_a_consumer_goes_on_where_a_dead_letter_could_not_be_told(
             return await call(verb, request)
 
         await one.publish(feedback(1))
-        monkeypatch.setattr("bus.consumer.schemas.decode", unreadable)
+        monkeypatch.setattr("bus.client.consumer.schemas.decode", unreadable)
         monkeypatch.setattr(one, "call", lapsed)
         async with one.consume("g", FeedbackGiven) as work:
             waiting = asyncio.create_task(work.get(10))
             await eventually(lambda: one.statistics().refused == 1)
-            monkeypatch.setattr("bus.consumer.schemas.decode", decode)
+            monkeypatch.setattr("bus.client.consumer.schemas.decode", decode)
             await one.publish(feedback(2))
             assert (await waiting).event.id == "f2"
 
@@ -180,7 +180,7 @@ async def test_who_never_reads_is_cut_off_where_memory_is_short(
                 await one.publish(reply)
                 await answers.get(5)
             await told(2, 0)  # it may be slow while there is room
-            monkeypatch.setattr("bus.broker.MEMORY", 0)
+            monkeypatch.setattr("bus.broker.broker.MEMORY", 0)
             await told(1, 1)
             await one.publish(ask.derive(SkillListed(cards=()), source="/b/1", to=one.address))
             await answers.get(5)  # who reads stays
@@ -215,7 +215,7 @@ async def test_who_does_not_read_at_all_is_cut_off_before_the_next_heartbeat(
                 await one.publish(reply)
                 await answers.get(20)
             assert stalled.cut == 0, "there is room"
-            monkeypatch.setattr("bus.broker.MEMORY", 0)
+            monkeypatch.setattr("bus.broker.broker.MEMORY", 0)
             await eventually(lambda: stalled.cut == 1, 30)
             await one.publish(ask.derive(SkillListed(cards=()), source="/b/1", to=one.address))
             await answers.get(20)  # who reads stays

@@ -9,7 +9,7 @@ import pytest
 
 import schemas
 from bus.journal import Entry, Journal
-from bus.journal_leases import Leased
+from bus.journal.leases import Leased
 from bus.settings import BrokerSettings
 from tests.bus.kit import feedback
 

@@ -11,7 +11,7 @@ import pytest
 import bus
 import schemas
 from bus.journal import Entry, Journal
-from bus.writer import Writer
+from bus.journal.writer import Writer
 from tests.bus.kit import eventually, feedback
 
 

@@ -26,7 +26,7 @@ import pytest
 import yaml
 from cyclopts import CycloptsError
 
-from bus.access_roles import READY, load_roles
+from bus.access.roles import READY, load_roles
 from services.command.errors import CommandError
 from services.command.kinds import kinds_of
 from services.runtime.settings import load_settings

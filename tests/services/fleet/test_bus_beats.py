@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bus import connect
-from bus.access_keys import read_admissions
+from bus.access.keys import read_admissions
 from bus.broker import Broker
 from bus.security import make_client_keys
 from bus.settings import BrokerSettings

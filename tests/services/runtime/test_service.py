@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from bus import Delivery, DiskFull, connect
-from bus.consumer import Leased
+from bus.client.consumer import Leased
 from schemas import Event, FeedbackGiven
 from services.runtime.service import Context, Service
 from services.runtime.settings import Settings

@@ -10,7 +10,7 @@ from pathlib import Path
 import schemas
 from bus.errors import BusError, Damaged
 from bus.journal import Journal
-from bus.journal_repair import Repaired, repair
+from bus.journal.repair import Repaired, repair
 from tests.torture.disk.damage import DAMAGES, damage, places, touched
 from tests.torture.disk.filling import GROUPS, KINDS, History, fill
 

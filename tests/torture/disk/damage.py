@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bus.journal import Journal
-from bus.journal_pages import PAGE, Image
+from bus.journal.pages import PAGE, Image
 from tests.torture.disk.filling import fill
 
 __all__ = ["DAMAGES", "Places", "damage", "places", "touched"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import bus
 from bus.broker import Broker
-from bus.journal_repair import repair
+from bus.journal.repair import repair
 from schemas import Event, FeedbackGiven, FleetHeartbeat, TrainingProgressed
 from tests.torture.disk.cases import Broken
 

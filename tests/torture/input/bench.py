@@ -22,8 +22,8 @@ import schemas
 from bus import protocol
 from bus.broker import Broker
 from bus.journal import Journal
+from bus.journal.writer import Operation, Writer
 from bus.settings import BrokerSettings
-from bus.writer import Operation, Writer
 from tests.torture.input.target import hold
 
 __all__ = ["MESSAGE", "PART", "played", "replayed"]

@@ -19,7 +19,7 @@ import msgspec
 
 import bus
 import bus.__main__
-import bus.journal_leases
+import bus.journal.leases
 from bus import Bus, Consumer, Delivery
 from schemas import Event, LearningBatchRejected, payload_type
 from tests.torture.journal.history import Delivered, Failed, Log, Seen, Step
@@ -89,7 +89,7 @@ def main(role: Role) -> int:
     os.dup2(out, 2)
     if isinstance(role, BrokerRole):
         if role.grace is not None:
-            bus.journal_leases.GRACE_SECONDS = role.grace
+            bus.journal.leases.GRACE_SECONDS = role.grace
         arguments = ["--state", role.state, "--config", role.config, "--log-level", "warning"]
         return bus.__main__.main(arguments)
     logging.basicConfig(stream=sys.stderr, level="ERROR")

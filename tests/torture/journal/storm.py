@@ -16,8 +16,7 @@ from unittest.mock import patch
 
 import bus
 import schemas
-from bus import journal_leases
-from bus.journal import Entry, Journal
+from bus.journal import Entry, Journal, leases
 from schemas import FeedbackGiven, FleetHeartbeat
 from tests.torture.journal.history import Dead, Fault, History, Kept
 from tests.torture.journal.processes import Processes
@@ -134,9 +133,9 @@ class _Director:
             f'{{"specversion":"1.0","id":"{name}","source":"/storm/tomorrow",'
             f'"type":"{FeedbackGiven.type}","data":{{}}}}'
         )
-        grace = journal_leases.GRACE_SECONDS if self._plan.grace is None else self._plan.grace
+        grace = leases.GRACE_SECONDS if self._plan.grace is None else self._plan.grace
         with (
-            patch.object(journal_leases, "GRACE_SECONDS", grace),
+            patch.object(leases, "GRACE_SECONDS", grace),
             closing(Journal(self._fleet.journal)) as journal,
         ):
             journal.begin()

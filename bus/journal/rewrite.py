@@ -10,9 +10,9 @@ from itertools import chain
 import msgspec
 
 import schemas
-from bus.journal_books import crc_of, key_of, tied
-from bus.journal_rows import marks
-from bus.journal_salvage import Books, Salvage
+from bus.journal.books import crc_of, key_of, tied
+from bus.journal.rows import marks
+from bus.journal.salvage import Books, Salvage
 
 __all__ = ["Repaired", "Rewriting"]
 

@@ -17,13 +17,13 @@ import zmq
 
 import schemas
 from bus import protocol
-from bus.access import Grant
-from bus.access_door import Door
-from bus.core import SOURCE, Core
+from bus.access.door import Door
+from bus.access.rights import Grant
+from bus.broker.core import SOURCE, Core
+from bus.broker.stalled import Stalled
 from bus.errors import BusError, InUse, InvalidUrl
 from bus.settings import BrokerSettings
 from bus.sockets import Drained
-from bus.stalled import Stalled
 from bus.urls import Endpoints, endpoints, secure_folder
 
 __all__ = ["Broker"]
@@ -247,7 +247,7 @@ class Broker:
         settings = self.settings
 
         def run(journal: object) -> tuple[bool, int, int, int]:
-            from bus.journal import Journal
+            from bus.journal.journal import Journal
 
             assert isinstance(journal, Journal)  # noqa: S101
             more = journal.maintain()

@@ -18,14 +18,14 @@ import msgspec
 
 import schemas
 from bus import protocol
-from bus.access import Grant
+from bus.access.rights import Grant
+from bus.broker.legible import check_legible
+from bus.broker.waiting import Waiter, Waiters
 from bus.errors import BusError, Damaged, NotPermitted, Refused, TooLarge
-from bus.journal import Entry, Journal
-from bus.legible import check_legible
+from bus.journal.journal import Entry, Journal
+from bus.journal.writer import Committed, Writer
 from bus.seldom import Seldom, shown
 from bus.settings import BrokerSettings
-from bus.waiting import Waiter, Waiters
-from bus.writer import Committed, Writer
 
 __all__ = ["Core", "Reply"]
 

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from bus.errors import BusError, Damaged, DiskFull, ReadOnly
-from bus.journal_books import tally_path, tied
+from bus.journal.books import tally_path, tied
 
 __all__ = ["VERSION", "broken", "create", "no_space", "open_database", "template", "unfinished"]
 

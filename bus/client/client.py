@@ -12,8 +12,11 @@ import msgspec
 
 import schemas
 from bus import protocol
-from bus.appending import Appender
-from bus.consumer import Leased, Member
+from bus.client.appending import Appender
+from bus.client.consumer import Leased, Member
+from bus.client.reading import JournalReader, kinds_of
+from bus.client.sinks import Heartbeats, Refusals, Replies, Sink, Topics
+from bus.client.subscription import Watch
 from bus.contract import Delivery, Kinds, Start, Statistics
 from bus.errors import (
     BusError,
@@ -26,10 +29,7 @@ from bus.errors import (
     refusal,
 )
 from bus.link import Link
-from bus.reading import JournalReader, kinds_of
 from bus.signal import Signal
-from bus.sinks import Heartbeats, Refusals, Replies, Sink, Topics
-from bus.subscription import Watch
 from schemas import Event, Lane
 
 __all__ = ["ClientBus"]

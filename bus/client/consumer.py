@@ -20,7 +20,7 @@ from bus.signal import Signal
 from schemas import Event
 
 if TYPE_CHECKING:
-    from bus.client import ClientBus
+    from bus.client.client import ClientBus
 
 __all__ = ["Leased", "Member"]
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bus.errors import Damaged
-from bus.journal_books import Books, Tally
+from bus.journal.books import Books, Tally
 
 __all__ = ["Files", "log_kept"]
 

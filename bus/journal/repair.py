@@ -21,12 +21,12 @@ from pathlib import Path
 import msgspec
 
 from bus.errors import BusError, Damaged, InUse
-from bus.journal import Journal
-from bus.journal_books import tally_path
-from bus.journal_check import faults
-from bus.journal_rewrite import Repaired, Rewriting
-from bus.journal_salvage import Salvage
-from bus.journal_schema import create, unfinished
+from bus.journal.books import tally_path
+from bus.journal.check import faults
+from bus.journal.journal import Journal
+from bus.journal.rewrite import Repaired, Rewriting
+from bus.journal.salvage import Salvage
+from bus.journal.schema import create, unfinished
 
 __all__ = ["Repaired", "check", "repair"]
 

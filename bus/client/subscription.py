@@ -15,7 +15,7 @@ from bus.signal import Signal
 from schemas import Event, Lane
 
 if TYPE_CHECKING:
-    from bus.client import ClientBus
+    from bus.client.client import ClientBus
     from schemas import Payload
 
 __all__ = ["Watch"]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from bus.access_keys import Admission, clashing, read_admissions
-from bus.access_roles import Role, load_roles
+from bus.access.keys import Admission, clashing, read_admissions
+from bus.access.roles import Role, load_roles
 from bus.errors import InvalidKey
 from bus.security import check_name, make_broker_keys, make_client_keys, revoke
 

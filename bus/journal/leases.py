@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bus.errors import StaleLease
-from bus.journal_books import crc_of
+from bus.journal.books import crc_of
 
 if TYPE_CHECKING:
-    from bus.journal import Entry, Journal
+    from bus.journal.journal import Entry, Journal
 
 __all__ = ["DeadRow", "Leased", "Leases"]
 

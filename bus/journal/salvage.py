@@ -8,10 +8,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bus.journal_books import Tallied, read_tally, tied
-from bus.journal_check import sound
-from bus.journal_pages import PAGE, Image
-from bus.journal_schema import template
+from bus.journal.books import Tallied, read_tally, tied
+from bus.journal.check import sound
+from bus.journal.pages import PAGE, Image
+from bus.journal.schema import template
 
 __all__ = ["Books", "Event", "Letter", "Salvage"]
 

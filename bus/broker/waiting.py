@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from enum import Enum, auto
 
 from bus import protocol
-from bus.access import Grant
+from bus.access.rights import Grant
 
 __all__ = ["Waiter", "Waiters"]
 

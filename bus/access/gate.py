@@ -17,7 +17,7 @@ from typing import Any
 import zmq
 
 from bus import protocol
-from bus.access import Grant
+from bus.access.rights import Grant
 from bus.errors import NotPermitted
 from bus.security import SERIAL
 from bus.seldom import Seldom, shown

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bus.errors import Refused
-from bus.journal_leases import RECEIPT_SECONDS
-from bus.says import says
+from bus.journal.leases import RECEIPT_SECONDS
+from bus.journal.says import says
 
 if TYPE_CHECKING:
-    from bus.journal import Journal
+    from bus.journal.journal import Journal
 
 __all__ = ["Retention"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import schemas
 from bus.errors import Damaged
-from bus.journal_books import crc_of, read_tally, tied
+from bus.journal.books import crc_of, read_tally, tied
 
 __all__ = ["examine", "faults", "sound"]
 

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import schemas
 from bus.errors import BusError, Damaged, DiskFull
-from bus.journal_books import Books, crc_of, key_of
-from bus.journal_check import examine, sound
-from bus.journal_files import Files, log_kept
-from bus.journal_leases import Leases
-from bus.journal_reading import following, page
-from bus.journal_retention import Retention
-from bus.journal_rows import insert, marks, stretches
-from bus.journal_schema import broken, no_space, open_database
+from bus.journal.books import Books, crc_of, key_of
+from bus.journal.check import examine, sound
+from bus.journal.files import Files, log_kept
+from bus.journal.leases import Leases
+from bus.journal.reading import following, page
+from bus.journal.retention import Retention
+from bus.journal.rows import insert, marks, stretches
+from bus.journal.schema import broken, no_space, open_database
 from bus.settings import BrokerSettings
 
 __all__ = ["Entry", "Journal", "Stored"]

@@ -11,9 +11,9 @@ from typing import Any
 import zmq
 
 from bus import security
-from bus.access import Grant
-from bus.access_gate import Gate, cut, sender
-from bus.access_keys import Ring
+from bus.access.gate import Gate, cut, sender
+from bus.access.keys import Ring
+from bus.access.rights import Grant
 from bus.seldom import Seldom, shown
 from bus.sockets import Known
 

@@ -14,9 +14,9 @@ import msgspec
 
 import schemas
 from bus import protocol
-from bus.access_roles import Role
+from bus.access.quota import Quota
+from bus.access.roles import Role
 from bus.errors import NotPermitted, OverQuota
-from bus.quota import Quota
 from schemas import Event, Payload
 
 __all__ = ["ANY", "Grant", "Sources", "address_patterns", "overlap"]

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from bus.errors import BusError, Closed, Damaged, DiskFull
-from bus.journal import Journal, Stored
+from bus.journal.journal import Journal, Stored
 
 __all__ = ["Committed", "Operation", "Writer"]
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bus.access import ANY, Grant, Sources, address_patterns, overlap
-from bus.access_roles import CLIENT, READY, Role, load_roles
+from bus.access.quota import Quota
+from bus.access.rights import ANY, Grant, Sources, address_patterns, overlap
+from bus.access.roles import CLIENT, READY, Role, load_roles
 from bus.errors import InsecureFolder, InvalidKey, InvalidRoles
-from bus.quota import Quota
 from bus.security import read_client
 
 __all__ = ["Admission", "Ring", "clashing", "read_admission", "read_admissions"]

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bus.core import SOURCE as BROKER
+from bus.broker.core import SOURCE as BROKER
 from bus.errors import Closed
 from bus.link import Link
 from schemas import Event
 
 if TYPE_CHECKING:
-    from bus.subscription import Watch
+    from bus.client.subscription import Watch
 
 __all__ = ["Heartbeats", "Refusals", "Replies", "Sink", "Topics"]
 

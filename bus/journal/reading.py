@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bus.journal import Journal
+    from bus.journal.journal import Journal
 
 __all__ = ["following", "page"]
 
