@@ -30,6 +30,7 @@ from bus.errors import (
 )
 from bus.link import Link
 from bus.signal import Signal
+from bus.sockets import BUDGET
 from schemas import Event, Lane
 
 __all__ = ["ClientBus"]
@@ -37,7 +38,9 @@ __all__ = ["ClientBus"]
 MAX_RESEND = 30.0
 CLOSING = 5.0
 """Seconds that closing waits for the journal's answers."""
-YIELD = 64
+YIELD = BUDGET
+"""Sends in one go, before others in the loop have their turn: as many as are heard in one, or
+whoever answers each message falls behind what it hears, and drops the rest."""
 FULL_PAUSES = (0.001, 0.004, 0.015, 0.06, 0.24)
 """Seconds between attempts to send over a queue that is full, before an event is dropped."""
 _UNNUMBERED = (None,)
