@@ -1,25 +1,42 @@
-"""`python -m bus keys`: make, list and revoke the keys of a bus on tcp, and show the roles."""
+"""`python -m bus keys`: make, list and revoke the keys of a bus on tcp, and show the roles.
+
+`consonance keys` does the same by the same functions.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from bus.access.keys import Admission, clashing, read_admissions
+from bus.access.rights import Sources
 from bus.access.roles import Role, load_roles
 from bus.errors import InvalidKey
 from bus.security import check_name, make_broker_keys, make_client_keys, revoke
 
-__all__ = ["add_parser", "made", "run", "said"]
+__all__ = ["Listed", "add_parser", "listed", "made", "run", "said", "shown"]
+
+
+class Listed(NamedTuple):
+    """A key that is admitted, for people."""
+
+    name: str
+    role: str
+    since: datetime
+    """When it was admitted, or last changed; of this machine's time zone."""
+    sources: Sources
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The words after `keys`."""
-    keys = commands.add_parser("keys", help="who may come in over tcp", description=__doc__)
+    about = __doc__.partition("\n")[0]
+    keys = commands.add_parser("keys", help="who may come in over tcp", description=about)
     kinds = keys.add_subparsers(dest="kind", required=True)
     for kind, text in (
         ("broker", "make the broker's pair"),
@@ -52,11 +69,10 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.kind == "revoke":
         revoke(keys, arguments.name)
     elif arguments.kind == "list":
-        for name, admission in read_admissions(keys / "clients").items():
-            when = datetime.fromtimestamp((keys / "clients" / f"{name}.key").stat().st_mtime)
-            print(f"{name:<20} {admission.role:<10} {when:%Y-%m-%d %H:%M}  {said(admission)}")
+        for one in listed(keys):
+            print(f"{one.name:<20} {one.role:<10} {one.since:%Y-%m-%d %H:%M}  {said(one.sources)}")
     else:
-        print("\n".join(_shown(role) for role in load_roles(keys / "roles.toml").values()))
+        print("\n".join(shown(role) for role in load_roles(keys / "roles.toml").values()))
 
 
 def made(keys: Path, name: str, role: str, sources: Sequence[str]) -> Path:
@@ -72,18 +88,29 @@ def made(keys: Path, name: str, role: str, sources: Sequence[str]) -> Path:
     other = clashing(one, read_admissions(keys / "clients"), roles)
     if other is not None:
         raise InvalidKey(
-            f"answers to {said(one)} could not be told from those to the key {other!r}:"
+            f"answers to {said(one.sources)} could not be told from those to the key {other!r}:"
             " no name may be the beginning of another's, up to a '-'"
         )
     return make_client_keys(keys, name, role=role, sources=sources)
 
 
-def said(admission: Admission) -> str:
+def listed(keys: Path) -> list[Listed]:
+    """Every key that is admitted, by name; one that cannot be used is logged, and passed over."""
+    found = []
+    for name, one in read_admissions(keys / "clients").items():
+        with contextlib.suppress(FileNotFoundError):  # revoked this very moment
+            changed = (keys / "clients" / f"{name}.key").stat().st_mtime
+            since = datetime.fromtimestamp(changed).astimezone()
+            found.append(Listed(name, one.role, since, one.sources))
+    return found
+
+
+def said(sources: Sources) -> str:
     """Who a key may speak as, for people."""
-    return " ".join(f"{one}…" if one.endswith("/") else one for one in admission.sources)
+    return " ".join(f"{one}…" if one.endswith("/") else one for one in sources)
 
 
-def _shown(role: Role) -> str:
+def shown(role: Role) -> str:
     """As it stands, or might stand, in roles.toml."""
     lines = [f"[{role.name}]"]
     for field, value in msgspec.structs.asdict(role).items():

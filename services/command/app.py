@@ -77,7 +77,7 @@ _COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("card", "card:app", "Inspect, verify, import, export and make skill cards."),
     ("journal", "journal:app", "Read the journal, and tend its dead letters."),
     ("evaluate", "evaluation.command:app", "Measure ranking on a folder in BEIR's form."),
-    ("keys", "keys:app", "Make, list and revoke the keys of the HTTP API."),
+    ("keys", "keys:app", "Make, list and revoke the keys of the HTTP API and of the bus."),
     ("key", "node:key", "Show this node's public key, fingerprint and name."),
     ("trust", "node:trust", "Whose skills this node accepts."),
     ("authority", "node:authority", "Certificates for mutual TLS between nodes."),

@@ -1,50 +1,22 @@
-"""Keys of the API, a node's identity, and its peers."""
+"""A node's identity, and its peers."""
 
 from __future__ import annotations
 
 import json
-import stat
 from pathlib import Path
 
 import pytest
 
 from schemas import FleetHeartbeat, SkillDiscovered
-from services.api.keys import KeyStore
 from services.federation.identity import NodeKey
 from services.federation.trust import TrustList
 from tests.services.command.conftest import Run
 from tests.services.command.fake_fleet import FakeFleet, listed
 
 
-def test_a_key_is_made_listed_and_taken_back(run: Run, tmp_path: Path) -> None:
-    code, out, err = run("keys", "create", "search", "--scopes", "read", "feedback")
-    assert (code, err) == (0, "")
-    store = KeyStore.of(tmp_path / ".consonance")
-    found = store.find(out.strip())
-    assert found is not None
-    assert found.scopes == ("read", "feedback")
-    assert stat.S_IMODE((tmp_path / ".consonance/keys/api.json").stat().st_mode) == 0o600
-    # The token is told once
-    assert out.strip() not in (tmp_path / ".consonance/keys/api.json").read_text()
-    made = json.loads(run("keys", "create", "admin", "--scopes", "admin", "--json").out)
-    assert store.find(made["token"]) is not None
-    keys = json.loads(run("keys", "list", "--json").out)["keys"]
-    assert [(one["name"], one["scopes"]) for one in keys] == [
-        ("search", ["read", "feedback"]),
-        ("admin", ["admin"]),
-    ]
-    assert "search" in run("keys", "list").out
-    assert run("keys", "revoke", "search").out == "search is revoked\n"
-    assert "that was the last key" in run("keys", "revoke", "admin").err
-    assert "there are no keys" in run("keys", "list").err
-
-
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("keys create no/name", "name must match"),
-        ("keys create a --scopes write", "write"),
-        ("keys revoke nobody", "there is no key 'nobody'"),
         ("trust add nonsense", "that is no public key"),
         ("trust remove anna", "cannot be changed"),
         ("authority issue absent b --out b", "there is no authority in absent"),
