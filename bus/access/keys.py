@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bus.access.quota import Quota
+from bus.access.quota import Once, Quota
 from bus.access.rights import ANY, Grant, Sources, address_patterns, overlap
 from bus.access.roles import CLIENT, READY, Role, load_roles
 from bus.errors import InsecureFolder, InvalidKey, InvalidRoles
@@ -127,6 +127,7 @@ class Ring:
         self._admissions: dict[str, Admission] = {}
         self._names: dict[bytes, str] = {}
         self._quotas: dict[str, Quota] = {}
+        self._asked: dict[str, Once] = {}
         self._out: dict[str, float] = {}
         self._scans = float(SCANS)
         self._scanned = clock()
@@ -234,7 +235,10 @@ class Ring:
         quota = self._quotas.get(name)
         if quota is None or quota.most != role.feedback_per_hour:
             quota = self._quotas[name] = Quota(role.feedback_per_hour, self._clock)
-        return Grant(name, role, admission.sources, quota)
+        asked = self._asked.get(name)
+        if asked is None or asked.most != role.texts_per_minute:
+            asked = self._asked[name] = Once(role.texts_per_minute, self._clock)
+        return Grant(name, role, admission.sources, quota, asked)
 
 
 def _rights(grant: Grant | None) -> tuple[Role, Sources] | None:

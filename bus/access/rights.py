@@ -1,12 +1,14 @@
 """Who may do what on `tcp://`: roles, and what one key may do under its own.
 
 A role says which types a key may publish, hear (and read in the journal, which is the same event
-later), in which groups it may consume, and how much feedback it may give. Whatever the role, a key
-speaks only as its own sources, and of what is addressed it hears what is addressed to those.
+later), in which groups it may consume, how much feedback it may give, and how much it may have
+embedded. Whatever the role, a key speaks only as its own sources, and of what is addressed it hears
+what is addressed to those.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ import msgspec
 
 import schemas
 from bus import protocol
-from bus.access.quota import Quota
+from bus.access.quota import Once, Quota
 from bus.access.roles import Role
 from bus.errors import NotPermitted, OverQuota
 from schemas import Event, Payload
@@ -70,13 +72,14 @@ class Grant:
     Every check raises `NotPermitted`, or `OverQuota`, with a sentence that the client is told.
     """
 
-    def __init__(self, name: str, role: Role, sources: Sources, quota: Quota) -> None:
+    def __init__(self, name: str, role: Role, sources: Sources, quota: Quota, asked: Once) -> None:
         self.name = name
         self.role = role
         self.sources = sources
         self._addresses = address_patterns(sources)
         self._publish = role.published()
         self._quota = quota
+        self._asked = asked
         self._own: set[str] = set()
         self._recipients: set[str] = set()
         self.topics = tuple(sorted(_topics(role, sources, self._addresses)))
@@ -169,6 +172,30 @@ class Grant:
                 f"{self} may give {self._quota.most} pieces of feedback an hour:"
                 f" again in {wait:.0f} s"
             )
+
+    def beyond(self, event: Event[schemas.EncodeRequested]) -> schemas.EncodeFailed | None:
+        """Count a request's texts; the answer to one that is beyond the quota, else None.
+
+        The same request, sent again while it waits for its answer, is not counted again.
+        """
+        data = event.data
+        texts = len(data.texts) + (data.intent is not None)
+        wait = self._asked.take((event.source, event.id, data), texts)
+        if not wait:
+            return None
+        why = f"{self} may have {self._asked.most} texts embedded a minute"
+        if math.isinf(wait):
+            return schemas.EncodeFailed(
+                request_id=event.id,
+                code="too_large",
+                message=f"{why}, this request has {texts}: split it",
+            )
+        return schemas.EncodeFailed(
+            request_id=event.id,
+            code="overloaded",
+            message=f"{why}: again in {wait:.1f} s",
+            retry_after_ms=math.ceil(1000 * wait),
+        )
 
     # the journal
 

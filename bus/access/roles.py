@@ -45,6 +45,8 @@ class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Verbs of the journal for whoever looks after it: dead letters; erasing."""
     feedback_per_hour: Annotated[int, Meta(ge=0)] | None = 2_000
     """Pieces of feedback from all sources of a key together; None (ready-made ones only): any."""
+    texts_per_minute: Annotated[int, Meta(ge=1)] | None = None
+    """Texts that all sources of a key together may ask to have embedded; None: any."""
 
     def published(self) -> frozenset[str]:
         """The types that it may publish."""

@@ -13,7 +13,7 @@ import bus
 import schemas
 from bus.__main__ import main
 from bus.access.keys import Ring
-from bus.access.quota import Quota
+from bus.access.quota import Once, Quota
 from bus.access.roles import READY, load_roles
 from bus.security import admit, make_client_keys, read_public, revoke, speaker
 from bus.seldom import AT_ONCE, Seldom
@@ -66,6 +66,7 @@ def test_what_holds_texts_or_vectors_is_for_neither_client_nor_observer(role: st
         ('[r]\npublishes = ["skill.pin"]', "publishes"),
         ('[r]\nname = "s"', "heading"),
         ("[r]\nfeedback_per_hour = -1", ">= 0"),
+        ("[r]\ntexts_per_minute = 0", ">= 1"),
         ('[r]\nadminister = ["all"]', "all"),
         ("r = 1", "'r'"),
     ],
@@ -266,6 +267,30 @@ def test_a_quota_fills_up_again_within_the_hour() -> None:
     assert quota.take(61) == float("inf")
     assert Quota(0, lambda: now[0]).take(1) == float("inf")
     assert Quota(None).take(10**9) == 0.0
+
+
+def test_what_is_sent_again_counts_once_in_a_minute() -> None:
+    now = [0.0]
+    once = Once(60, lambda: now[0])
+    assert [once.take("a", 40) for _ in range(5)] == [0.0] * 5
+    assert once.take("b", 40) == pytest.approx(20.0)
+    assert once.take("a", 40) == 0.0
+    now[0] = 20.0
+    assert once.take("b", 40) == 0.0
+    now[0] = 60.0  # a minute after "a", and 40 have come back since
+    assert once.take("a", 41) == pytest.approx(1.0)
+    assert once.take("b", 40) == 0.0
+    assert once.take("c", 61) == float("inf")
+    assert [Once(None, lambda: now[0]).take(n, 10**9) for n in range(3)] == [0.0] * 3
+
+
+def test_what_a_quota_remembers_is_bounded_by_it() -> None:
+    now = [0.0]
+    once = Once(10, lambda: now[0])
+    for n in range(10_000):
+        once.take(n, 0)  # a request without texts counts as one
+        now[0] += 0.1
+    assert len(once._counted) <= 20
 
 
 def test_what_was_not_logged_is_counted(caplog: pytest.LogCaptureFixture) -> None:

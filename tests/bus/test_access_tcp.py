@@ -300,6 +300,49 @@ async def test_feedback_is_counted_by_key(home: House) -> None:
     assert (await (await home.bus("eve")).publish(feedback(7, source="/eve/1"))) == (4,)
 
 
+async def test_texts_are_counted_by_key_where_a_role_says_so(home: House) -> None:
+    (home.keys / "roles.toml").write_text(
+        '[few]\npublish = ["encode.requested"]\nsubscribe = ["encode.failed"]\n'
+        "texts_per_minute = 3\n"
+    )
+    home.key("bob", role="few")
+    bob = home.guest("bob")
+    await bob.listen("encode.failed@bob-1", "event.refused@/bob/1")
+    assert home.broker.door is not None
+    once, moment = home.broker.door.ring.grants["bob"]._asked, time.monotonic()
+    once._clock = once._quota._clock = lambda: moment  # nothing comes back while this runs
+    await home.op.listen("encode.requested")
+
+    async def ask(name: str, texts: int, source: str = "/bob/1", **more: Any) -> None:
+        data = {"texts": ["t"] * texts, "reply_to": "bob-1", **more}
+        await bob.say(b"encode.requested", raw("encode.requested", source, data, name))
+
+    await ask("two", 2)
+    await ask("two", 2)  # sent again, since nobody has answered yet
+    await ask("much", 2)
+    await ask("intent", 1, intent="what it is about")
+    await ask("other", 2, "/bob/2")
+    await ask("one", 1)
+    await ask("whole", 4)
+    eve = home.guest("eve")
+    ready = raw("encode.requested", "/eve/1", {"texts": ["t"] * 999, "reply_to": "eve-1"}, "eve")
+    await eve.say(b"encode.requested", ready)
+
+    heard = [json.loads((await home.op.next())[1]) for _ in range(4)]
+    assert sorted(event["id"] for event in heard) == ["eve", "one", "two", "two"]
+    for name in ("much", "intent", "other"):
+        topic, body = await bob.next()
+        answer = json.loads(body)
+        assert topic == b"encode.failed@bob-1", "event.refused would end the request"
+        assert (answer["correlationid"], answer["data"]["request_id"]) == (name, name)
+        assert answer["data"]["code"] == "overloaded"
+        assert "3 texts embedded a minute" in answer["data"]["message"]
+        assert 0 < answer["data"]["retry_after_ms"] <= 20_000
+    refused = json.loads((await bob.next())[1])["data"]
+    assert (refused["code"], refused["request_id"]) == ("too_large", "whole")
+    assert "retry_after_ms" not in refused
+
+
 # being shown out
 
 
