@@ -94,6 +94,12 @@ class Gate(Drained):
             self._in_order = True
             raise
 
+    def _readable(self) -> bool:
+        found = super()._readable()
+        if not found:
+            self._in_order = True
+        return found
+
     def _heard(self, message: list[Any]) -> None:
         (frame,) = message
         name = sender(frame)
