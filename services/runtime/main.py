@@ -19,7 +19,7 @@ import psutil
 from bus import Bus, BusError, connect
 from schemas import Event, FleetHeartbeat, FleetStop
 from services.errors import ServiceError, SettingsError, StoreDamagedError
-from services.runtime import logs
+from services.runtime import alive, logs
 from services.runtime.service import Context, Service
 from services.runtime.settings import Settings, load_settings
 from services.runtime.state import StateFolder
@@ -144,11 +144,16 @@ class _Pulse:
 
     def start(self) -> None:
         self._task = self._service.spawn(self._beat(), "pulse")
+        signing = alive.keep(lambda: self._state, self._unsigned)
+        self._service.spawn(signing, "sign of life")
 
     async def _beat(self) -> None:
         while True:
             await self._say()
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    def _unsigned(self, error: OSError) -> None:
+        self._service.log.warning("sign of life not written", why=str(error))
 
     async def enter(self, state: str) -> None:
         self._state = state
