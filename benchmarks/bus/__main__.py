@@ -27,12 +27,12 @@ from benchmarks.bus.appender import BATCH, FLIGHT
 from benchmarks.bus.children import BenchError
 from benchmarks.bus.live_ends import WINDOW
 from benchmarks.bus.material import SIZE
-from benchmarks.bus.nats_server import nats_version
 from benchmarks.kit.command import Benchmark, Found, add_output, measured_on, progress_bar
+from benchmarks.kit.nats import NatsFailed, nats_version
 from benchmarks.kit.rounds import Comparison, Figure, Report, compare, figure, interleaved
 from benchmarks.kit.show import show
 
-BUS = Benchmark(name="bus", about=__doc__, wrong=(OSError,), failed=(BenchError,))
+BUS = Benchmark(name="bus", about=__doc__, wrong=(OSError,), failed=(BenchError, NatsFailed))
 OURS = "consonance"
 EVENTS, APPENDS = 40_000, 10_000
 """Events a second that are wanted, live and durable."""

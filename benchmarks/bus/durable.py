@@ -10,8 +10,9 @@ from pathlib import Path
 
 from benchmarks.bus.appender import BATCH
 from benchmarks.bus.children import BenchError, Child, cpu_seconds
-from benchmarks.bus.nats_server import nats_server, nats_version
+from benchmarks.bus.nats_server import nats_server
 from benchmarks.kit.measure import percentile
+from benchmarks.kit.nats import nats_version
 
 __all__ = ["LISTS", "NATS", "OURS", "UNSYNCED", "Writers", "writers"]
 
@@ -29,7 +30,8 @@ class Writers:
         self.name = name
         self._publishers = publishers
         self._groups = ([child.pid for child in publishers], [server])
-        self._last = 0
+        self.last = 0
+        """The number of the last event that was kept."""
         self.waits: list[tuple[float, float]] = []
         """p50 and p99 (ms) from handing an event over to its acknowledgement, of each `rate`."""
         self.costs: list[tuple[float, ...]] = []
@@ -44,9 +46,9 @@ class Writers:
         found = [child.heard() for child in self._publishers]
         count = sum(one["count"] for one in found)
         last = max(one["last"] for one in found)
-        if last - self._last != count:
-            raise BenchError(f"{self.name} acknowledged {count} events, kept {last - self._last}")
-        self._last = last
+        if last - self.last != count:
+            raise BenchError(f"{self.name} acknowledged {count} events, kept {last - self.last}")
+        self.last = last
         after = [cpu_seconds(*group) for group in self._groups]
         self.costs.append(tuple(1e6 * (b - a) / count for a, b in zip(before, after, strict=True)))
         waits = [1e3 * wait for one in found for wait in one["waits"]]

@@ -12,7 +12,7 @@ from benchmarks.bus.children import BenchError, Child, cpu_seconds
 from benchmarks.bus.live_ends import STEP
 from benchmarks.kit.measure import percentile
 
-__all__ = ["CONTESTANTS", "Line", "lines"]
+__all__ = ["CONTESTANTS", "Line", "joined", "lines"]
 
 ENDS = "benchmarks.bus.live_ends"
 CONTESTANTS = {
@@ -26,21 +26,21 @@ PAUSE = 0.002
 
 
 class Line:
-    """A publisher, what is in the middle, and a subscriber: three processes."""
+    """A publisher, what is in the middle (its process id), and a subscriber: three processes."""
 
-    def __init__(self, name: str, publisher: Child, middle: Child, subscriber: Child) -> None:
+    def __init__(self, name: str, publisher: Child, middle: int, subscriber: Child) -> None:
         self.name = name
         self._ends = (publisher, subscriber)
-        self._all = (publisher, middle, subscriber)
+        self._all = (publisher.pid, middle, subscriber.pid)
         self.costs: list[tuple[float, ...]] = []
         """CPU time an event (µs) of publisher, middle and subscriber, of each `rate`."""
 
     def rate(self, count: int) -> float:
         """Events a second from the first sent to the last arrived; raises `BenchError`."""
         count = -(-count // STEP) * STEP
-        before = [cpu_seconds(child.pid) for child in self._all]
+        before = [cpu_seconds(pid) for pid in self._all]
         sent, came = self._run(count=count)
-        after = [cpu_seconds(child.pid) for child in self._all]
+        after = [cpu_seconds(pid) for pid in self._all]
         self.costs.append(tuple(1e6 * (b - a) / count for a, b in zip(before, after, strict=True)))
         return count / (came[-1] - sent[0])
 
@@ -79,13 +79,23 @@ def _line(stack: contextlib.ExitStack, name: str, folder: Path, middle: str, end
     else:
         carrier = stack.enter_context(Child(ENDS, "proxy", str(folder)))
     carrier.line()
+    place = f"ipc://{folder}/bus" if ends == "" else str(folder)
+    return _with_ends(stack, name, carrier.pid, ends, place)
+
+
+def joined(stack: contextlib.ExitStack, name: str, url: str, middle: int) -> Line:
+    """Our ends on a bus that runs already, as the process `middle`; raises `BenchError`."""
+    return _with_ends(stack, name, middle, "", url)
+
+
+def _with_ends(stack: contextlib.ExitStack, name: str, middle: int, ends: str, place: str) -> Line:
     made = {}
     pair = dict(zip(("subscribe", "publish"), socket.socketpair(), strict=True))
     for role, credit in pair.items():
         descriptor = credit.fileno()
-        child = Child(ENDS, role + ends, str(folder), str(descriptor), descriptors=[descriptor])
+        child = Child(ENDS, role + ends, place, str(descriptor), descriptors=[descriptor])
         made[role] = stack.enter_context(child)
         child.line()
     for credit in pair.values():
         credit.close()  # each has its copy
-    return Line(name, made["publish"], carrier, made["subscribe"])
+    return Line(name, made["publish"], middle, made["subscribe"])

@@ -1,6 +1,7 @@
 """Both ends of the live lane and a bare proxy, each a process of its own.
 
-`python -m benchmarks.bus.live_ends ROLE FOLDER [DESCRIPTOR]`. The subscriber grants credit to the
+`python -m benchmarks.bus.live_ends ROLE PLACE [DESCRIPTOR]`, where PLACE is the URL of a bus, or of
+bare ends the folder of its sockets. The subscriber grants credit to the
 publisher, a byte for `STEP` events, over a socket beside the bus: nobody outruns anybody, nothing
 is dropped, and what is counted has arrived.
 """
@@ -77,12 +78,12 @@ def proxy(folder: Path) -> None:
 # with our client
 
 
-async def publish(folder: Path, credit: socket.socket) -> None:
+async def publish(url: str, credit: socket.socket) -> None:
     """Publish as services do: an event, made and awaited one by one."""
     loop = asyncio.get_running_loop()
     credit.setblocking(False)
     made = material.requests(material.texts())
-    async with await bus.connect(f"ipc://{folder}/bus", source=material.SOURCE) as connection:
+    async with await bus.connect(url, source=material.SOURCE) as connection:
         answer({})
         while line := await asyncio.to_thread(sys.stdin.readline):
             order = _order(line)
@@ -102,10 +103,10 @@ async def publish(folder: Path, credit: socket.socket) -> None:
             answer({"at": at, "dropped": connection.statistics().dropped})
 
 
-async def subscribe(folder: Path, credit: socket.socket) -> None:
+async def subscribe(url: str, credit: socket.socket) -> None:
     """Watch as services do, and count what arrived."""
     async with (
-        await bus.connect(f"ipc://{folder}/bus", source="/bench/subscriber") as connection,
+        await bus.connect(url, source="/bench/subscriber") as connection,
         connection.watch(EncodeRequested) as events,
     ):
         answer({})
@@ -180,22 +181,22 @@ def subscribe_bare(folder: Path, credit: socket.socket) -> None:
     orders(obey)
 
 
-def main(role: str, folder: Path, descriptor: int) -> None:
+def main(role: str, place: str, descriptor: int) -> None:
     """One of the roles."""
     if role == "proxy":
-        proxy(folder)
+        proxy(Path(place))
         return
     with socket.socket(fileno=descriptor) as credit:
         match role:
             case "publish":
-                asyncio.run(publish(folder, credit))
+                asyncio.run(publish(place, credit))
             case "subscribe":
-                asyncio.run(subscribe(folder, credit))
+                asyncio.run(subscribe(place, credit))
             case "publish_bare":
-                publish_bare(folder, credit)
+                publish_bare(Path(place), credit)
             case _:
-                subscribe_bare(folder, credit)
+                subscribe_bare(Path(place), credit)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else -1)
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else -1)

@@ -76,6 +76,7 @@ async def running_fleet(
     config: Path | None = None,
     workers: int | None = None,
     model: str | None = None,
+    bus: str | None = None,
     log: Path | None = None,
     within: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
@@ -94,6 +95,7 @@ async def running_fleet(
     words += [] if config is None else ["--config", str(config.absolute())]
     words += [] if workers is None else ["--workers", str(workers)]
     words += [] if model is None else ["--model", model]
+    words += [] if bus is None else ["--bus", bus]
     start = time.monotonic()
     with log.open("ab") as file:
         process = await asyncio.create_subprocess_exec(

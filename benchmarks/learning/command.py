@@ -6,7 +6,8 @@ import argparse
 import time
 import tomllib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from benchmarks.kit.command import (
     until_stopped,
 )
 from benchmarks.learning.data import DataError, DataSet, read
-from benchmarks.learning.run import Plan, Run, Say, one_run
+from benchmarks.learning.run import Plan, Run, Say, Transport, one_run
 from benchmarks.learning.table import as_json, show
 
 __all__ = ["SETTINGS", "LearningBenchmark", "main"]
@@ -35,6 +36,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "factory": {"quiet_period": 5.0},
 }
 """Of every such benchmark: nobody waits for what never comes."""
+
+BUSES: dict[str, tuple[Transport, ...]] = {
+    "zeromq": ("zeromq",),
+    "nats": ("nats",),
+    "both": ("zeromq", "nats"),
+}
 
 Runner = Callable[[DataSet, Plan, int, int, Say], Awaitable[Run]]
 
@@ -63,6 +70,14 @@ def options_of(
     parser.add_argument("--config", type=Path, help="settings (TOML) over those of the benchmark")
     add_model(parser)
     parser.add_argument("--workers", type=int, help="encoder processes (the fleet's default)")
+    parser.add_argument(
+        "--bus",
+        choices=tuple(BUSES),
+        default="zeromq",
+        help="what carries the events: our broker (zeromq), a NATS server with JetStream that is "
+        "started beside each fleet (nats; Debian: apt-get install nats-server), or each size and "
+        "seed on the one and then on the other (both) (%(default)s)",
+    )
     parser.add_argument("--limit", type=float, default=1200.0, help="seconds for a verdict")
     parser.add_argument("--logs", type=Path, help="folder that keeps the fleets' logs")
     add_output(parser)
@@ -99,19 +114,18 @@ async def measure(
     start = time.monotonic()
     seeds = seeds_of(given)
     with progress_bar(console) as bar:
-        job = bar.add_task("", total=len(given.sizes) * len(seeds))
-        for size in given.sizes:
-            for seed in seeds:
-                name = f"{size} pieces, seed {seed}"
+        courses = list(product(given.sizes, seeds, BUSES[given.bus]))
+        job = bar.add_task("", total=len(courses))
+        for size, seed, transport in courses:
 
-                def say(text: str, name: str = name) -> None:
-                    bar.update(job, description=f"{name}: {text}")
+            def say(text: str, name: str = _name(size, seed, transport)) -> None:
+                bar.update(job, description=f"{name}: {text}")
 
-                say("starting a fleet")
-                run = await benchmark.run(data, plan, size, seed, say)
-                runs.append(run)
-                bar.advance(job)
-                bar.console.print(_line(run), markup=False, highlight=False)
+            say("starting a fleet")
+            run = await benchmark.run(data, replace(plan, bus=transport), size, seed, say)
+            runs.append(run)
+            bar.advance(job)
+            bar.console.print(_line(run), markup=False, highlight=False)
     show(console, runs, len(data.test), len(data.passages))
     about = {
         "data": given.data.name,
@@ -123,8 +137,12 @@ async def measure(
     return as_json(benchmark.name, runs, about)
 
 
+def _name(size: int, seed: int, bus: Transport) -> str:
+    return f"{size} pieces, seed {seed}" + ("" if bus == "zeromq" else f", {bus}")
+
+
 def _line(run: Run) -> str:
-    name = f"{run.feedback} pieces, seed {run.seed}"
+    name = _name(run.feedback, run.seed, run.bus)
     if run.error is not None:
         return f"{name}: failed, {run.error}"
     parts = [

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +17,21 @@ from benchmarks.kit.feedback import feedback_events, publish_all
 from benchmarks.kit.fleet import RunningFleet, fresh_state, running_fleet, settings_file
 from benchmarks.kit.loop import Depth, Loop, Task
 from benchmarks.kit.measure import Figures, figures, ranks_of
+from benchmarks.kit.nats import nats_server
 from benchmarks.learning.data import DataSet, Queries
 from benchmarks.learning.reference import References, Vectors, references
 from bus import Bus, connect
 from services.errors import ServiceError
 from services.runtime.client import FleetClient
 
-__all__ = ["DOMAIN", "Plan", "Run", "Say", "one_run"]
+__all__ = ["DOMAIN", "Plan", "Run", "Say", "Transport", "one_run"]
 
 DOMAIN = "banking"
+STORE = "nats"
+"""Folder of the NATS server, in the fleet's state."""
 Say = Callable[[str], None]
+Transport = Literal["zeromq", "nats"]
+"""What carries the events: our broker, or a NATS server that is started beside the fleet."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Plan:
     workers: int | None = None
     keep: Path | None = None
     """Folder for the fleets' logs; none: they go with the state."""
+    bus: Transport = "zeromq"
 
 
 @dataclass
@@ -48,8 +55,11 @@ class Run:
 
     feedback: int
     seed: int
+    bus: Transport = "zeromq"
     error: str | None = None
     ready_s: float = 0.0
+    journal_bytes: int | None = None
+    """Of the files that keep durable events, once the fleet has stopped."""
     clashes: int = 0
     batches: int = 0
     base: Figures | None = None
@@ -81,21 +91,25 @@ class Run:
 
 async def one_run(data: DataSet, plan: Plan, size: int, seed: int, say: Say) -> Run:
     """Never raises for what a fleet can do wrong: the run says it in `error`."""
-    run = Run(size, seed)
+    run = Run(size, seed, bus=plan.bus)
     given = data.train.sample(size, seed)
     with fresh_state() as state:
         config = settings_file(state, plan.settings)
-        log = None if plan.keep is None else plan.keep / f"fleet-{size}-{seed}.log"
+        log = None if plan.keep is None else plan.keep / f"fleet-{size}-{seed}-{plan.bus}.log"
         try:
-            async with running_fleet(
-                state, config=config, model=plan.model, workers=plan.workers, log=log
-            ) as fleet:
+            async with (
+                _carrier(plan, state) as url,
+                running_fleet(
+                    state, config=config, model=plan.model, workers=plan.workers, bus=url, log=log
+                ) as fleet,
+            ):
                 run.ready_s = fleet.seconds
                 async with await connect(fleet.bus, source="/benchmark/1") as bus:
                     vectors = await _Session(data, plan, run, bus, fleet, say).learn(given)
         except Exception as error:  # shown in the table, and the next run goes on
             run.error = _sentence(error)
             return run
+        run.journal_bytes = _kept(state)
     say("the query matrix and a head without a gate")
     try:
         found: References = await asyncio.to_thread(references, data, given, vectors)
@@ -103,6 +117,22 @@ async def one_run(data: DataSet, plan: Plan, size: int, seed: int, say: Say) -> 
     except Exception as error:
         run.error = f"the references: {_sentence(error)}"
     return run
+
+
+@asynccontextmanager
+async def _carrier(plan: Plan, state: Path) -> AsyncIterator[str | None]:
+    """The URL of a NATS server of this fleet's own; None where the fleet starts our broker."""
+    if plan.bus == "zeromq":
+        yield None
+        return
+    with nats_server(state / STORE) as server:
+        yield server.url
+
+
+def _kept(state: Path) -> int:
+    """Bytes of the files that keep durable events, of either."""
+    files = (*state.glob("journal.sqlite*"), *(state / STORE).rglob("*"))
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 class _Session:

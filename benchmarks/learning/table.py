@@ -22,6 +22,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
     done = [run for run in runs if run.error is None]
     found: dict[str, Any] = {
         "feedback": runs[0].feedback,
+        "bus": runs[0].bus,
         "seeds": len(runs),
         "failed": len(runs) - len(done),
         "head_published": sum(run.head_published > 0 for run in done),
@@ -34,7 +35,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
             if rows
             else None
         )
-    for name in ("head_s", "body_s", "routed"):
+    for name in ("head_s", "body_s", "routed", "journal_bytes"):
         values = [getattr(run, name) for run in done if getattr(run, name) is not None]
         found[name] = {**_spread(values), "max": max(values)} if values else None
     return found
@@ -57,8 +58,8 @@ def as_json(name: str, runs: Sequence[Run], about: dict[str, Any]) -> dict[str, 
 
 
 def _summaries(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    sizes = list(dict.fromkeys(run.feedback for run in runs))
-    return [summary([run for run in runs if run.feedback == size]) for size in sizes]
+    kinds = list(dict.fromkeys((run.feedback, run.bus) for run in runs))
+    return [summary([run for run in runs if (run.feedback, run.bus) == kind]) for kind in kinds]
 
 
 def show(console: Console, runs: Sequence[Run], tests: int, passages: int) -> None:
@@ -70,7 +71,8 @@ def show(console: Console, runs: Sequence[Run], tests: int, passages: int) -> No
     )
     table.add_column("")
     for found in summaries:
-        table.add_column(f"{found['feedback']:,} pieces", justify="right")
+        which = "" if found["bus"] == "zeromq" else f", {found['bus']}"
+        table.add_column(f"{found['feedback']:,} pieces{which}", justify="right")
     names = {
         "base": "base model",
         "head": "after the head's verdict, named",

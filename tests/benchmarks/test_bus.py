@@ -13,6 +13,7 @@ import schemas
 from benchmarks.bus import __main__ as command
 from benchmarks.bus import durable, live_ends, material, nats_server
 from benchmarks.bus.children import BenchError
+from benchmarks.kit.nats import NatsFailed, nats_version
 from schemas import Event, Payload
 
 
@@ -57,7 +58,7 @@ def test_what_was_not_kept_once_is_no_figure(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_older_nats_server_writes_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if nats_server.nats_version() is None:
+    if nats_version() is None:
         pytest.skip("nats-server or nats-py is not installed")
     try:
         with nats_server.nats_server(tmp_path) as server:
@@ -70,7 +71,7 @@ def test_an_older_nats_server_writes_through(
                     check=False,
                 )
                 assert not said.stdout or "S" in said.stdout.split()[0]
-    except BenchError as e:
+    except NatsFailed as e:
         pytest.skip(str(e))  # a file system that cannot be told to
 
 
