@@ -1,15 +1,19 @@
 """What every test may rely on: no network, few threads, short paths; a tiny model."""
 
+import importlib.util
 import os
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.object_server import ENVIRONMENT, ObjectServer, object_server
 
 # Before any test module imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -28,6 +32,7 @@ settings.load_profile("consonance")
 
 
 HERE = Path(__file__).parent
+BUCKETS = count()
 ROWS = {
     "fleet": "fleets",
     "docs/test_stores.py": "fleets",
@@ -62,6 +67,25 @@ def short_path() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="cs-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[ObjectServer]:
+    """The object store of a file's tests; skips where there is none, fails where CI needs one."""
+    if importlib.util.find_spec("moto") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI needs moto: it is of the extra `test`")
+        pytest.skip("needs moto")
+    with object_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
+    """The object store with an empty bucket; who may use it stands in the environment."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.with_bucket(f"fleet-{next(BUCKETS)}")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ Beside S3 it takes a list of faults, and tells what was asked of it.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -17,8 +16,7 @@ from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 from typing import Any
 
-HERE = importlib.util.find_spec("moto") is not None
-"""Whether there is a server to start."""
+__all__ = ["ENVIRONMENT", "ObjectServer", "object_server"]
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "a-test",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,30 +22,12 @@ from lora.errors import (
 from lora.object_place import ObjectPlace
 from lora.objects import Objects
 from lora.remote_store import FOLDER, RemoteCardStore
-from tests import object_server
 from tests.lora.cards import card
-from tests.object_server import ObjectServer
+from tests.object_server import ENVIRONMENT, ObjectServer
 
-_NUMBERS = count()
 ROOM = 1 << 30
 
 Machine = Callable[..., RemoteCardStore]
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[ObjectServer]:
-    if not object_server.HERE:
-        pytest.skip("moto is not installed")
-    with object_server.object_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(started: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
-    """The server, with an empty bucket of the test's own; credentials are in the environment."""
-    for name, value in object_server.ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    return started.with_bucket(f"fleet-{next(_NUMBERS)}")
 
 
 @pytest.fixture(params=["s3", "folder"])
@@ -54,7 +35,7 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
     """Makes the store of one machine: each has a folder of its own, and all share one place."""
     place = ObjectPlace(f"file://{tmp_path}/shared")
     if request.param == "s3":
-        place = _place(request.getfixturevalue("server"))
+        place = _place(request.getfixturevalue("s3"))
     return lambda name="a", **given: _machine(tmp_path / name, place, **given)
 
 
@@ -70,18 +51,18 @@ def _machine(
     return RemoteCardStore(folder, objects, cache_bytes=room, max_bytes=max_bytes)
 
 
-def _at(server: ObjectServer, folder: Path, **given: float | int) -> RemoteCardStore:
-    return _machine(folder, _place(server), **given)  # type: ignore[arg-type]
+def _at(s3: ObjectServer, folder: Path, **given: float | int) -> RemoteCardStore:
+    return _machine(folder, _place(s3), **given)  # type: ignore[arg-type]
 
 
-def _place(server: ObjectServer) -> ObjectPlace:
-    return ObjectPlace(f"s3://{server.bucket}/a/prefix", server.endpoint)
+def _place(s3: ObjectServer) -> ObjectPlace:
+    return ObjectPlace(f"s3://{s3.bucket}/a/prefix", s3.endpoint)
 
 
-def _key(server: ObjectServer, digest: str | None) -> str:
+def _key(s3: ObjectServer, digest: str | None) -> str:
     assert digest is not None
     name = digest.removeprefix("sha256:")
-    return f"/{server.bucket}/a/prefix/cards/{name}.lora.arrow"
+    return f"/{s3.bucket}/a/prefix/cards/{name}.lora.arrow"
 
 
 def test_a_card_put_by_one_machine_is_opened_by_another(machine: Machine) -> None:
@@ -243,12 +224,12 @@ def test_a_copy_that_was_damaged_here_is_fetched_again(machine: Machine) -> None
     ],
 )
 def test_what_was_changed_in_the_store_is_refused_and_can_be_mended(
-    server: ObjectServer, tmp_path: Path, made: Callable[[bytes], bytes], error: type[Exception]
+    s3: ObjectServer, tmp_path: Path, made: Callable[[bytes], bytes], error: type[Exception]
 ) -> None:
-    here, there = _at(server, tmp_path / "here"), _at(server, tmp_path / "there")
+    here, there = _at(s3, tmp_path / "here"), _at(s3, tmp_path / "there")
     digest = here.put(card()).digest
     assert digest is not None
-    server.ask("PUT", _key(server, digest), made(here.path(digest).read_bytes()))
+    s3.ask("PUT", _key(s3, digest), made(here.path(digest).read_bytes()))
     with pytest.raises(error, match=digest.removeprefix("sha256:")):
         there.open(digest)
     assert there.local() == []
@@ -258,34 +239,34 @@ def test_what_was_changed_in_the_store_is_refused_and_can_be_mended(
 
 
 def test_what_has_the_right_name_but_is_no_card_never_comes_into_the_folder(
-    server: ObjectServer, tmp_path: Path
+    s3: ObjectServer, tmp_path: Path
 ) -> None:
     rubbish = b"rubbish that is long enough to be looked at"
     (tmp_path / "file").write_bytes(rubbish)
     digest = LoRAFormat.digest_of(tmp_path / "file")
-    server.ask("PUT", _key(server, digest), rubbish)
-    store = _at(server, tmp_path / "here")
+    s3.ask("PUT", _key(s3, digest), rubbish)
+    store = _at(s3, tmp_path / "here")
     with pytest.raises(CardCorruptError):
         store.open(digest)
     assert store.local() == []
 
 
 def test_a_small_card_goes_up_in_one_request_and_comes_down_once(
-    server: ObjectServer, tmp_path: Path
+    s3: ObjectServer, tmp_path: Path
 ) -> None:
-    here, there = _at(server, tmp_path / "here"), _at(server, tmp_path / "there")
+    here, there = _at(s3, tmp_path / "here"), _at(s3, tmp_path / "there")
     digest = here.put(card()).digest
     assert digest is not None
-    assert [it for it in server.asked() if not it.startswith(("HEAD", "GET"))] == [
-        f"PUT {_key(server, digest)}"
+    assert [it for it in s3.asked() if not it.startswith(("HEAD", "GET"))] == [
+        f"PUT {_key(s3, digest)}"
     ]
-    server.mend()
+    s3.mend()
     there.open(digest)
-    assert server.asked().count(f"GET {_key(server, digest)}") == 1
-    server.mend()
+    assert s3.asked().count(f"GET {_key(s3, digest)}") == 1
+    s3.mend()
     there.open(digest)
     here.open(digest)
-    assert server.asked() == []
+    assert s3.asked() == []
 
 
 @pytest.mark.parametrize(
@@ -297,22 +278,22 @@ def test_a_small_card_goes_up_in_one_request_and_comes_down_once(
     ],
 )
 def test_what_passes_is_waited_for(
-    server: ObjectServer, tmp_path: Path, fault: dict[str, float | str | int]
+    s3: ObjectServer, tmp_path: Path, fault: dict[str, float | str | int]
 ) -> None:
-    store = _at(server, tmp_path / "here")
-    server.fail(**fault)  # type: ignore[arg-type]
+    store = _at(s3, tmp_path / "here")
+    s3.fail(**fault)  # type: ignore[arg-type]
     digest = store.put(card()).digest
-    assert server.stored() == [_key(server, digest).removeprefix(f"/{server.bucket}/")]
-    server.fail(**fault)  # type: ignore[arg-type]
-    assert _at(server, tmp_path / "there").open(digest).digest == digest
+    assert s3.stored() == [_key(s3, digest).removeprefix(f"/{s3.bucket}/")]
+    s3.fail(**fault)  # type: ignore[arg-type]
+    assert _at(s3, tmp_path / "there").open(digest).digest == digest
 
 
 def test_after_the_deadline_the_store_is_away_and_what_is_here_still_serves(
-    server: ObjectServer, tmp_path: Path
+    s3: ObjectServer, tmp_path: Path
 ) -> None:
-    store = _at(server, tmp_path / "here", deadline=0.5)
+    store = _at(s3, tmp_path / "here", deadline=0.5)
     digest = store.put(card()).digest
-    server.fail(status=503, code="SlowDown", times=10_000)
+    s3.fail(status=503, code="SlowDown", times=10_000)
     with pytest.raises(StoreAwayError, match=r"the object store s3://.* is not to be had"):
         store.put(card("other"))
     assert store.local() == [digest]
@@ -323,17 +304,17 @@ def test_after_the_deadline_the_store_is_away_and_what_is_here_still_serves(
 
 
 def test_a_store_that_takes_requests_and_says_nothing_is_away(
-    server: ObjectServer, tmp_path: Path
+    s3: ObjectServer, tmp_path: Path
 ) -> None:
-    server.fail(hang=600, times=10_000)
+    s3.fail(hang=600, times=10_000)
     with pytest.raises(StoreAwayError, match="Timeout"):
-        _at(server, tmp_path / "here", deadline=0.5).put(card())
+        _at(s3, tmp_path / "here", deadline=0.5).put(card())
 
 
 def test_a_store_that_nobody_answers_for_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in object_server.ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     place = ObjectPlace("s3://fleet/a", "http://127.0.0.1:1")
     with pytest.raises(StoreAwayError, match=r"127\.0\.0\.1:1 is not to be had for fetching"):
@@ -350,36 +331,36 @@ def test_a_store_that_nobody_answers_for_is_away(
     ],
 )
 def test_what_will_not_pass_is_told_at_once(
-    server: ObjectServer, tmp_path: Path, fault: dict[str, str | int], why: str
+    s3: ObjectServer, tmp_path: Path, fault: dict[str, str | int], why: str
 ) -> None:
-    store = _at(server, tmp_path / "here", deadline=1000)
+    store = _at(s3, tmp_path / "here", deadline=1000)
     for work in (
         lambda: store.put(card()),
         lambda: store.open("sha256:" + "1" * 64),
         store.digests,
     ):
-        server.fail(**{"status": 403, "times": 1000, **fault})  # type: ignore[arg-type]
+        s3.fail(**{"status": 403, "times": 1000, **fault})  # type: ignore[arg-type]
         with pytest.raises(StoreRefusedError, match=why):
             work()
-        server.mend()
+        s3.mend()
     assert store.local() == []
 
 
 def test_without_credentials_nothing_is_done(
-    server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(StoreRefusedError, match="credentials are missing"):
-        _at(server, tmp_path / "here", deadline=1000).put(card())
-    assert server.stored() == []
+        _at(s3, tmp_path / "here", deadline=1000).put(card())
+    assert s3.stored() == []
 
 
 def test_a_bucket_that_is_not_there_is_told_from_a_card_that_is_not(
-    server: ObjectServer, tmp_path: Path
+    s3: ObjectServer, tmp_path: Path
 ) -> None:
-    place = ObjectPlace("s3://no-such-bucket/a", server.endpoint)
+    place = ObjectPlace("s3://no-such-bucket/a", s3.endpoint)
     store = _machine(tmp_path / "here", place, deadline=1000)
     for work in (
         lambda: store.put(card()),
@@ -389,6 +370,6 @@ def test_a_bucket_that_is_not_there_is_told_from_a_card_that_is_not(
     ):
         with pytest.raises(StoreRefusedError, match="no such bucket"):
             work()
-    assert _at(server, tmp_path / "there").digests() == []
+    assert _at(s3, tmp_path / "there").digests() == []
     with pytest.raises(CardNotFoundError):
-        _at(server, tmp_path / "there").open("sha256:" + "1" * 64)
+        _at(s3, tmp_path / "there").open("sha256:" + "1" * 64)

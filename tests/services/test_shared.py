@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterator
-from itertools import count
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,6 @@ from services.runtime.settings import Settings, StoreSettings, load_settings
 from services.runtime.shared import card_store
 from services.runtime.state import StateFolder
 from services.runtime.store import open_store
-from tests import object_server
 from tests.object_server import ObjectServer
 from tests.services.adapter_manager.test_service import Encoder
 from tests.services.distiller.material import batch, judged
@@ -40,31 +38,14 @@ from tests.services.factory.fakes import stage
 from tests.services.federation.nodes import AUTHOR
 from tests.services.forgetting import word
 
-NUMBERS = count()
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[ObjectServer]:
-    if not object_server.HERE:
-        pytest.skip("moto is not installed")
-    with object_server.object_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(started: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
-    for name, value in object_server.ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    return started.with_bucket(f"fleet-{next(NUMBERS)}")
-
 
 @pytest.fixture(params=["s3", "folder"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """The keys of `[store]`."""
     if request.param == "folder":
         return {"url": f"file://{tmp_path}/shared"}
-    server = request.getfixturevalue("server")
-    return {"url": f"s3://{server.bucket}/fleet", "endpoint": server.endpoint}
+    s3 = request.getfixturevalue("s3")
+    return {"url": f"s3://{s3.bucket}/fleet", "endpoint": s3.endpoint}
 
 
 @pytest.fixture
@@ -104,26 +85,26 @@ async def test_a_card_of_one_machine_serves_on_another(
 
 async def test_a_store_that_is_away_rejects_no_card(
     machines: tuple[Processes, Processes],
-    server: ObjectServer,
+    s3: ObjectServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("services.adapter_manager.service.AWAY", 0.05)
     one, _ = machines
-    store = {"url": f"s3://{server.bucket}/fleet", "endpoint": server.endpoint}
+    store = {"url": f"s3://{s3.bucket}/fleet", "endpoint": s3.endpoint}
     shared = settings(store={**store, "deadline": 1.0})
     told = await one.ear(SkillInstalled, SkillRejected, SkillRetired)
     manager = await one.start(AdapterManagerService, settings=shared)
     await Encoder(one).start()
     third = card_store(settings(store=store).store, StateFolder(tmp_path / "third"))
     card = third.put(skill("law"))
-    server.fail(status=503, code="SlowDown", times=10_000)
+    s3.fail(status=503, code="SlowDown", times=10_000)
     await one.publish(card, to_store=False)
-    await until(lambda: len(server.asked()) > 3, "the manager's attempts")
+    await until(lambda: len(s3.asked()) > 3, "the manager's attempts")
     with pytest.raises(StoreAwayError):
         manager.store.open(card.key)
     assert told.events == []
-    server.mend()
+    s3.mend()
     assert (await told.first(SkillInstalled)).data.card.digest == card.digest
     assert told.of(SkillRejected) == []
 
@@ -145,9 +126,9 @@ async def test_cards_from_before_the_store_come_into_it(
 
 
 async def test_a_bucket_that_is_not_there_is_told_at_the_start(
-    machines: tuple[Processes, Processes], server: ObjectServer
+    machines: tuple[Processes, Processes], s3: ObjectServer
 ) -> None:
-    shared = settings(store={"url": "s3://no-such-bucket", "endpoint": server.endpoint})
+    shared = settings(store={"url": "s3://no-such-bucket", "endpoint": s3.endpoint})
     with pytest.raises(ManagerError, match=r"the card store cannot be used: .* no such bucket"):
         await machines[0].start(AdapterManagerService, settings=shared)
 
