@@ -189,7 +189,7 @@ def test_a_body_and_a_head_upon_it_from_folder_to_card(tmp_path: Path) -> None:
     """A head after a body keeps it: the child encodes with the champion's body, fold by fold."""
     from lora.engine import ArrowEngine
 
-    engine = ArrowEngine(device="cpu")
+    engine = ArrowEngine(device="cpu", trainable=False)
     data = encoded(engine)
     model = BaseModelRef(engine.base_model.id, engine.base_model.sha256)
     given: dict[str, object] = {"base_model": model, "threads": 2, "time_budget_s": 60.0}

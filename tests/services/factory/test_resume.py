@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -27,13 +28,14 @@ from services.factory.job import (
 from tests.lora.training.encoded import encoded
 
 LIMIT = 100.0
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Job]:
     """A folder with a dataset and what else a job names, and the job: a quick body."""
     folder = tmp_path_factory.mktemp("bench")
-    engine = ArrowEngine(device="cpu")
+    engine = ArrowEngine(device="cpu", trainable=False)
     data = encoded(engine, per_passage=3)
     digest = data.write(folder)
     np.save(folder / "background.npy", np.random.default_rng(0).normal(size=(400, engine.dim)))
@@ -65,31 +67,76 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Job]:
     return folder, job
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "services.factory.child", str(folder)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+class Nursery:
+    """Children that are forked from one process, which has imported all that they need."""
+
+    def __init__(self, log: Path) -> None:
+        # What measures coverage has no part in processes that are killed, and would slow them.
+        environment = {name: v for name, v in os.environ.items() if not name.startswith("COV")}
+        self._log = log
+        with log.open("wb") as said:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.services.factory.nursery"],
+                bufsize=0,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+            )
+
+    def start(self, folder: Path) -> int:
+        """The process id of a child that works on the folder."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(os.fsencode(folder) + b"\n")
+        return self._line()
+
+    def ended(self, seconds: float = 0.0) -> bool:
+        """Whether the child ends within this time."""
+        return bool(select.select([self._process.stdout], [], [], seconds)[0])
+
+    def finish(self, folder: Path) -> None:
+        """Have a child work on the folder to its end."""
+        self.start(folder)
+        assert self.ended(LIMIT)
+        assert self._line() == 0, self._log.read_text()
+
+    def kill_once(self, folder: Path, there: Callable[[], bool]) -> None:
+        """Start a child, and kill it as soon as this is so."""
+        pid = self.start(folder)
+        deadline = time.monotonic() + LIMIT
+        while not there():
+            assert not self.ended(), f"it ended before it could be killed: {self._log.read_text()}"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+        assert self._line() == -signal.SIGKILL
+
+    def close(self) -> None:
+        """At the end of its input the nursery ends."""
+        with self._process as process:
+            assert process.stdin is not None
+            process.stdin.close()
+
+    def _line(self) -> int:
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
+
+
+@pytest.fixture
+def nursery(tmp_path: Path) -> Iterator[Nursery]:
+    made = Nursery(tmp_path / "said")
+    yield made
+    made.close()
+
+
+def alone(folder: Path) -> None:
+    """Have a child work on the folder to its end, in a process that nothing was forked from."""
+    command = [sys.executable, "-m", "services.factory.child", str(folder)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False
     )
-
-
-def finish(folder: Path) -> None:
-    child = start(folder)
-    _, said = child.communicate(timeout=LIMIT)
-    assert child.returncode == 0, said
-
-
-def kill_once(folder: Path, there: Callable[[], bool]) -> None:
-    """Start the child, and kill it as soon as this is so."""
-    child = start(folder)
-    deadline = time.monotonic() + LIMIT
-    while not there():
-        assert child.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.kill(child.pid, signal.SIGKILL)
-    child.communicate()
+    assert done.returncode == 0, done.stderr
 
 
 def made(folder: Path) -> dict[str, bytes]:
@@ -99,7 +146,7 @@ def made(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.timeout(300)
 def test_a_child_that_was_killed_goes_on_to_the_same_card(
-    bench: tuple[Path, Job], tmp_path: Path
+    bench: tuple[Path, Job], tmp_path: Path, nursery: Nursery
 ) -> None:
     """Inside an inner fit, and inside a fold's: same bytes as two runs that nobody killed."""
     _, job = bench
@@ -107,18 +154,20 @@ def test_a_child_that_was_killed_goes_on_to_the_same_card(
     for folder in (whole, killed):
         folder.mkdir()
         write_job(folder, job)
-    finish(whole)
+    alone(whole)
     kept = killed / CHECKPOINTS
 
-    kill_once(killed, lambda: bool(list(kept.glob("fit-?-?.safetensors"))))
+    nursery.kill_once(killed, lambda: any(kept.glob("fit-?-?.safetensors")))
     begun = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.safetensors")}
     assert "plan.safetensors" in begun
     # A body's own fits come after the choice among shares; without one there are no such files.
-    kill_once(killed, lambda: bool(list(kept.glob("outer*"))) or bool(list(kept.glob("fit-?.*"))))
+    nursery.kill_once(
+        killed, lambda: bool(list(kept.glob("outer*"))) or bool(list(kept.glob("fit-?.*")))
+    )
     after = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.safetensors")}
     assert after["plan.safetensors"] == begun["plan.safetensors"]
     assert list(kept.glob("inner-*"))
-    finish(killed)
+    nursery.finish(killed)
 
     assert made(killed) == made(whole)
     assert CANDIDATE in made(whole) or not read_result(whole).candidate
