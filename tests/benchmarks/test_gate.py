@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -17,7 +15,7 @@ from benchmarks.gate.conditions import CONDITIONS, Condition, poisoned
 from benchmarks.gate.figures import exact_interval, show, summarised
 from benchmarks.gate.material import Material, split
 from benchmarks.gate.trial import Trial, trials
-from benchmarks.kit.fleet import ROOT
+from benchmarks.kit.child import THREAD_VARIABLES
 from benchmarks.kit.measure import Figures, Gain
 from benchmarks.learning.data import DataError, DataSet, Queries
 from lora.card import BaseModel
@@ -268,7 +266,14 @@ def test_more_feedback_than_there_is_is_one_sentence(
 # The command
 
 
-def test_the_command_judges_in_processes_of_their_own(tmp_path: Path, tiny_folder: Path) -> None:
+def test_the_command_judges_in_processes_of_their_own(
+    tmp_path: Path,
+    tiny_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in THREAD_VARIABLES:  # it sets them for its children
+        monkeypatch.setenv(name, "1")
     names = ["lost_card", "exchange_rate"]
     # The tiny model knows letters alone: texts of few different ones lie apart.
     letters = [chr(97 + n % 26) * 3 + chr(97 + n // 26) * 9 for n in range(300)]
@@ -279,15 +284,9 @@ def test_the_command_judges_in_processes_of_their_own(tmp_path: Path, tiny_folde
     words = ["--data", str(tmp_path), "--seeds", "2", "--feedback", "16", "--conditions", "clean"]
     words += ["--model", str(tiny_folder)]  # there is a long background to embed
 
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gate", *words, "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    status = command.main([*words, "--json"])
 
-    assert done.returncode in (0, 1), done.stderr  # a promise may fail on so little
-    found = json.loads(done.stdout.splitlines()[-1])
+    said = capsys.readouterr()
+    assert status in (0, 1), said.err  # a promise may fail on so little
+    found = json.loads(said.out.splitlines()[-1])
     assert [trial["seed"] for trial in found["trials"]] == [1, 2]

@@ -17,7 +17,6 @@ from benchmarks.versus_sentence_transformers.run import ROWS, Run
 from benchmarks.versus_sentence_transformers.table import as_json, sentences, summary
 from demo.domain import Pair
 from lora.engine import ArrowEngine
-from lora.model import find_model
 from services.runtime.settings import FactorySettings
 
 WORDS = ("card", "loan", "fee", "rate", "app", "transfer", "refund", "limit")
@@ -117,7 +116,7 @@ def test_the_json_is_plain_and_holds_every_row_of_every_run() -> None:
 
 @pytest.mark.timeout(300)
 def test_theirs_trains_both_variants_and_picks_what_its_own_fifth_likes_best(
-    tmp_path: Path,
+    tiny_folder: Path, tmp_path: Path
 ) -> None:
     work = theirs.Work(
         queries=list(DATA.train.texts),
@@ -126,8 +125,8 @@ def test_theirs_trains_both_variants_and_picks_what_its_own_fifth_likes_best(
         passages=list(DATA.passages),
         held_out=list(DATA.test.texts),
         held_out_relevant=list(DATA.test.own),
-        model=str(find_model(None).folder),
-        budget_s=1.0,
+        model=str(tiny_folder),
+        budget_s=0.3,
         threads=1,
         seed=1,
     )
@@ -157,7 +156,7 @@ def test_ours_is_the_factorys_child_and_serves_only_what_the_gate_passed(tmp_pat
     # Given answers that the base model cannot guess
     moved = tuple((own + 3) % len(WORDS) for own in DATA.train.own)
     data = DataSet(Queries(DATA.train.texts, moved), DATA.test, DATA.passages)
-    engine = ArrowEngine(threads=1)
+    engine = ArrowEngine(device="cpu", threads=1, trainable=False)
     passages, feedback, test = (
         engine.encode(texts) for texts in (data.passages, data.train.texts, data.test.texts)
     )
@@ -171,7 +170,7 @@ def test_ours_is_the_factorys_child_and_serves_only_what_the_gate_passed(tmp_pat
         model=None,
         threads=1,
         seed=1,
-        factory=FactorySettings(head_time_budget=3.0, body_time_budget=8.0),
+        factory=FactorySettings(head_time_budget=1.0, body_time_budget=2.0),
     )
 
     # Then the head passes, and what is served is the last that did
