@@ -65,9 +65,11 @@ class ClientBus(JournalReader):
         self._received = 0
         self._topics = Topics(link)
         self._watches: set[Watch] = set()
+        self._mending: set[Watch] = set()
+        """Those of durable events: by the broker's heartbeats they learn of what they missed."""
         self._replies = Replies()
         self._refusals = Refusals(self.refuse)
-        self._heartbeats = Heartbeats(self._watches)
+        self._heartbeats = Heartbeats(self._mending)
         self._closed = False
         link.on_message = self._dispatch
         link.on_stray = self._stray
@@ -91,17 +93,21 @@ class ClientBus(JournalReader):
         self._check()
         self._topics.add(sink, topics)
         if isinstance(sink, Watch):
-            if not self._watches:
-                self.add(self._heartbeats, [schemas.FleetHeartbeat.type])
             self._watches.add(sink)
+            if sink.durable:
+                if not self._mending:
+                    self.add(self._heartbeats, [schemas.FleetHeartbeat.type])
+                self._mending.add(sink)
 
     def remove(self, sink: Sink, topics: Sequence[str]) -> None:
         """Undo `add`."""
         self._topics.remove(sink, topics)
         if isinstance(sink, Watch):
             self._watches.discard(sink)
-            if not self._watches:
-                self.remove(self._heartbeats, [schemas.FleetHeartbeat.type])
+            if sink in self._mending:
+                self._mending.discard(sink)
+                if not self._mending:
+                    self.remove(self._heartbeats, [schemas.FleetHeartbeat.type])
 
     async def confirm(self, topics: Collection[str]) -> None:
         """Return once what was added is live; raises `NotPermitted` where one of `topics` is not

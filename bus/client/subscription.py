@@ -60,6 +60,11 @@ class Watch(Subscription):
         self._starting = True
         self._open = False
 
+    @property
+    def durable(self) -> bool:
+        """Whether it watches events that the journal keeps."""
+        return bool(self._durable)
+
     async def __aenter__(self) -> Self:
         if self._open:
             raise Closed("this subscription was entered before: make a new one")

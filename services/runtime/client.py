@@ -30,6 +30,7 @@ from schemas import (
     now,
 )
 from services.errors import EncodeFailedError, NotFederatingError, NotLearningError
+from services.runtime.several import several
 from services.runtime.tracing import here
 from services.runtime.vectors import from_stream
 
@@ -99,34 +100,27 @@ class FleetClient:
         if skills and route == "auto":
             route = "named"
         _check_unicode((*texts, intent or ""))
-        gate = asyncio.Semaphore(self.in_flight)
         allowed = deadline_ms or self.deadline_ms
 
         async def one(part: Sequence[str]) -> tuple[EncodeCompleted, NDArray[np.float32]]:
-            async with gate:
-                answer = await self._request(
-                    EncodeRequested(
-                        texts=tuple(part),
-                        reply_to=self.bus.address,
-                        role=role,
-                        route=route,
-                        skills=tuple(skills),
-                        intent=intent,
-                        top_k=top_k,
-                        deadline_ms=allowed,
-                    )
+            answer = await self._request(
+                EncodeRequested(
+                    texts=tuple(part),
+                    reply_to=self.bus.address,
+                    role=role,
+                    route=route,
+                    skills=tuple(skills),
+                    intent=intent,
+                    top_k=top_k,
+                    deadline_ms=allowed,
                 )
+            )
             if progress is not None:
                 progress(len(part))
             return answer
 
         parts = list(_parts(texts, self.chunk))
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(part)) for part in parts]
-        except ExceptionGroup as failed:  # the first tells why; the others were cancelled or alike
-            raise failed.exceptions[0] from None
-        answers = [task.result() for task in tasks]
+        answers = await several(one, parts, at_once=self.in_flight)
         first = answers[0][0]
         return Encoded(
             vectors=np.concatenate([vectors for _, vectors in answers]),

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from datetime import UTC, datetime
-from uuid import RFC_4122, UUID
+from uuid import RFC_4122, UUID, uuid5
 
 import pytest
 from hypothesis import given
@@ -76,6 +76,12 @@ def test_the_stamp_keeps_what_it_does_not_know():
     raw = b'{"specversion":"1.0","id":"1","source":"/s","type":"x.y","data":{"a":[1]},"later":true}'
     stamped = json.loads(schemas.stamp(raw, sequence=9, previous=4))
     assert stamped == {**json.loads(raw), "sequence": 9, "previous": 4}
+
+
+@given(st.text(), st.text(), st.text(), st.integers(0, 9))
+def test_a_derived_id_is_the_uuid_that_anybody_makes_of_it(source, cause, kind, ordinal):
+    name = "\n".join((source, cause, kind, str(ordinal)))
+    assert schemas.derived_id(source, cause, kind, ordinal) == str(uuid5(schemas.NAMESPACE, name))
 
 
 def test_a_derived_event_is_the_same_event_when_derived_again():
