@@ -10,7 +10,8 @@ build.txt    what builds ours and the few that come as source
 torch-cpu.txt  PyTorch without CUDA, which its own index has (torch-cpu.sha256)
 torch.txt    PyTorch as the common index has it
 cuda.txt     what that one needs besides, on Linux alone
-runtime.txt  all else that the fleet needs; the image is made of build, torch-cpu and runtime
+runtime.txt  all else that the fleet needs, on NATS too; the image is made of build, torch-cpu and
+             runtime
 dev.txt      what the tests, the checks, the documentation and the traces add
 bench.txt    what the benchmarks add
 tool.txt     the resolver
@@ -84,7 +85,7 @@ def write(name: str, locked: list[Locked]) -> None:
 def main(uv: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    needed = [*BUILD, *project["dependencies"]]
+    needed = [*BUILD, *project["dependencies"], *extras["nats"]]
     developed = needed + [one for extra in DEV for one in extras[extra]]
     everything = resolve(uv, *developed, *extras["bench"], hashes=True)
     cpu = (LOCKS / "torch-cpu.sha256").read_text("utf-8").splitlines()

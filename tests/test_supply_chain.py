@@ -155,7 +155,7 @@ def test_what_the_project_asks_for_is_locked_where_it_is_installed() -> None:
     assert set(extras) == {"test", "bench", "nats", "traces", "dev", "docs"}
     known = lock("torch.txt") | lock("build.txt")
     for file, wanted in (
-        ("runtime.txt", project["dependencies"]),
+        ("runtime.txt", [*project["dependencies"], *extras["nats"]]),  # the image is of it
         ("dev.txt", [one for extra in extras if extra != "bench" for one in extras[extra]]),
         ("bench.txt", extras["bench"]),
     ):
