@@ -19,7 +19,6 @@ import pytest
 from lora.card import Adapter, LoRACard
 from lora.head import normalize
 from lora.model import find_model
-from lora.training.background import background_digest
 from tests.fleet import harness, jargon
 from tests.fleet.cards import DIM, install
 
@@ -33,16 +32,8 @@ pytestmark = [pytest.mark.docs, pytest.mark.timeout(180)]
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[harness.Fleet]:
     folder = Path(tempfile.mkdtemp(prefix="cs-"))
-    # Nothing is learned here: what the factory would embed first, for ten seconds, is lent to it,
-    # and taken back before the harness keeps it for fleets that learn.
-    questions = background_digest().removeprefix("sha256:")[:16]
-    name = f"background-{find_model().base_model.sha256}-{questions}.npy"
-    lent = folder / "state" / "factory" / name
-    lent.parent.mkdir(mode=0o700, parents=True)
-    np.save(lent, np.eye(1, DIM, dtype=np.float32))
-    with harness.running(folder, "--workers", "1") as running:
+    with harness.running(folder, "--workers", "1", learns=False, covers=False) as running:
         yield running
-        lent.unlink()
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ from schemas import Event, SkillInstalled, SkillPublished, SkillRejected
 from services.runtime.cards import describe
 from tests.fleet import harness
 
-DIM = 384
+DIM = harness.DIM
 
 
 def head(name: str, seed: int, *, version: int = 1) -> LoRACard:

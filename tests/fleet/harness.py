@@ -14,12 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bus import Bus, connect
+from lora.model import find_model
+from lora.training.background import background_digest
 from schemas import FleetHeartbeat
 from services.runtime.client import FleetClient
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_SECONDS = 60.0
+DIM = 384
+"""Numbers in a vector of the default model, which all these fleets serve."""
 
 _made: dict[str, bytes] = {}
 """What the first fleet's factory embedded for ten seconds: the others need not do it again."""
@@ -51,20 +56,31 @@ class Fleet:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str, config: str = "") -> Iterator[Fleet]:
-    """Start a fleet below `folder`; stopped in an orderly way at the end, or the test fails."""
+def running(
+    folder: Path, *arguments: str, config: str = "", learns: bool = True, covers: bool = True
+) -> Iterator[Fleet]:
+    """Start a fleet below `folder`; stopped in an orderly way at the end, or the test fails.
+
+    One that need not learn is spared what its factory would embed first, for ten seconds; one whose
+    code runs in another fleet, too, need not be slowed by what measures coverage.
+    """
     state = folder / "state"
     settings = folder / "settings.toml"
     for section in ("federation", "api"):  # a process more to start, for one test's sake
         if f"[{section}]" not in config:
             config += f"\n[{section}]\nenabled = false\n"
     settings.write_text(config, "utf-8")
-    _lend_background(state)
+    _lend_background(state, learns)
     command = [sys.executable, str(ROOT / "run_all.py"), "--json", "--state", str(state)]
     command += ["--config", str(settings), *arguments]
     with open(folder / "fleet.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment()
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment(covers),
         )
     try:
         assert process.stdout is not None
@@ -82,15 +98,22 @@ def running(folder: Path, *arguments: str, config: str = "") -> Iterator[Fleet]:
             raise
         finally:
             process.stdout.close()
-            _keep_background(state)
+            if learns:
+                _keep_background(state)
     assert code == 0, (folder / "fleet.log").read_text()[-4000:]
 
 
-def _lend_background(state: Path) -> None:
-    (state / "factory").mkdir(mode=0o700, parents=True, exist_ok=True)
+def _lend_background(state: Path, learns: bool) -> None:
+    place = state / "factory"
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
     state.chmod(0o700)
-    for name, data in _made.items():
-        (state / "factory" / name).write_bytes(data)
+    if learns:
+        for name, data in _made.items():
+            (place / name).write_bytes(data)
+    else:
+        questions = background_digest().removeprefix("sha256:")[:16]
+        name = f"background-{find_model().base_model.sha256}-{questions}.npy"
+        np.save(place / name, np.eye(1, DIM, dtype=np.float32))
 
 
 def _keep_background(state: Path) -> None:
@@ -98,8 +121,10 @@ def _keep_background(state: Path) -> None:
         _made.setdefault(file.name, file.read_bytes())
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def environment(covers: bool) -> dict[str, str]:
+    """What a process of a test finds around it, with or without what has its coverage measured."""
+    kept = {n: value for n, value in os.environ.items() if covers or not n.startswith("COVERAGE")}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 async def processes(bus: Bus, *, fresh_after: float = 0.0) -> dict[tuple[str, str], int]:

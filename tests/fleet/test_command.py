@@ -23,7 +23,7 @@ Ask = Callable[..., str]
 @pytest.fixture
 def fleet() -> Iterator[harness.Fleet]:
     folder = Path(tempfile.mkdtemp(prefix="cs-"))
-    with harness.running(folder, "--workers", "1") as running:
+    with harness.running(folder, "--workers", "1", learns=False, covers=False) as running:
         yield running
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -66,7 +66,7 @@ async def test_what_people_said_is_gone_from_every_file_and_the_skill_still_serv
     pairs = jargon.pairs()[:40]
     lost = FeedbackGiven(query="nobody's question", relevant=("nowhere to be found",))
     mine = [f"shop: {text}" for pair in pairs for text in pair] + [lost.query, *lost.relevant]
-    with harness.running(short_path, "--workers", "1", config=CONFIG) as fleet:
+    with harness.running(short_path, "--workers", "1", config=CONFIG, covers=False) as fleet:
         async with fleet.bus() as bus:
             client = FleetClient(bus)
             skill = await install(bus, fleet, head("shop", 1))

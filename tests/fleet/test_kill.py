@@ -20,6 +20,7 @@ CONFIG = """
 batch_max_age = 3.0
 [factory]
 body_schedule = "off"
+head_time_budget = 3.0
 """
 VICTIMS = (
     "encoder",
@@ -71,7 +72,7 @@ async def loop_is_idle(bus: Bus) -> bool:
 @pytest.mark.timeout(420)
 async def test_nothing_is_lost_or_doubled_when_processes_are_killed(short_path: Path) -> None:
     pairs = jargon.pairs()
-    with harness.running(short_path, "--workers", "2", config=CONFIG) as fleet:
+    with harness.running(short_path, "--workers", "2", config=CONFIG, covers=False) as fleet:
         async with fleet.bus() as bus, fleet.client("/test/2") as encoding:
             client = FleetClient(bus)
             stop = asyncio.Event()

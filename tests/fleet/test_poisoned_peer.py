@@ -147,7 +147,7 @@ async def test_whatever_a_peer_sends_is_refused_with_a_reason_while_requests_are
 ) -> None:
     with poisoned(tmp_path / "giver") as (offers, good, port):
         trust.add(tmp_path / "state" / "keys" / "trusted", AUTHOR.public, "giver")
-        with harness.running(tmp_path, config=CONFIG.format(port=port)) as fleet:
+        with harness.running(tmp_path, config=CONFIG.format(port=port), learns=False) as fleet:
             async with fleet.bus() as bus:
                 answered: list[int] = []
                 traffic = asyncio.create_task(_traffic(FleetClient(bus), answered))

@@ -18,6 +18,7 @@ from tests.fleet.cards import head, install
 def start_another(state: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, harness.ROOT / "run_all.py", "--state", state],
+        env=harness.environment(covers=False),
         capture_output=True,
         text=True,
         timeout=60,
@@ -27,14 +28,14 @@ def start_another(state: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(180)
 async def test_state_survives_a_restart(short_path: Path) -> None:
-    with harness.running(short_path, "--workers", "1") as fleet:
+    with harness.running(short_path, "--workers", "1", learns=False, covers=False) as fleet:
         async with fleet.bus() as bus:
             card = await install(bus, fleet, head("lasting", 3))
             before = await FleetClient(bus).encode(["a text"], skills=["lasting"])
         second = await asyncio.to_thread(start_another, fleet.state)
         assert second.returncode == 2, "a second fleet on one state folder is refused"
         assert len(second.stderr.strip().splitlines()) == 1, second.stderr
-    with harness.running(short_path, "--workers", "1") as fleet:
+    with harness.running(short_path, "--workers", "1", learns=False, covers=False) as fleet:
         async with fleet.client() as client:
             after = await client.encode(["a text"], skills=["lasting"])
             listed = {each.name: each.state for each in await client.skills()}

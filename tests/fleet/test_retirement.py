@@ -92,7 +92,7 @@ async def test_what_proves_worse_is_retired_and_the_version_before_serves_again(
     short_path: Path,
 ) -> None:
     first, later = parts()
-    with harness.running(short_path, "--workers", "1", config=CONFIG) as fleet:
+    with harness.running(short_path, "--workers", "1", config=CONFIG, covers=False) as fleet:
         async with fleet.bus() as bus:
             client = FleetClient(bus)
 

@@ -134,6 +134,13 @@ async def test_a_new_version_serves_without_a_restart(fleet: harness.Fleet) -> N
         first = await install(bus, fleet, head("swapped", 20))
         old = await client.encode(["text"], skills=["swapped"])
         second = await install(bus, fleet, head("swapped", 21, version=2))
+
+        async def newest_serves() -> bool:
+            row = (await client.encode(["text"], skills=["swapped"])).rows[0]
+            return row.skills[0].digest == second.digest
+
+        # The router hears of it as we do, with no order between the two.
+        await harness.until(newest_serves, seconds=20, every=0.05, what="the new version serves")
         new = await client.encode(["text"], skills=["swapped"])
         pinned = await client.encode(["text"], skills=["swapped@1"])
     assert old.rows[0].skills[0].digest == first.digest

@@ -1,9 +1,12 @@
-"""A whole fleet over HTTP: the vectors of the bus, an end in order, no door that stands open."""
+"""A whole fleet over HTTP: the vectors of the bus, an end in order, no door that stands open, and
+somebody who watches while its broker is killed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import shutil
 import signal
@@ -12,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -30,13 +34,14 @@ CONFIG = """
 [fleet]
 stop_grace = 30 # for a machine that does other things, too
 """
+PIECES = 60
 TEXTS = ["card still not here", "how do I top up?", "a passage about nothing in particular"]
 
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[harness.Fleet]:
     folder = Path(tempfile.mkdtemp(prefix="cs-"))
-    with harness.running(folder, "--workers", "1", config=CONFIG) as running:
+    with harness.running(folder, "--workers", "1", config=CONFIG, learns=False) as running:
         yield running
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -82,6 +87,7 @@ def test_a_fleet_that_others_would_reach_without_a_key_does_not_start() -> None:
     ended = subprocess.run(
         [*command, "--config", str(config), "--workers", "1"],
         cwd=harness.ROOT,
+        env=harness.environment(covers=False),
         capture_output=True,
         text=True,
         timeout=50,
@@ -128,3 +134,59 @@ async def test_the_vectors_are_those_of_the_bus(fleet: harness.Fleet) -> None:
         with pytest.raises(openai.NotFoundError, match="did you mean 'banking'"):
             await api.embeddings.create(model="bankin", input=TEXTS)
         assert "banking" in [model.id async for model in api.models.list()]
+
+
+async def listen(client: httpx.AsyncClient, heard: list[int]) -> None:
+    """The feedback that is told, as a browser would hear it."""
+    query = {"types": "feedback.given", "after": "0"}
+    async with client.stream("GET", "/v1/events", params=query, timeout=None) as response:
+        async for line in response.aiter_lines():
+            if line.startswith("data: "):
+                heard.append(json.loads(line[6:])["sequence"])
+
+
+async def status(client: httpx.AsyncClient) -> dict[str, Any]:
+    found: dict[str, Any] = (await client.get("/v1/status")).json()
+    return found
+
+
+async def pids(client: httpx.AsyncClient, service: str) -> list[int]:
+    return [it["pid"] for it in (await status(client))["processes"] if it["service"] == service]
+
+
+async def test_who_watches_misses_nothing_where_the_broker_is_killed(fleet: harness.Fleet) -> None:
+    heard: list[int] = []
+    async with httpx.AsyncClient(base_url=str(fleet.api), timeout=60) as client:
+        listening = asyncio.create_task(listen(client, heard))
+
+        async def seen() -> bool:
+            return {it["service"] for it in (await status(client))["processes"]} == {
+                *("adapter_manager", "api", "broker", "dissonance_monitor"),
+                *("distiller", "encoder", "factory", "router"),
+            }
+
+        await harness.until(seen, seconds=30, what="every process is shown")
+        (broker,) = await pids(client, "broker")
+        for number in range(PIECES):
+            if number == PIECES // 2:
+                os.kill(broker, signal.SIGKILL)
+            piece = {"query": f"where does bird {number} nest", "relevant": [f"lake {number}"]}
+            answer = await client.post("/v1/feedback", json=piece)
+            assert answer.status_code == 202, answer.text
+
+        async def told() -> bool:
+            return len(heard) >= PIECES and await pids(client, "broker") != [broker]
+
+        await harness.until(told, seconds=30, what="all of it is told, and the new broker shown")
+        assert heard == sorted(set(heard)), "in order, and everything once"
+        assert len(heard) == PIECES
+        assert not listening.done(), "the stream outlives the broker"
+        listening.cancel()
+
+        async def at_the_end() -> bool:  # the journal says by its beats where it is
+            heads = (await status(client))["journal"]["heads"]
+            return bool(heads["feedback.given"] == heard[-1])
+
+        await harness.until(at_the_end, seconds=20, what="the status is as far as the stream")
+        figures = (await client.get("/metrics")).text
+        assert 'consonance_up{instance="1",service="router"} 1.0' in figures

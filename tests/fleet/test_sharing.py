@@ -87,7 +87,9 @@ async def test_a_skill_that_only_a_peer_has_answers_the_first_query_that_needs_i
 
 def _fleet(stack: ExitStack, folder: Path, node: str) -> harness.Fleet:
     (folder / node).mkdir()
-    return stack.enter_context(harness.running(folder / node, config=config(node)))
+    return stack.enter_context(
+        harness.running(folder / node, config=config(node), learns=False, covers=False)
+    )
 
 
 def _kill(fleet: harness.Fleet) -> None:

@@ -21,6 +21,7 @@ CONFIG = """
 batch_max_age = 3.0
 [factory]
 body_schedule = "off"
+head_time_budget = 3.0
 """
 LIMIT = 180.0  # seconds until the feedback must have become a skill
 TRAINED = 112
@@ -83,7 +84,7 @@ def test_own_data_is_measured_and_gets_better(
     before, made, given, watched, after = steps()
     assert watched == ["status", "--watch"]  # which a person ends
 
-    with harness.running(short_path, "--workers", "1", config=CONFIG) as fleet:
+    with harness.running(short_path, "--workers", "1", config=CONFIG, covers=False) as fleet:
         at = ("--state", fleet.state)
         first = mrr(run(*before, "--json", *at))
         run(*made, *at)
