@@ -67,14 +67,15 @@ class ZeroMQLink(Link):
         self._echoes: dict[bytes, asyncio.Future[protocol.Unheard | None]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        alive, dead = endpoints.heartbeat
 
         def make(kind: int) -> zmq.Socket[bytes]:
             socket = self._context.socket(kind)
             socket.linger = 500
             socket.setsockopt(zmq.RECONNECT_IVL, 50)
             socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1_000)
-            socket.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
-            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
+            socket.setsockopt(zmq.HEARTBEAT_IVL, alive)
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, dead)
             if ":" in endpoints.ingress.removeprefix("tcp:").rpartition(":")[0]:
                 socket.setsockopt(zmq.IPV6, 1)
             if pair is not None and server is not None:

@@ -119,8 +119,9 @@ class Broker:
         socket = self._context.socket(kind)
         socket.linger = 200
         socket.setsockopt(zmq.MAXMSGSIZE, self.settings.max_message_bytes)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
+        alive, dead = self.endpoints.heartbeat
+        socket.setsockopt(zmq.HEARTBEAT_IVL, alive)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, dead)
         if endpoint.startswith("tcp://["):
             socket.setsockopt(zmq.IPV6, 1)
         if self.door is not None:

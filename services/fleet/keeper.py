@@ -23,7 +23,8 @@ HOPELESS = 2
 _FAILURES_BEFORE_READY = 2
 """What never worked since the fleet was started is not tried as often as what did."""
 
-_TICK = 0.5  # seconds between two looks at a process that may have fallen silent
+_TICKS = 0.5, 2.0  # seconds between two looks at a process that may have fallen silent
+_SHARE = 0.05  # of how long it may be silent, within those
 
 
 class Reporter(Protocol):
@@ -121,7 +122,7 @@ class Keeper:
         ending = asyncio.create_task(child.wait())
         forced = ""
         while not ending.done():
-            await asyncio.wait({ending}, timeout=_TICK)
+            await asyncio.wait({ending}, timeout=self._tick())
             limit = self._hangs()
             if limit and not forced and not ending.done():
                 forced = limit
@@ -130,6 +131,11 @@ class Keeper:
         if forced:
             return forced
         return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+    def _tick(self) -> float:
+        starting = self.state == "starting"
+        limit = self._settings.start_timeout if starting else self._settings.silence
+        return min(max(_SHARE * limit, _TICKS[0]), _TICKS[1])
 
     def _hangs(self) -> str:
         """Why the process counts as hanging, or nothing."""
