@@ -44,6 +44,11 @@ class FleetHeartbeat(Payload, frozen=True, kw_only=True):
     """The broker's only: the last sequence of every durable type."""
     trouble: str | None = None
     """With `degraded`: what is wrong and what helps, in words."""
+    host: str | None = None
+    """The name of the machine on which it runs: pids count for that one alone."""
+    life: str | None = None
+    """Another one each time that a process starts, a later one larger: two that bear the same name
+    know of each other by it."""
 
 
 class FleetStop(Payload, frozen=True, kw_only=True):

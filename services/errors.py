@@ -3,6 +3,7 @@
 ServiceError
 ├── AttachmentError         vectors that are none
 ├── CardDescriptionError    what an event says of a card makes no sense
+├── DuplicateError          another process is what this one would be
 ├── EncodeFailedError       the fleet answered a request with an error
 ├── NotFederatingError      the gateway to peers does not run, or not as it was asked for
 ├── NotLearningError        a process that learning needs does not run
@@ -18,6 +19,7 @@ ServiceError
 __all__ = [
     "AttachmentError",
     "CardDescriptionError",
+    "DuplicateError",
     "EncodeFailedError",
     "FleetError",
     "FleetRunningError",
@@ -42,6 +44,11 @@ class AttachmentError(ServiceError):
 
 class CardDescriptionError(ServiceError):
     """A card cannot be described, or a description makes no card."""
+
+
+class DuplicateError(ServiceError):
+    """Another process on the bus bears this one's name, or is the one of its service that may be;
+    says where it runs."""
 
 
 class EncodeFailedError(ServiceError):

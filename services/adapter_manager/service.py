@@ -78,6 +78,7 @@ class AdapterManagerService(Service):
     """One card at a time, in the order in which they were journaled."""
 
     name: ClassVar[str] = "adapter_manager"
+    single: ClassVar[bool] = True
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

@@ -66,6 +66,7 @@ class DissonanceMonitor(Service):
     """Says `feedback.judged`, `dissonance.detected` and `learning.batch_queued`."""
 
     name: ClassVar[str] = "dissonance_monitor"
+    single: ClassVar[bool] = True
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

@@ -81,6 +81,7 @@ class Distiller(Service):
     """Says `training.requested` and `learning.batch_rejected`."""
 
     name: ClassVar[str] = "distiller"
+    single: ClassVar[bool] = True
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

@@ -19,7 +19,7 @@ from schemas import (
 from services.encoder.batcher import Job
 from services.runtime.vectors import to_stream
 
-__all__ = ["completed", "expired", "failed"]
+__all__ = ["completed", "expired", "failed", "told_to"]
 
 
 def completed(
@@ -71,6 +71,16 @@ def expired(event: Event[EncodeAssigned], *, source: str, worker: str) -> tuple[
     The router tells the client: it watches the same deadline, and one of the two must.
     """
     return (_finished(event, source=source, worker=worker, reason="deadline"),)
+
+
+def told_to(router: str, events: tuple[Event[Any], ...]) -> tuple[Event[Any], ...]:
+    """The same events, with the word for the router addressed to this one."""
+    return tuple(
+        msgspec.structs.replace(event, to=router)
+        if isinstance(event.data, EncodeFinished)
+        else event
+        for event in events
+    )
 
 
 def _row(data: EncodeAssigned, index: int) -> CompletedRow:

@@ -142,6 +142,11 @@ class Batcher:
         self._tokens = 0  # of all that wait
         self._turns = Turns()
 
+    @property
+    def tokens(self) -> int:
+        """Of all that wait."""
+        return self._tokens
+
     def __len__(self) -> int:
         return sum(len(job.pending) for job in self._turns)
 

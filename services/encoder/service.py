@@ -64,7 +64,7 @@ FEW_CHARACTERS: Final = 4096
 
 COUNTED: Final = (
     *("batches", "mixed_batches", "tokens", "texts", "cache_hits", "dim"),
-    *("cards", "pinned", "pins_refused", "pace"),
+    *("cards", "pinned", "pins_refused", "pace", "waiting_tokens"),
 )
 """What is counted here; the rest of the counters is the tally's."""
 
@@ -99,6 +99,8 @@ class EncoderService(Service):
         self.engine: ArrowEngine
         self.shelf: Shelf
         self._hand: dict[Key, Event[EncodeAssigned]] = {}
+        self._asked_too: dict[Key, set[str]] = {}
+        """Other routers that have assigned what is in hand: one may take the place of another."""
         self._waiting = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -186,10 +188,12 @@ class EncoderService(Service):
     async def _assigned(self, event: Event[EncodeAssigned]) -> None:
         key = _key(event.data)
         if key in self._hand:
+            if event.data.router != self._hand[key].data.router:
+                self._asked_too.setdefault(key, set()).add(event.data.router)
             return
         answered = self.recent.get(key, time.monotonic())
         if answered is not None:
-            await self.bus.publish(*answered)
+            await self.bus.publish(*answers.told_to(event.data.router, answered))
             return
         self._hand[key] = event
         self._empty.clear()
@@ -221,6 +225,7 @@ class EncoderService(Service):
         else:
             lengths = tuple(len(made) or 1 for made in ids)
             self.batcher.add(Job(event, stacks, lengths, received, ids))
+            self.counters["waiting_tokens"] = self.batcher.tokens
             self._waiting.set()
 
     async def _tokens(
@@ -251,6 +256,7 @@ class EncoderService(Service):
         while True:
             await self._waiting.wait()
             batch = self.batcher.take(now(), time.monotonic())
+            self.counters["waiting_tokens"] = self.batcher.tokens
             for job in batch.expired:
                 self._teller.failed(job.event, "deadline")
                 late = answers.expired(job.event, source=self.source, worker=self.address)
@@ -350,14 +356,21 @@ class EncoderService(Service):
         )
 
     async def _send(self, event: Event[EncodeAssigned], events: tuple[Event[Any], ...]) -> None:
+        key = _key(event.data)
+        also = [
+            word
+            for router in sorted(self._asked_too.pop(key, ()))
+            for word in answers.told_to(router, events)
+            if word.to == router
+        ]
         try:
-            await self.bus.publish(*events)
+            await self.bus.publish(*events, *also)
         except BusError as error:
             # The client asks again, and is answered from what is kept.
             with following(event):
                 self.log.warning("answer not sent", id=event.data.request_id, why=str(error))
         finally:
-            self._hand.pop(_key(event.data), None)
+            self._hand.pop(key, None)
             if not self._hand:
                 self._empty.set()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -50,8 +50,15 @@ class Next(NamedTuple):
 class Lanes:
     """What is in training now. Who waits for whom is told in `schedule.body_due`."""
 
-    def __init__(self, tasks: TaskStore, settings: FactorySettings) -> None:
+    def __init__(
+        self,
+        tasks: TaskStore,
+        settings: FactorySettings,
+        may_begin: Callable[[str], bool] = lambda skill: True,
+    ) -> None:
+        """`may_begin`: whether this factory trains a skill, or another does."""
         self._tasks = tasks
+        self._may_begin = may_begin
         self._settings = settings
         self._lanes: dict[Phase, tuple[Owed, asyncio.Task[None]]] = {}
         self._heads: dict[str, float] = {}
@@ -129,6 +136,18 @@ class Lanes:
             del self._lanes["head"]
             lane[1].cancel()
 
+    def let_go(self, owed: Owed) -> None:
+        """End the training of a phase that is owed no more."""
+        lane = self._lanes.get(owed.phase)
+        if lane is not None and lane[0].key == owed.key:
+            del self._lanes[owed.phase]
+            lane[1].cancel()
+
+    @property
+    def skills(self) -> frozenset[str]:
+        """What is in training."""
+        return frozenset(owed.task.skill for owed, _ in self._lanes.values())
+
     def outdate(self, head: Owed) -> None:
         """A head was published: bodies of older tasks of its skill would be judged in vain."""
         for body in self._tasks.owed(head.task.skill):
@@ -157,7 +176,8 @@ class Lanes:
 
     def next(self, phase: Phase, now: float) -> Next:
         """What an idle lane begins at `now`, seconds since the epoch."""
-        waiting = [owed for owed in self._tasks.owed() if owed.task.skill not in self._barred]
+        barred = {it for it in self._tasks.skills() if not self._may_begin(it)} | self._barred
+        waiting = [owed for owed in self._tasks.owed() if owed.task.skill not in barred]
         known = {owed.key for owed in waiting}
         self._bodies = {key: at for key, at in self._bodies.items() if key in known}
         if self._stopped or phase in self._lanes:

@@ -16,12 +16,15 @@ from schemas import (
     DomainForgotten,
     Event,
     FeedbackJudged,
+    FleetHeartbeat,
     SkillInstalled,
     SkillListed,
+    SkillPublished,
     SkillRejected,
     SkillRetire,
     SkillRetired,
     TrainingProgressed,
+    TrainingRejected,
     TrainingRequested,
 )
 from services.errors import EncodeFailedError, ServiceError
@@ -35,6 +38,15 @@ from services.factory.process import Progress
 from services.factory.publication import Publisher
 from services.factory.schedule import body_due
 from services.factory.shadow import Shadow
+from services.factory.sharing import (
+    OUTCOMES,
+    VOICE,
+    Sharing,
+    claims,
+    group_of,
+    outcomes_since,
+    without_claims,
+)
 from services.factory.spare import Spare
 from services.factory.tasks import MAX_FAILURES, Owed, TaskStore
 from services.factory.telling import Told
@@ -96,6 +108,8 @@ class SkillFactory(Service):
         self._looking = asyncio.Lock()
         """Held while versions are compared on their later feedback."""
         self._opened = False
+        self._sharing = Sharing(self.address)
+        self._to_adopt = True
 
     @property
     def queue(self) -> int:
@@ -117,8 +131,12 @@ class SkillFactory(Service):
             found = body_due(settings, since, arrived)
             return None if found is None else found.first
 
-        self._ledger = TaskStore(self._file, self.source, due)
-        self._lanes = Lanes(self._ledger, settings)
+        self._ledger = TaskStore(self._file, VOICE, due)
+        self._lanes = Lanes(
+            self._ledger,
+            settings,
+            lambda skill: self._sharing.may_begin(skill, time.monotonic()),
+        )
         self._versions = VersionStore(self._file, self.state.of(f"{self.name}/versions"))
         self._feedback = FeedbackStore(self._file)
         self._feedback.serves(model.base_model.sha256)
@@ -134,12 +152,6 @@ class SkillFactory(Service):
             self._spare,
         )
         self._ledger.reschedule()
-        for owed in self._ledger.owed():
-            # It was in training when a newer one came; a body whose turn it was goes on.
-            if self._ledger.has_newer(owed) and not (
-                owed.phase == "body" and self._lanes.is_firm(owed, time.time())
-            ):
-                self._ledger.supersede(owed)
         self._bench.tidy({owed.key for owed in self._ledger.owed()})
         self._versions.tidy()
         self._shadow = Shadow(
@@ -147,7 +159,7 @@ class SkillFactory(Service):
             self._versions,
             self._feedback,
             settings.seed,
-            self.source,
+            VOICE,
             settings.shadow_min,
             self.settings.router.description_threshold,
         )
@@ -157,12 +169,14 @@ class SkillFactory(Service):
             self._versions,
             settings,
             card_store(self.settings.store, self.state),
-            self.source,
+            VOICE,
         )
         self._forgetting = Forgetting(
             self, self._file, after=BEFORE, erase=self._erase, quiet=self._quiet
         )
         await self._forgetting.catch_up()
+        await self.listen(FleetHeartbeat, self._beat)
+        await self.listen(OUTCOMES, self._heed)
         await self.listen((SkillInstalled, SkillRetired, SkillRejected), self._hear_of_skill)
         await self.listen(SkillListed, self._list, to=self.address)
         self.spawn(self._ask_skills(), "ask skills")
@@ -171,7 +185,8 @@ class SkillFactory(Service):
         self.spawn(self._watch_versions(), "watch versions")
         kinds = (TrainingRequested, FeedbackJudged, DomainForgotten)
         handler = waiting_for_room(self._take, self.log)
-        await Handfuls(self, kinds, handler, most=CHUNK).start()
+        group = group_of(self.instance)
+        await Handfuls(self, kinds, handler, most=CHUNK, group=group).start()
 
     async def drain(self) -> None:
         """End the children: what they were at is owed still, and begun again next time."""
@@ -200,7 +215,8 @@ class SkillFactory(Service):
         for event in events:
             if isinstance(event.data, TrainingRequested):
                 self._lanes.surpass(event.data)
-                self._ledger.admit(event, time.time(), self._lanes.running)
+                mine = self._sharing.is_mine(event.data.skill, time.monotonic())
+                self._ledger.admit(event, time.time(), self._lanes.running, mine=mine)
         said = self._ledger.outbox()
         await self.bus.ack(deliveries, publish=said)
         self._have_said(said)
@@ -220,6 +236,29 @@ class SkillFactory(Service):
             self._versions.learn(data.card, time.time(), cause=event)
         else:
             self._versions.forget(data.name, data.digest)
+
+    async def _beat(self, event: Event[FleetHeartbeat]) -> None:
+        moment = time.monotonic()
+        if event.data.service != self.name:  # who fell silent is known by nobody's word
+            changed = self._sharing.look(moment)
+        else:
+            changed = self._sharing.hear(event, moment)
+        if changed:
+            self._to_adopt = True
+            self._changed.set()
+
+    async def _heed(self, event: Event[SkillPublished | TrainingRejected]) -> None:
+        """What became of a task, whichever factory had it."""
+        data = event.data
+        if data.task_id is None:
+            return
+        if isinstance(data, SkillPublished):
+            self._versions.note(event, event.time.timestamp())
+        ended = self._ledger.heed(data)
+        if ended is not None:
+            self._lanes.let_go(ended)
+            self._bench.clear(ended)
+            self._changed.set()
 
     async def _ask_skills(self) -> None:
         asked = time.monotonic()
@@ -270,6 +309,11 @@ class SkillFactory(Service):
         while True:
             self._changed.clear()
             pause = await self._say_all()
+            unsettled = self._sharing.unsettled(time.monotonic())
+            if unsettled:
+                pause = unsettled if pause is None else min(pause, unsettled)
+            elif self._to_adopt:
+                self._adopt()
             for phase in ("head", "body"):
                 owed, look = self._lanes.next(phase, time.time())
                 if owed is not None:
@@ -283,6 +327,21 @@ class SkillFactory(Service):
                 async with asyncio.timeout(pause):
                     await self._changed.wait()
 
+    def _adopt(self) -> None:
+        """Skills may have been another factory's, or its task was in training when this process
+        ended and a newer one came: that one lives on; a body whose turn it was goes on."""
+        self._to_adopt = False
+        running = self._lanes.running
+        for owed in self._ledger.owed():
+            if (
+                (owed.number, owed.phase) not in running
+                and self._ledger.has_newer(owed)
+                and self._sharing.may_begin(owed.task.skill, time.monotonic())
+                and not (owed.phase == "body" and self._lanes.is_firm(owed, time.time()))
+            ):
+                self._ledger.supersede(owed)
+                self._bench.clear(owed)
+
     async def _run(self, owed: Owed) -> None:
         try:
             with following(owed.event):
@@ -294,6 +353,8 @@ class SkillFactory(Service):
 
     async def _tried(self, owed: Owed) -> None:
         try:
+            # Another factory may have ended it while this one was away.
+            await outcomes_since(self.bus, owed, self._heed)
             await self._train(owed)
         except Closed:
             raise
@@ -390,7 +451,10 @@ class SkillFactory(Service):
                 self.counters[counter] += 1
 
     def _count(self) -> None:
-        self.counters["tasks_pending"] = len(self._ledger.owed())
+        moment = time.monotonic()
+        owed = [it for it in self._ledger.owed() if self._sharing.is_mine(it.task.skill, moment)]
+        self.counters = without_claims(self.counters) | claims(self._lanes.skills)
+        self.counters["tasks_pending"] = len(owed)
         for phase in ("head", "body"):
             self.counters[f"{phase}_running"] = int(phase in self._lanes)
 
@@ -400,6 +464,8 @@ class SkillFactory(Service):
         while True:
             looked, self._judged = self._judged, set()
             for skill in self._versions.skills() if looked is None else sorted(looked):
+                if not self._sharing.is_mine(skill, time.monotonic()):
+                    continue
                 while (order := await self._look(skill)) is not None:
                     with transaction(self._file):
                         self._versions.forget(skill, order.data.digest)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from schemas import Event, TrainingRejected, TrainingRequested, decode, encode
+from schemas import Event, SkillPublished, TrainingRejected, TrainingRequested, decode, encode
 from services.runtime.store import add_columns, transaction
 
 __all__ = [
@@ -114,10 +114,16 @@ class TaskStore:
                     self._schedule(owed)
 
     def admit(
-        self, event: Event[TrainingRequested], now: float, running: Iterable[tuple[int, Phase]]
+        self,
+        event: Event[TrainingRequested],
+        now: float,
+        running: Iterable[tuple[int, Phase]],
+        *,
+        mine: bool = True,
     ) -> None:
         """Copy a task; older ones of its skill that wait are superseded, running phases are not.
 
+        Where another factory has the skill (not `mine`) that one supersedes, and says so.
         Admitting it twice changes nothing.
         """
         task = event.data
@@ -130,7 +136,7 @@ class TaskStore:
                 ((cursor.lastrowid or 0) - KEPT,),
             )
             busy = set(running)
-            for old in self.owed(task.skill):
+            for old in self.owed(task.skill) if mine else ():
                 if (old.number, old.phase) not in busy:
                     self._supersede(old)
             self._store.execute(
@@ -232,6 +238,13 @@ class TaskStore:
             for row in rows
         ]
 
+    def skills(self) -> set[str]:
+        """The skills of which a phase is still to be done."""
+        rows = self._store.execute(
+            "SELECT DISTINCT t.skill FROM phases p JOIN tasks t ON t.number = p.task"
+        )
+        return {row["skill"] for row in rows}
+
     def has_newer(self, owed: Owed) -> bool:
         """A newer task of the same skill was admitted."""
         row = self._store.execute(
@@ -239,6 +252,31 @@ class TaskStore:
             (owed.task.skill, owed.number),
         ).fetchone()
         return row is not None
+
+    def heed(self, said: TrainingRejected | SkillPublished) -> Owed | None:
+        """What was said of a task, here or by another factory; the phase that it ends and that was
+        owed here still, if it does."""
+        found = (
+            it for it in self.owed() if (it.task.task_id, it.phase) == (said.task_id, said.depth)
+        )
+        owed = next(found, None)
+        if owed is None:
+            return None
+        published = isinstance(said, SkillPublished)
+        with transaction(self._store):
+            if isinstance(said, TrainingRejected) and said.reason == SUPERSEDED:
+                self._drop(owed)
+                self._hand_on(owed)
+            elif isinstance(said, TrainingRejected) and said.reason == FORGOTTEN:
+                self._drop(owed)
+            else:
+                self.end(owed, (), judged=False, published=published)
+                if not published and said.attempts is not None:
+                    self._store.execute(
+                        "INSERT OR REPLACE INTO attempts VALUES (?, ?)",
+                        (owed.task.skill, said.attempts),
+                    )
+        return owed
 
     def attempts(self, skill: str) -> int:
         """Candidates judged since a version of this skill was published last, outdated ones too."""

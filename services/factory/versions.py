@@ -104,6 +104,31 @@ class VersionStore:
             ),
         )
 
+    def note(self, event: Event[Any], since: float) -> None:
+        """`skill.published`: a factory of this node has made a version, in service once installed.
+
+        Were two factories at the same task, the journal tells of one version: the other, where it
+        is this one's, is none.
+        """
+        card = event.data.card
+        self._store.execute(
+            "UPDATE versions SET gone = 1 WHERE cause = ? AND digest != ?", (event.id, card.digest)
+        )
+        self._store.execute(
+            "INSERT INTO versions (skill, version, digest, card, since, gone, ours, cause,"
+            " correlation) VALUES (?, ?, ?, ?, ?, 1, 1, ?, ?)"
+            " ON CONFLICT (skill, digest) DO UPDATE SET ours = 1",
+            (
+                card.name,
+                card.version,
+                card.digest,
+                msgspec.json.encode(card),
+                since,
+                event.id,
+                event.correlation_id or event.id,
+            ),
+        )
+
     def forget(self, name: str, digest: str) -> None:
         """A version was retired or rejected: it is champion no more."""
         self._store.execute(

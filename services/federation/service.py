@@ -51,6 +51,7 @@ class FederationService(Service):
     on without it."""
 
     name: ClassVar[str] = "federation"
+    single: ClassVar[bool] = True
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

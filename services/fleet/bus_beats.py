@@ -16,6 +16,7 @@ from services.errors import PreflightError
 from services.fleet.beats import Beat, Listen, StopOrder
 from services.fleet.plan import SERVICES
 from services.fleet.preflight import brought
+from services.runtime.namesakes import host_name
 
 __all__ = ["OWN", "beats_of", "doubts", "prepare"]
 
@@ -109,9 +110,11 @@ def beats_of(url: str, environment: Mapping[str, str]) -> Listen:
 
 
 async def _translated(events: AsyncIterable[object]) -> AsyncIterator[Beat | StopOrder]:
+    here = (None, host_name())
     async for event in events:
         said = getattr(event, "data", None)
         if isinstance(said, FleetHeartbeat):
-            yield Beat(said.pid, said.state)
+            if said.host in here:  # elsewhere the same number is another process
+                yield Beat(said.pid, said.state)
         elif isinstance(said, FleetStop):
             yield StopOrder(said.service)

@@ -8,6 +8,9 @@ no more meanwhile than the client itself does. Where much is refused others take
 who are served: then more comes before it than waits now. Divided by the pace, the tokens that the
 encoders get done in a second, it is the wait. So a query is let in before a bulk that waits for
 minutes, while the bulk's own client is told to come again.
+
+Several routers share requests and encoders evenly: each has its part of the pace, and of the texts
+that may wait.
 """
 
 from __future__ import annotations
@@ -47,13 +50,24 @@ class Admission:
     """Decides by the books; `pace` tells how many tokens encoders get done in a second, 0 where
     that is not known. No clock: `now` is in seconds, monotonic."""
 
-    def __init__(self, books: Outstanding, limits: Limits, pace: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        books: Outstanding,
+        limits: Limits,
+        pace: Callable[[], float],
+        routers: Callable[[], int] = lambda: 1,
+    ) -> None:
+        """`routers`: how many share the requests, this one among them."""
         self._books = books
         self._limits = limits
-        self._pace = pace
+        self._whole = pace
+        self._routers = routers
         self._refused = 0.0
         self._refused_at = 0.0
         self._place = 0.0
+
+    def _pace(self) -> float:
+        return self._whole() / self._routers()
 
     def wait(self, source: str, tokens: int, now: float) -> float:
         """Seconds that a request of so many tokens would wait for its turn; 0 where unknown."""
@@ -77,9 +91,10 @@ class Admission:
         wait = self.wait(source, tokens, now)
         held = self._books.held(source).texts
         limit = self._limits.seconds / (2 if held else 1)
-        free = self._limits.texts - waiting
+        most = max(1, self._limits.texts // self._routers())
+        free = most - waiting
         if texts > free:
-            why = f"{waiting} texts are unanswered, {self._limits.texts} may be"
+            why = f"{waiting} texts are unanswered, {most} may be"
         elif held and held + texts > free:
             why = f"{held} texts of this client are unanswered, there is room for {free}"
         elif wait > limit:

@@ -36,6 +36,7 @@ class Dispatcher:
         self.books = Outstanding()
         self.reassigned = 0
         self.finished_texts = 0
+        self._ticked = time.monotonic()
 
     # Requests ---------------------------------------------------------------------------------
 
@@ -125,10 +126,16 @@ class Dispatcher:
 
     # Workers ----------------------------------------------------------------------------------
 
-    async def beat(self, address: str, pid: int, state: str, pace: float = 0.0) -> Change:
-        """A worker's heartbeat: what it changes is done at once."""
+    async def beat(
+        self, address: str, pid: int, state: str, pace: float = 0.0, waiting: float = 0.0
+    ) -> Change:
+        """A worker's heartbeat: what it changes is done at once.
+
+        `waiting` tokens wait there, whoever gave them; 0 where nobody else gives any.
+        """
         change = self.workers.beat(address, pid, state, time.monotonic())
         self.workers.paced(address, pace)
+        self.workers.waits(address, waiting)
         if change is Change.LOST:
             await self._hand_on(address)
         if change is not Change.NONE:
@@ -138,7 +145,10 @@ class Dispatcher:
 
     async def tick(self) -> tuple[Entry, ...]:
         """Hand on what silent workers had; the clients' entries that are late, already closed."""
-        for address in self.workers.expire(time.monotonic()):
+        moment = time.monotonic()
+        self.workers.elapse(moment - self._ticked)
+        self._ticked = moment
+        for address in self.workers.expire(moment):
             await self._hand_on(address)
         for entry in self.books:
             overdue = entry.own and entry.worker and time.monotonic() - entry.sent > PATIENCE

@@ -8,10 +8,9 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Final
 
-__all__ = ["Change", "Work", "Worker", "Workers", "estimate", "fingerprint"]
+from services.runtime.siblings import SILENCE, weight
 
-SILENCE: Final = 6.0
-"""Seconds without a heartbeat after which a worker is taken for gone."""
+__all__ = ["Change", "Work", "Worker", "Workers", "estimate", "fingerprint"]
 
 CARD_COST: Final = 512
 """What mapping a card that a worker does not hold is worth, in tokens."""
@@ -60,7 +59,7 @@ class Work:
         """Tokens until `worker` would be done with it."""
         missing = sum(digest not in worker.cards for digest in self.cards)
         own = max(self.tokens - self.saved.get(worker.address, 0), 0)
-        return worker.load + own + CARD_COST * missing
+        return worker.load + round(worker.others) + own + CARD_COST * missing
 
 
 @dataclass(eq=False)
@@ -73,7 +72,9 @@ class Worker:
     seen: float
     """Seconds, monotonic."""
     load: int = 0
-    """Estimated tokens in its hands."""
+    """Estimated tokens in its hands that this router gave it."""
+    others: float = 0.0
+    """Tokens that wait there besides: other routers gave them."""
     pace: float = 0.0
     """Tokens that it gets done in a second; 0 where it does not say."""
     cards: set[str] = field(default_factory=set)
@@ -123,6 +124,17 @@ class Workers:
         worker = self._workers.get(address)
         if worker is not None:
             worker.pace = pace
+
+    def waits(self, address: str, tokens: float) -> None:
+        """So many tokens wait at a worker, given by whomever."""
+        worker = self._workers.get(address)
+        if worker is not None:
+            worker.others = max(tokens - worker.load, 0.0)
+
+    def elapse(self, seconds: float) -> None:
+        """Time goes by, in which workers get on with what others gave them."""
+        for worker in self._workers.values():
+            worker.others = max(worker.others - worker.pace * seconds, 0.0)
 
     def beat(self, address: str, pid: int, state: str, now: float) -> Change:
         """Take note of a heartbeat."""
@@ -181,9 +193,7 @@ class Workers:
         if not candidates:
             return None
         topic = work.tie or "\n".join(sorted(work.cards))
-        best = min(candidates, key=lambda worker: (work.cost(worker), _weight(topic, worker)))
+        best = min(
+            candidates, key=lambda worker: (work.cost(worker), weight(topic, worker.address))
+        )
         return best.address
-
-
-def _weight(topic: str, worker: Worker) -> bytes:
-    return blake2b(f"{worker.address}\n{topic}".encode(), digest_size=8).digest()

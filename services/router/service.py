@@ -53,6 +53,7 @@ from services.router.planning import Plan, Planner, work_of
 from services.router.skills import Skills
 from services.router.validation import check, check_assignment
 from services.runtime.service import Context, Service
+from services.runtime.siblings import Siblings
 from services.runtime.tracing import NOTHING, begin, following, tracing
 from services.runtime.vectors import from_stream
 
@@ -80,6 +81,9 @@ MISSED: Final = 3
 SLACK: Final = 2.0
 """Seconds that the last repetition may be late."""
 
+PARTING: Final = 2.0
+"""Seconds for which a router that leaves others behind still decides what it has taken."""
+
 SERVING: Final = ("installed", "kept")
 
 
@@ -92,10 +96,12 @@ class RouterService(Service):
         super().__init__(context)
         own = self.settings.router
         self.dispatcher = Dispatcher(source=self.source, address=self.address, send=self._send)
+        self.siblings = Siblings(self.address)
         self.admission = Admission(
             self.dispatcher.books,
             Limits(own.max_outstanding_texts, own.max_wait),
             pace=lambda: self.dispatcher.workers.pace,
+            routers=lambda: self.siblings.count(time.monotonic()),
         )
         self.vectors = BaseVectors(own.cache_entries)
         self.peers = Peers(self._want, own.peer_timeout)
@@ -116,7 +122,11 @@ class RouterService(Service):
             routable=self.skills.routable,
         )
         self.counters = dict.fromkeys(
-            ("requests", "texts", "finished", "refused", "reassigned", "skills", "workers"), 0
+            (
+                *("requests", "texts", "finished", "refused", "reassigned"),
+                *("skills", "workers", "routers"),
+            ),
+            0,
         )
         self.meter = Meter()
         self.hearing = Hearing(self.bus.heads, NEWS)
@@ -151,6 +161,11 @@ class RouterService(Service):
                 await self._listed.wait()
         await self.listen(EncodeRequested, self._requested)
 
+    async def drain(self) -> None:
+        """Who shares the work takes what comes; what is here is handed to an encoder."""
+        if self._serving and self.siblings.others(time.monotonic()):
+            await asyncio.wait(self._serving, timeout=PARTING)
+
     async def aclose(self) -> None:
         """Requests that are not decided are forgotten: their clients ask again."""
         for task in self._serving:
@@ -161,6 +176,8 @@ class RouterService(Service):
     # Requests ---------------------------------------------------------------------------------
 
     async def _requested(self, event: Event[EncodeRequested]) -> None:
+        if not self.siblings.is_mine(f"{event.source}\n{event.id}", time.monotonic()):
+            return
         data, books = event.data, self.dispatcher.books
         key = (event.source, event.id)
         known = books.get(key)
@@ -323,6 +340,7 @@ class RouterService(Service):
         self.counters["finished"] = self.dispatcher.finished_texts
         self.counters["skills"] = len(self.skills.directory)
         self.counters["workers"] = len(self.dispatcher.workers)
+        self.counters["routers"] = self.siblings.count(time.monotonic())
 
     # Workers ----------------------------------------------------------------------------------
 
@@ -331,9 +349,16 @@ class RouterService(Service):
         if data.service == "encoder":
             address = address_of(event.source)
             pace = data.counters.get("pace", 0)
-            change = await self.dispatcher.beat(address, data.pid, data.state, pace)
+            # Of tokens that are all its own a router knows better.
+            alone = not self.siblings.others(time.monotonic())
+            waiting = 0 if alone else data.counters.get("waiting_tokens", 0)
+            change = await self.dispatcher.beat(address, data.pid, data.state, pace, waiting)
             if change is not Change.NONE:
                 self.log.info("worker", address=address, change=change.value, pid=data.pid)
+        elif data.service == self.name:
+            moment = time.monotonic()
+            if self.siblings.hear(address_of(event.source), data.state, moment):
+                self.log.info("routers", at_work=self.siblings.at_work(moment))
         elif data.service == "adapter_manager" and data.state == "starting":
             # Another process, under the same number too, which it has in every life of a container.
             if self._manager is not None:

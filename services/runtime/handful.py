@@ -55,7 +55,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 class Handfuls:
-    """A member of the group that bears the service's name; the handler ends its deliveries.
+    """A member of a group, mostly that of the service's name; the handler ends its deliveries.
 
     Where a handler raises, nothing of the handful may have been acknowledged: an error that will
     pass defers all of it, uncounted; any other one is found by handling each by itself, and only
@@ -70,13 +70,14 @@ class Handfuls:
         *,
         most: int = 64,
         bytes_of: Callable[[Delivery], int] = lambda delivery: 0,
+        group: str | None = None,
     ) -> None:
         self._service = service
         self._handler = handler
         self._most = most
         self._bytes_of = bytes_of
         self._consumer = service.bus.consume(
-            service.name, kinds, max_leases=most, visibility=VISIBILITY
+            group or service.name, kinds, max_leases=most, visibility=VISIBILITY
         )
 
     async def start(self) -> None:

@@ -18,8 +18,9 @@ import psutil
 
 from bus import Bus, BusError, connect
 from schemas import Event, FleetHeartbeat, FleetStop
-from services.errors import ServiceError, SettingsError, StoreDamagedError
+from services.errors import DuplicateError, ServiceError, SettingsError, StoreDamagedError
 from services.runtime import alive, logs
+from services.runtime.namesakes import Namesakes, host_name, new_life
 from services.runtime.service import Context, Service
 from services.runtime.settings import Settings, load_settings
 from services.runtime.state import StateFolder
@@ -28,7 +29,7 @@ from services.runtime.tracing_start import start_tracing
 __all__ = ["arguments", "run", "serve"]
 
 HEARTBEAT_SECONDS = 2.0
-_HOPELESS = SettingsError, StoreDamagedError
+_HOPELESS = SettingsError, StoreDamagedError, DuplicateError
 """Nothing that a restart could mend."""
 CLOSE_SECONDS = 2.5
 """Kept of the grace period for closing down, after the drain."""
@@ -41,7 +42,7 @@ def arguments(name: str, argv: Sequence[str] | None = None) -> argparse.Namespac
         description=f"The {name} process. run_all.py starts the whole fleet; alone it joins one.",
     )
     parser.add_argument("--state", type=Path, default=None, help="state folder (.consonance)")
-    parser.add_argument("--bus", default=None, help="bus URL (ipc in the state folder)")
+    parser.add_argument("--bus", default=None, help="bus URL (CONSONANCE_BUS; ipc in the state)")
     parser.add_argument("--config", type=Path, default=None, help="settings file (TOML)")
     parser.add_argument("--instance", default="1", help="number among its kind (1)")
     parser.add_argument("--model", default=None, help="model folder or hub id (MiniLM)")
@@ -78,10 +79,13 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     pulse = _Pulse(service)
+    namesakes = Namesakes(service, pulse.life, lambda: pulse.state, pulse.say)
     try:
+        await service.listen(FleetHeartbeat, namesakes.hear)
         pulse.start()
         await service.listen(FleetStop, lambda event: _obey(event, service, stop))
-        whole = await _first(asyncio.create_task(service.setup()), service.failure, stop)
+        setup = asyncio.create_task(_set_up(service, namesakes))
+        whole = await _first(setup, service.failure, stop)
         if whole and not stop.is_set():
             # What was loaded stays: it is no longer looked through for what might be forgotten.
             gc.freeze()
@@ -94,6 +98,12 @@ async def serve(
     finally:
         await service.aclose()
         await pulse.aclose()
+
+
+async def _set_up(service: Service, namesakes: Namesakes) -> None:
+    if service.single:  # before it takes what belongs to another
+        await namesakes.heard()
+    await service.setup()
 
 
 async def _drain(service: Service) -> None:
@@ -138,29 +148,31 @@ class _Pulse:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._state = "starting"
+        self.state = "starting"
+        self.life = new_life()
+        self._host = host_name()
         self._process = psutil.Process()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._task = self._service.spawn(self._beat(), "pulse")
-        signing = alive.keep(lambda: self._state, self._unsigned)
+        signing = alive.keep(lambda: self.state, self._unsigned)
         self._service.spawn(signing, "sign of life")
 
     async def _beat(self) -> None:
         while True:
-            await self._say()
+            await self.say()
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def _unsigned(self, error: OSError) -> None:
         self._service.log.warning("sign of life not written", why=str(error))
 
     async def enter(self, state: str) -> None:
-        self._state = state
+        self.state = state
         self._service.log.info(state)
-        await self._say()
+        await self.say()
 
-    async def _say(self) -> None:
+    async def say(self) -> None:
         service = self._service
         try:
             await service.say(
@@ -168,10 +180,12 @@ class _Pulse:
                     service=service.name,
                     instance=service.instance,
                     pid=os.getpid(),
-                    state=self._state,
+                    state=self.state,
                     queue=service.queue,
                     rss_bytes=self._process.memory_info().rss,
                     counters=dict(service.counters),
+                    host=self._host,
+                    life=self.life,
                 )
             )
         except BusError as error:
@@ -181,14 +195,18 @@ class _Pulse:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._state = "stopped"
-        await self._say()
+        failure = self._service.failure
+        failed = failure.done() and not failure.cancelled()
+        if failed and isinstance(failure.exception(), DuplicateError):
+            return  # who bears the name goes on
+        self.state = "stopped"
+        await self.say()
 
 
 async def _join(kind: type[Service], options: argparse.Namespace, settings: Settings) -> None:
     state = StateFolder(Path(settings.fleet.state).absolute())
     bus: Bus = await connect(
-        settings.fleet.bus or f"ipc://{state.root / 'bus'}",
+        settings.fleet.bus or os.environ.get("CONSONANCE_BUS") or f"ipc://{state.root / 'bus'}",
         source=f"/{kind.name}/{options.instance}",
     )
     async with bus:
@@ -199,7 +217,8 @@ async def _join(kind: type[Service], options: argparse.Namespace, settings: Sett
 def run(kind: type[Service], argv: Sequence[str] | None = None) -> None:
     """The whole of a `__main__`: exits 0 after an orderly stop, 1 on failure.
 
-    2 on bad settings or a damaged store: a restart would not help.
+    2 on bad settings, a damaged store, or where another is what it would be: a restart would not
+    help.
     """
     options = arguments(kind.name, argv)
     try:

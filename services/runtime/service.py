@@ -36,6 +36,8 @@ class Service:
     """One process. A subclass overrides `setup` (required work before it is ready) and `drain`."""
 
     name: ClassVar[str]
+    single: ClassVar[bool] = False
+    """What it owns cannot be shared: a bus has one process of it."""
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -75,6 +75,8 @@ async def test_a_service_counts_what_is_documented(kind: type[Service], tmp_path
         told |= plain(Tally().counters()) | {"rows", "card"}
     elif kind is DissonanceMonitor:
         told |= {"open", "judged", "clashes", "last"}
+    elif kind is SkillFactory:
+        told |= {"trains"}
     assert documented()[kind.name] == told
 
 
