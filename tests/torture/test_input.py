@@ -47,8 +47,10 @@ def test_a_broker_on_real_sockets_survives() -> None:
 
 
 def test_the_api_answers_as_its_document_says() -> None:
+    from tests.torture.input.documented import asked
+
     with http.served() as url:
-        calls, found = http.asked(url, 2, None, only={"embed", "give_feedback"})
+        calls, found = asked(url, 2, None, only={"embed", "give_feedback"})
         http.knocked(url, 10, Random(1))
     assert found == []
     assert calls >= 4

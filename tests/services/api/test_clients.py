@@ -6,16 +6,18 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openai
 import pytest
 import pytest_asyncio
-from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
 from tests.services.api.kit import Door, card, vector
+
+if TYPE_CHECKING:
+    from langchain_openai import OpenAIEmbeddings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -119,6 +121,8 @@ async def test_a_key_is_sent_as_the_client_sends_it(door: Door) -> None:
 @asynccontextmanager
 async def langchain(door: Door, **options: Any) -> AsyncIterator[OpenAIEmbeddings]:
     """LangChain's embeddings over HTTP clients that are closed at the end, as it closes none."""
+    from langchain_openai import OpenAIEmbeddings  # takes seconds, which not every worker need wait
+
     with openai.DefaultHttpxClient() as plain:
         async with openai.DefaultAsyncHttpxClient() as concurrent:
             yield OpenAIEmbeddings(

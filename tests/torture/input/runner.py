@@ -205,13 +205,15 @@ class _Run:
         self.count("sockets", "messages to a real broker", count)
 
     def http(self, seconds: float) -> None:
+        from tests.torture.input.documented import asked  # seconds, which only a run need take
+
         end = time.monotonic() + seconds
         try:
             with http.served() as url:
                 knocks = http.knocked(url, 10**9, Random(self.seed), time.monotonic() + seconds / 5)
                 calls, seed = 0, self.seed
                 while time.monotonic() < end:
-                    count, found = http.asked(url, 50, seed, end)
+                    count, found = asked(url, 50, seed, end)
                     calls, seed = calls + count, seed + 1
                     if found:
                         self.broken += found
