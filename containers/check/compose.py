@@ -46,8 +46,9 @@ class Service:
 
     @property
     def after(self) -> Mapping[str, str]:
-        """Whom it waits for, and until when."""
-        return {name: how["condition"] for name, how in self.raw.get("depends_on", {}).items()}
+        """Whom it cannot do without, and until when it waits for them."""
+        asked = self.raw.get("depends_on", {})
+        return {name: how["condition"] for name, how in asked.items() if how.get("required", True)}
 
     @property
     def mounts(self) -> tuple[tuple[str, str], ...]:

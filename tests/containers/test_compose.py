@@ -25,7 +25,8 @@ SETTINGS = ROOT / "containers" / "settings.toml"
 
 DOCUMENT: Mapping[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))
 FOUND = services(FILE)
-FLEET = {name: one for name, one in FOUND.items() if name != "init"}
+OURS = {name: one for name, one in FOUND.items() if name != "nats"}
+FLEET = {name: one for name, one in OURS.items() if name != "init"}
 PARTS = {name: one for name, one in FLEET.items() if name != "broker"}
 
 each_of_the_fleet = pytest.mark.parametrize("service", FLEET.values(), ids=FLEET)
@@ -52,7 +53,7 @@ def test_the_file_is_what_the_compose_specification_allows() -> None:
 
 
 def test_there_is_a_container_for_every_service_of_the_fleet() -> None:
-    assert set(FOUND) == {"init", "broker", *(role.service for role in SERVICES)}
+    assert set(FOUND) == {"init", "broker", "nats", *(role.service for role in SERVICES)}
 
 
 @each_part
@@ -91,6 +92,7 @@ def test_containers_have_no_rights_that_they_do_not_need(service: Service) -> No
 @each_part
 def test_everybody_waits_for_the_broker_and_the_broker_for_its_keys(service: Service) -> None:
     assert service.after == {"broker": "service_healthy"}
+    assert service.raw["depends_on"]["nats"] == {"condition": "service_healthy", "required": False}
     assert FOUND["broker"].after == {"init": "service_completed_successfully"}
     assert FOUND["init"].after == {}
     assert FOUND["init"].raw["restart"] == "no"
@@ -107,18 +109,18 @@ def test_encoders_can_be_scaled_since_each_goes_by_its_containers_name() -> None
 
 def test_the_broker_listens_where_the_others_look_for_it() -> None:
     bound = endpoints(after(words_of(FOUND["broker"]), "--url"))
-    told = endpoints(load_settings(SETTINGS).fleet.bus or "")
-    assert bound.ports == told.ports
-    assert told.ingress == f"tcp://broker:{(told.ports or (0,))[0]}"
-    for service in FOUND.values():
-        assert service.environment["CONSONANCE_BUS"] == load_settings(SETTINGS).fleet.bus
+    assert load_settings(SETTINGS).fleet.bus is None, "the environment says it"
+    for service in OURS.values():
+        told = endpoints(service.environment["CONSONANCE_BUS"])
+        assert bound.ports == told.ports
+        assert told.ingress == f"tcp://broker:{(told.ports or (0,))[0]}"
 
 
 def test_the_state_lies_in_the_volume() -> None:
     state = load_settings(SETTINGS).fleet.state
-    for service in FOUND.values():
+    for service in OURS.values():
         assert service.mounts == (("state", state),)
-    assert set(DOCUMENT["volumes"]) == {"state"}
+    assert set(DOCUMENT["volumes"]) == {"state", "nats"}
     assert after(words_of(FOUND["broker"]), "--state") == state
 
 
@@ -142,13 +144,13 @@ def test_nothing_but_the_two_doors_is_open_to_the_outside() -> None:
     }
 
 
-def test_the_gateway_to_peers_runs_only_where_it_is_asked_for() -> None:
+def test_the_gateway_and_nats_run_only_where_they_are_asked_for() -> None:
     profiles = {name: one.raw["profiles"] for name, one in FOUND.items() if "profiles" in one.raw}
-    assert profiles == {"federation": ["federation"]}
+    assert profiles == {"federation": ["federation"], "nats": ["nats"]}
 
 
 def test_one_image_is_built_once_and_used_by_all() -> None:
-    assert {service.raw["image"] for service in FOUND.values()} == {"consonance:local"}
+    assert {service.raw["image"] for service in OURS.values()} == {"consonance:local"}
     assert [name for name, service in FOUND.items() if "build" in service.raw] == ["init"]
 
 
@@ -177,7 +179,7 @@ def test_variables_are_replaced_as_compose_does(
 
 
 def test_services_are_started_after_those_that_they_wait_for() -> None:
-    groups = [{one.name for one in group} for group in waves(FOUND)]
+    groups = [{one.name for one in group} for group in waves(OURS)]
     assert groups == [{"init"}, {"broker"}, set(PARTS)]
 
     circle = {

@@ -56,6 +56,7 @@ def test_a_command_names_services_that_are_there(words: list[str]) -> None:
 def test_every_variable_of_the_file_is_told_with_its_default() -> None:
     text = (ROOT / "compose.yaml").read_text("utf-8")
     used = dict(re.findall(r"\$\{(CONSONANCE_\w+):?-([^}]*)\}", text))
+    used |= dict.fromkeys(re.findall(r"^ +(CONSONANCE_\w+):(?: *#.*)?$", text, re.M), "")
     rows = {
         row: line for line in TEXT.splitlines() for row in re.findall(r"`(CONSONANCE_\w+)`", line)
     }

@@ -47,6 +47,7 @@ PLAIN = {
     "zcat",
     "pip",
     "docker",
+    "kubectl",
 }
 """Programs that are not ours."""
 

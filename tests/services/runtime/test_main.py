@@ -98,3 +98,16 @@ async def test_a_crash_in_the_background_ends_the_process(bus: Bus, short_path: 
 
     assert process.returncode == 1
     assert "it went wrong" in err
+
+
+async def test_a_process_finds_the_bus_by_the_environment_where_nothing_else_says_it(
+    bus: Bus, short_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONSONANCE_BUS", f"ipc://{short_path / 'bus'}")
+    process = await start(tmp_path, "none")
+
+    await says(bus, "ready")
+
+    process.send_signal(signal.SIGTERM)
+    _, err = await ended(process, 10)
+    assert process.returncode == 0, err
