@@ -57,9 +57,10 @@ class Work:
 
     def cost(self, worker: Worker) -> int:
         """Tokens until `worker` would be done with it."""
-        missing = sum(digest not in worker.cards for digest in self.cards)
-        own = max(self.tokens - self.saved.get(worker.address, 0), 0)
-        return worker.load + round(worker.others) + own + CARD_COST * missing
+        load = worker.load + round(worker.others)
+        if self.cards:
+            load += CARD_COST * sum(digest not in worker.cards for digest in self.cards)
+        return load + max(self.tokens - self.saved.get(worker.address, 0), 0)
 
 
 @dataclass(eq=False)
@@ -192,8 +193,10 @@ class Workers:
         candidates = [worker for worker in self._workers.values() if worker.ready]
         if not candidates:
             return None
+        costs = [work.cost(worker) for worker in candidates]
+        least = min(costs)
+        equal = [it.address for it, cost in zip(candidates, costs, strict=True) if cost == least]
+        if len(equal) == 1:  # a hash for each of many workers takes longer than all else
+            return equal[0]
         topic = work.tie or "\n".join(sorted(work.cards))
-        best = min(
-            candidates, key=lambda worker: (work.cost(worker), weight(topic, worker.address))
-        )
-        return best.address
+        return min(equal, key=lambda address: weight(topic, address))
