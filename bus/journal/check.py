@@ -10,6 +10,7 @@ from pathlib import Path
 import schemas
 from bus.errors import Damaged
 from bus.journal.books import crc_of, read_tally, tied
+from bus.journal.schema import UNREADABLE
 
 __all__ = ["examine", "faults", "sound"]
 
@@ -28,8 +29,8 @@ def faults(db: sqlite3.Connection, path: Path | None) -> Iterator[str]:
     """What is wrong with a journal of this version, a sentence each; nothing if it is sound."""
     try:
         yield from _faults(db, path)
-    except sqlite3.DatabaseError as e:
-        yield str(e)
+    except UNREADABLE as e:
+        yield str(e) if isinstance(e, sqlite3.DatabaseError) else "its words are damaged"
 
 
 def _faults(db: sqlite3.Connection, path: Path | None) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from bus.journal.books import Tallied, read_tally, tied
 from bus.journal.check import sound
 from bus.journal.pages import PAGE, Image
-from bus.journal.schema import template
+from bus.journal.schema import UNREADABLE, template
 
 __all__ = ["Books", "Event", "Letter", "Salvage"]
 
@@ -158,7 +158,7 @@ class Salvage:
                         db.execute(f"SELECT 1 FROM {name} LIMIT 0")  # noqa: S608 (constants)
                     self._read(db)
                 return
-            except sqlite3.DatabaseError:  # another first page is tried
+            except UNREADABLE:  # another first page is tried
                 continue
 
     def _write_image(self, first: bytes) -> None:
@@ -182,7 +182,7 @@ class Salvage:
             self.listed = listed
         (version,) = db.execute("PRAGMA user_version").fetchone()
         self._old = version == 1
-        with suppress(sqlite3.DatabaseError):
+        with suppress(*UNREADABLE):
             query = "SELECT name, commits, last, events, dead, tied, unsummed FROM books"
             for name, *numbers in db.execute(query):
                 if isinstance(name, bytes) and all(isinstance(one, int) for one in numbers):
@@ -224,7 +224,7 @@ class Salvage:
 
 
 def _is_sound(db: sqlite3.Connection, name: str) -> bool:
-    with suppress(sqlite3.DatabaseError):
+    with suppress(*UNREADABLE):
         return db.execute(f"PRAGMA integrity_check({name})").fetchall() == [("ok",)]
     return False
 
@@ -234,6 +234,6 @@ def _gathered(db: sqlite3.Connection, query: str, take: Any) -> bool:
     try:
         for row in db.execute(query):
             take(row)
-    except sqlite3.DatabaseError:
+    except UNREADABLE:
         return False
     return True

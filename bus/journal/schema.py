@@ -12,7 +12,16 @@ from pathlib import Path
 from bus.errors import BusError, Damaged, DiskFull, ReadOnly
 from bus.journal.books import tally_path, tied
 
-__all__ = ["VERSION", "broken", "create", "no_space", "open_database", "template", "unfinished"]
+__all__ = [
+    "UNREADABLE",
+    "VERSION",
+    "broken",
+    "create",
+    "no_space",
+    "open_database",
+    "template",
+    "unfinished",
+]
 
 VERSION = 2
 APPLICATION = 0x434A4E4C
@@ -60,6 +69,10 @@ _TO_VERSION = {
 """What brings a journal of the version before to this one."""
 
 
+UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What reading a damaged file raises: the second where SQLite's message quotes what is no text."""
+
+
 def open_database(path: Path | None) -> sqlite3.Connection:
     """The journal's only connection (None: in memory); made where it is missing.
 
@@ -83,6 +96,8 @@ def open_database(path: Path | None) -> sqlite3.Connection:
         if path is not None and _is_other(e) and not tally_path(path).exists():
             raise BusError(f"{path} is not a journal: {e}") from e
         raise broken(e, path) from e
+    except UnicodeDecodeError as e:
+        raise Damaged("its words are damaged") from e
     return connection
 
 
@@ -198,13 +213,15 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
 
 _TORN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _SHORT_READ = sqlite3.SQLITE_IOERR_SHORT_READ
+_UNDECODED = "Could not decode to UTF-8"
+"""How Python says that a row's text is damaged: an error without a code of SQLite's."""
 
 
 def broken(error: sqlite3.Error, path: Path | None) -> BusError:
     """What an SQLite error means to a client: `Damaged`, `DiskFull`, or `ReadOnly` for the rest."""
     whole = getattr(error, "sqlite_errorcode", 0)
     code = whole & 0xFF
-    if code in _TORN or whole == _SHORT_READ:
+    if code in _TORN or whole == _SHORT_READ or _UNDECODED in str(error):
         return Damaged(str(error))
     if code == sqlite3.SQLITE_FULL or (
         code == sqlite3.SQLITE_IOERR and path is not None and no_space(path)

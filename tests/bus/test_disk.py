@@ -186,6 +186,18 @@ def test_a_damaged_journal_is_refused_in_one_sentence_and_repaired(state: Path) 
     journal.close()
 
 
+def test_words_that_are_no_text_any_more_are_damage(state: Path) -> None:
+    """SQLite quotes the schema in its message, which Python cannot read then."""
+    file = filled(state)
+    place = file.read_bytes().index(b"CREATE TABLE cursors")
+    overwrite(file, place + 8, b"\xc5(")
+    with pytest.raises(Damaged, match="its words are damaged"):
+        Journal(file)
+    report = repair(state)
+    assert report is not None
+    assert (report.kept, report.lost) == (200, 0)
+
+
 def test_a_repair_that_was_killed_is_finished_by_the_next(state: Path) -> None:
     file = filled(state)
     overwrite(file, 8192, bytes(4096))
