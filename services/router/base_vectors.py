@@ -57,6 +57,8 @@ class BaseVectors:
     def saved(self, role: str, texts: Iterable[tuple[str, int]]) -> dict[str, int]:
         """Tokens that each worker need not compute, of (text, tokens) pairs."""
         saved: dict[str, int] = {}
+        if not self._held:
+            return saved
         for text, tokens in texts:
             held = self._held.get(_key(role, text))
             if held is not None:

@@ -85,11 +85,20 @@ class Planner:
 
     async def plan(self, data: EncodeRequested, deadline: datetime, client: str = "") -> Plan:
         """Raises `Refused`. What it takes to decide takes the turn of `client`."""
-        if data.route == "base":
-            return _same(data, "base_requested")
+        plan = self.at_once(data)
+        if plan is not None:
+            return plan
         if data.route == "named":
             return await self._named(data, deadline)
         return await self._auto(data, deadline, client)
+
+    def at_once(self, data: EncodeRequested) -> Plan | None:
+        """The plan of a request that no skill can have a part in; None where one might."""
+        if data.route == "base":
+            return _same(data, "base_requested")
+        if data.route == "auto" and not self._routable(data.role):
+            return _same(data, "document" if data.role == "document" else "no_skills")
+        return None
 
     # Named ------------------------------------------------------------------------------------
 
@@ -130,8 +139,6 @@ class Planner:
     # Auto -------------------------------------------------------------------------------------
 
     async def _auto(self, data: EncodeRequested, deadline: datetime, client: str) -> Plan:
-        if not self._routable(data.role):
-            return _same(data, "document" if data.role == "document" else "no_skills")
         texts = data.texts if data.intent is None else (data.intent,)
         vectors = await self._base(data.role, texts, deadline, client)
         index = await self._index(vectors.shape[1])

@@ -217,15 +217,23 @@ class RouterService(Service):
         books.open(entry)
         with following(event):
             self.log.debug("request", id=event.id, texts=texts, route=data.route)
-            self._aside(self._serve(event, entry))
+            complete = data.route == "base" or self._listed.is_set()
+            plan = self.planner.at_once(data) if complete else None
+            if plan is None:
+                self._aside(self._serve(event, entry))
+            else:  # nothing is waited for: a task would take as long as the decision
+                await self._serve(event, entry, plan)
 
-    async def _serve(self, event: Event[EncodeRequested], entry: Entry) -> None:
+    async def _serve(
+        self, event: Event[EncodeRequested], entry: Entry, plan: Plan | None = None
+    ) -> None:
         data = event.data
         try:
-            async with asyncio.timeout((entry.deadline - now()).total_seconds()):
-                if data.route != "base":
-                    await self._until_listed(data.route)
-                plan = await self._planned(event, entry)
+            if plan is None:
+                async with asyncio.timeout((entry.deadline - now()).total_seconds()):
+                    if data.route != "base":
+                        await self._until_listed(data.route)
+                    plan = await self._planned(event, entry)
             assigned = self._assignment(event, entry, plan)
             check_assignment(assigned, self.settings.bus.max_event_bytes)
             work = work_of(data, plan, self.vectors)
