@@ -20,7 +20,7 @@ from services.runtime.namesakes import host_name
 
 __all__ = ["OWN", "beats_of", "doubts", "prepare"]
 
-OWN: Final = {
+OWN: Final[Mapping[str, str]] = {
     **{role.service: "service" for role in SERVICES},
     "fleet": "observer",
     "health": "observer",

@@ -24,10 +24,9 @@ from services.errors import (
 )
 from services.fleet.beats import Listen
 from services.fleet.output import Output, in_words
-from services.fleet.plan import Part, plan
+from services.fleet.plan import Part, carries, plan
 from services.fleet.preflight import (
     api_door,
-    brought,
     bus_url,
     check_free,
     check_model,
@@ -58,6 +57,9 @@ Examples:
 
     python run_all.py --bus tcp://0.0.0.0:5550
         for clients on other machines, each with a key of its own (CURVE)
+
+    python run_all.py --bus nats://nats-1:4222,nats-2:4222,nats-3:4222
+        on the servers of NATS JetStream, without a broker
 
     python run_all.py --json 2> fleet.log
         for programs: when ready, one line with "bus", "state", "pid", "api", "services"
@@ -100,7 +102,8 @@ def _run(
     model
         Folder or hub id of a sentence-transformers model. Default: all-MiniLM-L6-v2
     bus
-        Where the broker binds, ipc:///FOLDER or tcp://HOST:PORT. Default: in the state folder
+        Where the broker binds, ipc:///FOLDER or tcp://HOST:PORT; or the servers of a fleet
+        without one, nats://HOST:PORT,… or tls://…. Default: in the state folder
     config
         Settings file (TOML); flags go before it. Default: none
     log_level
@@ -131,8 +134,13 @@ def _serve(settings: Settings, *, json: bool) -> int:
     root = expanded(settings.fleet.state).absolute()
     check_model(settings.fleet.model)
     url = bus_url(settings.fleet.bus, root)
+    api = msgspec.structs.replace(
+        settings.api, enabled=settings.api.enabled and settings.fleet.runs("api")
+    )
+    settings = msgspec.structs.replace(settings, api=api)
     with claimed(root) as keep:
-        check_free(url)
+        if carries(settings, url):
+            check_free(url)
         with api_door(settings.api) as door:
             return _run_all(settings, root, url, door, keep, json=json)
 
@@ -149,7 +157,7 @@ def _run_all(
     # Not above: a start that is refused, or a cry for help, need not wait for ZeroMQ.
     from services.fleet.bus_beats import beats_of, doubts, prepare
 
-    environment = prepare(url, root)
+    environment = prepare(url, root) if carries(settings, url) else {}
     doubt = doubts(url)
     settings = _in_force(settings, root, url, door)
     config = _write(settings, root)
@@ -205,7 +213,7 @@ async def _supervise(
     root, url = Path(settings.fleet.state), settings.fleet.bus or ""
     api = _api(settings)
     fleet = Supervisor(
-        parts, settings.fleet, listen=listen, reporter=output, own_bus=not brought(url)
+        parts, settings.fleet, listen=listen, reporter=output, own_bus=carries(settings, url)
     )
     signals = 0
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from services.fleet.preflight import brought
 from services.runtime import lifeline
 from services.runtime.api_address import SOCKET
-from services.runtime.settings import Settings
+from services.runtime.settings import Named, Settings
 
-__all__ = ["SERVICES", "Part", "Role", "plan"]
+__all__ = ["SERVICES", "Part", "Role", "carries", "plan"]
 
 
 def _one(_settings: Settings) -> int:
@@ -22,13 +22,13 @@ def _one(_settings: Settings) -> int:
 class Role:
     """A service and how many processes of it a fleet has."""
 
-    service: str
+    service: Named
     copies: Callable[[Settings], int] = _one
 
 
 SERVICES: tuple[Role, ...] = (
     Role("adapter_manager"),
-    Role("router"),
+    Role("router", lambda settings: settings.fleet.routers),
     Role("encoder", lambda settings: settings.fleet.worker_count),
     Role("dissonance_monitor"),
     Role("distiller"),
@@ -58,6 +58,11 @@ class Part:
         return f"{self.service}-{self.instance}"
 
 
+def carries(settings: Settings, bus: str) -> bool:
+    """Whether this machine's fleet starts the broker."""
+    return settings.fleet.runs("broker") and not brought(bus)
+
+
 def plan(
     settings: Settings,
     *,
@@ -69,7 +74,7 @@ def plan(
 ) -> tuple[Part, ...]:
     """The broker first, then every service; `config` holds the settings in force.
 
-    On a bus that is there already there is no broker.
+    On a bus that is there already there is no broker, nor what other machines run.
 
     `door` is the socket on which the API is to answer: it stays open while the API starts anew.
     """
@@ -79,18 +84,19 @@ def plan(
         *("--url", bus, "--state", str(state)),
         *("--config", str(config), "--log-level", settings.fleet.log_level),
     )
-    parts = [] if brought(bus) else [Part("broker", "1", broker, shared)]
+    parts = [Part("broker", "1", broker, shared)] if carries(settings, bus) else []
     for role in SERVICES:
-        for number in range(1, role.copies(settings) + 1):
+        copies = role.copies(settings) if settings.fleet.runs(role.service) else 0
+        for instance in map(settings.fleet.instance, range(1, copies + 1)):
             command = lifeline.command(
                 f"services.{role.service}",
                 *("--state", str(state), "--bus", bus),
-                *("--instance", str(number), "--config", str(config)),
+                *("--instance", instance, "--config", str(config)),
             )
             own: dict[str, str] = {}
             descriptors: tuple[int, ...] = ()
             if role.service == "api" and door is not None:
                 own, descriptors = {SOCKET: str(door)}, (door,)
-            part = Part(role.service, str(number), command, {**shared, **own}, descriptors)
+            part = Part(role.service, instance, command, {**shared, **own}, descriptors)
             parts.append(part)
     return tuple(parts)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -33,12 +34,29 @@ __all__ = [
     "FleetSettings",
     "ManagerSettings",
     "MonitorSettings",
+    "Named",
     "RouterSettings",
     "Settings",
     "StoreSettings",
     "TeacherSettings",
     "load_settings",
 ]
+
+
+_HOST: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+
+Named = Literal[
+    "broker",
+    "adapter_manager",
+    "router",
+    "encoder",
+    "dissonance_monitor",
+    "distiller",
+    "factory",
+    "federation",
+    "api",
+]
+"""A process of the fleet."""
 
 
 class FleetSettings(Section, frozen=True, kw_only=True):
@@ -51,6 +69,29 @@ class FleetSettings(Section, frozen=True, kw_only=True):
         Annotated[int, doc("", "processes", ge=1, le=256)] | None,
         doc("Encoder processes; not set: two, or one on a machine with one core."),
     ] = None
+    routers: Annotated[
+        int,
+        doc(
+            "Router processes; they share the requests. One will do until it keeps a core busy.",
+            "processes",
+            ge=1,
+            le=64,
+        ),
+    ] = 1
+    host: Annotated[
+        str | None,
+        doc(
+            "This machine's name among several on one bus, letters, digits and dashes: its "
+            "processes are called `NAME-1`, `NAME-2`. Not set: `1`, `2`, for one machine alone."
+        ),
+    ] = None
+    services: Annotated[
+        tuple[Named, ...],
+        doc(
+            "What runs on this machine where others run the rest; empty: all of it. Routers, "
+            "encoders, factories and APIs there may be on every machine, of all else there is one."
+        ),
+    ] = ()
     model: Annotated[
         str | None,
         doc(
@@ -60,7 +101,8 @@ class FleetSettings(Section, frozen=True, kw_only=True):
     bus: Annotated[
         str | None,
         doc(
-            "Where the fleet's broker binds, `ipc:///FOLDER` or `tcp://HOST:PORT`; not set: the "
+            "Where the fleet's broker binds, `ipc:///FOLDER` or `tcp://HOST:PORT`, or the servers "
+            "of a fleet without one, `nats://HOST:PORT,…` or `tls://…`; not set: the "
             "folder `bus` of the state folder."
         ),
     ] = None
@@ -104,6 +146,16 @@ class FleetSettings(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.backoff_max < self.backoff_first:
             raise ValueError("backoff_max must not be below backoff_first")
+        if self.host is not None and not _HOST.fullmatch(self.host):
+            raise ValueError(f"host {self.host!r} must be a-z, 0-9 and dashes, 32 at most")
+
+    def runs(self, service: Named) -> bool:
+        """Whether the processes of a service run on this machine."""
+        return not self.services or service in self.services
+
+    def instance(self, number: int) -> str:
+        """What the process of this number is called among its kind."""
+        return f"{number}" if self.host is None else f"{self.host}-{number}"
 
     @property
     def worker_count(self) -> int:

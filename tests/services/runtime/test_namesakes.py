@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
+from bus import connect
+from bus.broker import Broker
 from bus.memory import MemoryBus
 from schemas import Event, FleetHeartbeat
 from services.errors import DuplicateError
@@ -30,6 +33,7 @@ class One(Service):
 
 
 OURS = "5"
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Stand:
@@ -135,3 +139,37 @@ async def test_its_own_heartbeat_is_its_echo(tmp_path: Path) -> None:
         waiting = asyncio.create_task(it.guard.heard())
         assert await it.hear("starting", OURS) is None
         await asyncio.wait_for(waiting, 10)
+
+
+async def test_a_second_process_of_what_there_is_one_of_leaves_and_the_first_stays(
+    short_path: Path,
+) -> None:
+    url = f"ipc://{short_path / 'bus'}"
+
+    async def start(instance: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.services.runtime.clumsy", "is the only one"),
+            *("--state", str(short_path), "--instance", instance),
+            cwd=ROOT,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async with Broker(url, short_path), await connect(url, source="/test/1") as bus:
+        async with bus.watch(FleetHeartbeat) as beats:
+            first = await start("attic-1")
+            while (await beats.get(timeout=30)).data.state != "ready":
+                pass
+            second = await start("cellar-1")
+            _, err = await asyncio.wait_for(second.communicate(), 30)
+            assert second.returncode == 2
+            assert b"there is one clumsy on this bus already, process" in err
+            assert first.returncode is None
+            first.terminate()
+            _, err = await asyncio.wait_for(first.communicate(), 30)
+            assert first.returncode == 0, err
+            told: list[tuple[str, str]] = []
+            while ("attic-1", "stopped") not in told:
+                beat = (await beats.get(timeout=30)).data
+                told.append((beat.instance, beat.state))
+        assert ("cellar-1", "ready") not in told
+        assert ("cellar-1", "stopped") not in told
