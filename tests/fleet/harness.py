@@ -69,6 +69,8 @@ def running(
     for section in ("federation", "api"):  # a process more to start, for one test's sake
         if f"[{section}]" not in config:
             config += f"\n[{section}]\nenabled = false\n"
+    if "[encoder]" not in config:  # threads of one operation wait for each other by turning round
+        config += "\n[encoder]\nthreads = 1\n"
     settings.write_text(config, "utf-8")
     _lend_background(state, learns)
     command = [sys.executable, str(ROOT / "run_all.py"), "--json", "--state", str(state)]
