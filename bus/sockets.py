@@ -20,7 +20,7 @@ __all__ = ["Drained", "Known"]
 
 BUDGET = 256
 """Messages handled in one go, before others in the loop have their turn."""
-ASKED = 4
+ASKED = 8
 """Messages of one go before each of which it is asked whether it is there."""
 AT_ONCE = 2
 """Messages sent behind each of which it is looked at once; behind more of them, in the next turn of
@@ -120,8 +120,13 @@ class Drained:
                 if not isinstance(part, bytes | zmq.Frame):
                     memoryview(part)
         try:
-            for place, part in enumerate(message):
-                send(part, MORE if place < last else NOW, len(part) < LARGE)
+            if last == 1:  # nearly always: a topic and an event
+                topic, event = message
+                send(topic, MORE, True)
+                send(event, NOW, len(event) < LARGE)
+            else:
+                for place, part in enumerate(message):
+                    send(part, MORE if place < last else NOW, len(part) < LARGE)
         except zmq.ZMQError as e:  # of the first part: ZeroMQ takes a message as a whole
             if e.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 _log.warning("a message could not be sent: %s", e)
