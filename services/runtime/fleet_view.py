@@ -226,7 +226,10 @@ class FleetView:
     def _beat(self, data: FleetHeartbeat, at: float) -> None:
         another = self._processes.hear(data, at)
         if data.service == "broker" and data.heads is not None:
-            self._heads |= data.heads
+            if another:  # its journal may be another, too
+                self._heads = {}
+            for kind, head in data.heads.items():  # a beat may be older than what was heard since
+                self._heads[kind] = max(head, self._heads.get(kind, 0))
             self._beaten.set()
             self._encoders(at)  # so that nothing gathers where nobody looks
         elif data.service == "router":

@@ -115,6 +115,13 @@ async def test_what_is_said_is_shown() -> None:
     assert msgspec.json.decode(msgspec.json.encode(status), type=Status) == status
 
 
+async def test_an_older_heartbeat_sets_no_head_back() -> None:
+    async with two() as (on, bus), FleetView(bus) as view:
+        await on.say(broker(skill_installed=7), broker(skill_installed=6), beat("router"))
+        await eventually(lambda: bool(view.snapshot().processes))
+        assert view.snapshot().journal.heads["skill.installed"] == 7
+
+
 async def test_a_view_that_begins_later_knows_the_past() -> None:
     async with two() as (on, bus):
         on.cards = [listed(card("law", 2), pinned=True), listed(card("law", 1), "kept")]
