@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -13,8 +14,9 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 
-from bus.errors import BusError, Closed, NotPermitted, TooLarge, Unreachable
+from bus.errors import BusError, Closed, InvalidKey, NotPermitted, TooLarge, Unreachable
 from bus.nats.credentials import credentials
 from bus.nats.names import Place
 from bus.seldom import Seldom, shown
@@ -29,8 +31,52 @@ PAUSE = 0.05
 """Seconds between two attempts to reach a server, or one whose JetStream is not ready."""
 OUTBOUND = 64 * 2**20
 """Bytes that may wait for a connection that is away."""
+CLOSING = 2.0
+"""Seconds that the client library has for closing; it would wait for a server that is frozen."""
 _DENIED = re.compile(r"permissions violation for (\w+) to \"([^\"]*)\"", re.IGNORECASE)
 _log = logging.getLogger(__name__)
+
+
+class _Transport(TcpTransport):
+    """A socket that is closed though a server which is frozen takes nothing more of it."""
+
+    def __bool__(self) -> bool:
+        return True  # the library would put one of its own in the place of one without a socket
+
+    async def wait_closed(self) -> None:
+        try:
+            async with asyncio.timeout(1):
+                await super().wait_closed()  # type: ignore[no-untyped-call]
+        except TimeoutError:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close it with what it has not sent."""
+        for writer in (self._io_writer, self._bare_io_writer):
+            if writer is not None:
+                writer.transport.abort()
+
+
+class _Client(Client):
+    """The library's, on that socket."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._transport: _Transport | None = _Transport()  # type: ignore[no-untyped-call]
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # The library would go on in plain text, and tell whoever that is its password.
+        if initial_connection and self.options.get("tls") and not info.get("tls_required"):
+            raise nats.errors.SecureConnRequiredError
+        await super()._process_info(info, initial_connection)
+
+    def abandon(self) -> None:
+        """Stop what is still trying, and close the socket as it is."""
+        task = self._reconnection_task
+        if task is not None:
+            task.cancel()
+        if self._transport is not None:
+            self._transport.abandon()
 
 
 class Connection:
@@ -45,7 +91,7 @@ class Connection:
         self.on_loss: Callable[[str], None] = lambda subject: None
         """Called with a subject of which a message was lost here, for want of room."""
         self._name = name
-        self._client = Client()
+        self._client = _Client()
         self._asked: set[tuple[str, asyncio.Future[None]]] = set()
         """Subjects of the requests under way, and what ends the wait for an answer early."""
         self._up = asyncio.Event()
@@ -104,6 +150,17 @@ class Connection:
         self._end_waits(lambda: Closed("the bus is closed"))
         if self._refused is None:
             return  # nothing was opened
+        closing = asyncio.ensure_future(self._close())
+        # Not by a timeout around it: the library swallows a cancellation here and there.
+        await asyncio.wait([closing], timeout=CLOSING)
+        if not closing.done():
+            _log.info("the connection to %s is given up as it is", self.place.shown)
+            self._client.abandon()
+            closing.cancel()
+            await asyncio.wait([closing], timeout=PAUSE)
+
+    async def _close(self) -> None:
+        """As the library does it, which may take as long as a server is frozen."""
         if self._client.is_connected:
             with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
                 await self._client.flush(1)
@@ -114,6 +171,11 @@ class Connection:
     def live(self) -> bool:
         """Whether a server hears what is sent now."""
         return self._client.is_connected and not self._closed
+
+    @property
+    def clustered(self) -> bool:
+        """Whether the server is one of several."""
+        return bool(self._client._server_info.get("cluster"))
 
     @property
     def max_payload(self) -> int:
@@ -128,13 +190,11 @@ class Connection:
             return
         denied = _DENIED.search(str(error))
         if denied is None:
-            refused = self._refused
-            if refused is not None and not refused.done() and "uthorization" in str(error):
-                refused.set_exception(
-                    NotPermitted(f"the server at {self.place.shown} does not admit this user")
-                )
+            refused, why = self._refused, self._refusal(error)
+            if refused is not None and not refused.done() and why is not None:
+                refused.set_exception(why)
             if self._opened:  # before, whoever opens it is told
-                said = shown(str(error))
+                said = shown(str(error) or type(error).__name__)
                 self._seldom.warning("the connection to %s: %s", self.place.shown, said)
             return
         what, subject = denied[1].lower(), denied[2]
@@ -145,6 +205,20 @@ class Connection:
             self._end_waits(
                 lambda: NotPermitted(f"this user may not publish to {subject}"), subject
             )
+
+    def _refusal(self, error: Exception) -> BusError | None:
+        """Why no further attempt to connect can do better."""
+        at = f"the server at {self.place.shown}"
+        if "uthorization" in str(error):
+            return NotPermitted(f"{at} does not admit this user")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return InvalidKey(
+                f"{at} is not known by its certificate: {error.verify_message}; the file of the"
+                " authority that signed it is named by CONSONANCE_NATS_CA"
+            )
+        if isinstance(error, nats.errors.SecureConnRequiredError):
+            return InvalidKey(f"{at} does not offer TLS, which is asked for: nothing was sent")
+        return None
 
     async def _lost(self) -> None:
         self._up.clear()

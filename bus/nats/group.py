@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 
 from bus.errors import StaleLease
 from bus.settings import BrokerSettings
 
-__all__ = ["Buried", "Group", "Row", "stale"]
+__all__ = ["Group", "Row", "stale"]
 
 RECEIPTS = 128
 """Ends of leases that are remembered, so that a repeated request is told what it did."""
@@ -33,18 +32,14 @@ class Row(msgspec.Struct, array_like=True):
     attempt: int = 0
     failed: int = 0
     lapsed: int = 0
+    dead: str = ""
+    """Why it is a dead letter. Once that is stored the letter is written, then the row removed: so
+    nobody finds a letter of what another acknowledged at the same moment."""
 
     @property
     def suspect(self) -> bool:
         """Whether it may be what its consumers die of: the next lease to run out would count."""
         return self.lapsed >= max(1, SETTINGS.free_lapses)
-
-
-class Buried(NamedTuple):
-    """A row that is to become a dead letter."""
-
-    row: Row
-    reason: str
 
 
 class Group(msgspec.Struct):
@@ -55,34 +50,46 @@ class Group(msgspec.Struct):
     rows: list[Row] = []
     finished: list[tuple[str, str]] = []
     """Leases that were ended, the newest last, and by which request."""
+    base: int = 0
+    """The sequence of the state that this one was made of; 0 for none."""
     writer: str = ""
     """Who wrote this, so that a write whose answer was lost is recognised."""
 
     def leased(self, lease: str, now: float) -> Row | None:
         """The row of a lease that holds."""
-        return next((r for r in self.rows if r.lease == lease and r.due > now), None)
+        return next((r for r in self.rows if lease and r.lease == lease and r.due > now), None)
 
     def was_ended(self, leases: Sequence[str], receipt: str) -> bool:
         """Whether this very request ended them before."""
         return all((lease, receipt) in self.finished for lease in leases)
 
-    def lapsed(self, now: float) -> list[Buried]:
-        """Take back the leases that ran out; those that did so too often."""
-        dead = []
+    def lapsed(self, now: float) -> bool:
+        """Take back the leases that ran out, for good where they did so too often."""
+        found = False
         for row in self.rows:
             if not row.lease or row.due > now:
                 continue
             row.lapsed += 1
             row.failed += row.lapsed > SETTINGS.free_lapses
-            row.lease, row.due = "", now
+            row.lease, row.due, found = "", now, True
             if row.failed >= SETTINGS.max_deliveries:
                 times = f"the lease ran out {row.lapsed} times"
-                dead.append(Buried(row, f"{times}: its consumer died or froze"))
-        return dead
+                row.dead = f"{times}: its consumer died or froze"
+        return found
+
+    def bury(self, row: Row, reason: str) -> None:
+        """It is delivered no more."""
+        row.lease, row.dead = "", reason
+
+    @property
+    def dead(self) -> list[Row]:
+        """Those whose letters may be still to be written."""
+        return [r for r in self.rows if r.dead]
 
     def waiting(self, kinds: Sequence[str], limit: int, now: float) -> list[Row]:
         """What waits and is due, by number; a suspect comes alone, and none while one is out."""
-        due = [r for r in self.rows if not r.lease and r.due <= now and r.kind in kinds]
+        free = (r for r in self.rows if not r.lease and not r.dead)
+        due = [r for r in free if r.due <= now and r.kind in kinds]
         due.sort(key=lambda r: r.sequence)
         if any(r.lease and r.suspect for r in self.rows):
             return [r for r in due if not r.suspect][:limit]

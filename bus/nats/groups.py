@@ -16,7 +16,7 @@ from bus import protocol
 from bus.errors import Refused
 from bus.nats.clock import Clock
 from bus.nats.connection import Connection
-from bus.nats.group import Buried, Group, Row, stale
+from bus.nats.group import Group, Row, stale
 from bus.nats.letters import Letters
 from bus.nats.names import Names
 from bus.nats.rooms import Change, Room, Rooms
@@ -41,6 +41,8 @@ class _Attempt(NamedTuple):
     granted: list[protocol.Granted]
     due: float | None
     """When something of the group changes by itself (the servers' time)."""
+    dead: bool = False
+    """Whether something became a dead letter."""
 
 
 class Groups:
@@ -125,10 +127,8 @@ class Groups:
             changed = await self._declare(group, asked, end)
             if asked.max <= 0:
                 return changed, _Attempt([], None)
-            changed = changed or any(row.lease and row.due <= now for row in group.rows)
-            dead = group.lapsed(now)
-            await self._bury(asked.group, dead, end)
-            group.remove([each.row for each in dead])
+            changed |= await self._bury(asked.group, group, end)
+            changed |= group.lapsed(now)
             taken, gone = await self._waiting(group, asked, now, end)
             alone = bool(taken) and taken[0][0].suspect
             if len(taken) < asked.max and not alone and len(group.rows) < ROWS:
@@ -142,9 +142,13 @@ class Groups:
                 protocol.Granted(f"{row.lease}.{asked.group}", row.attempt, msgspec.Raw(raw))
                 for row, raw in taken
             ]
-            return changed or gone or bool(taken), _Attempt(granted, group.next_due(now))
+            attempt = _Attempt(granted, group.next_due(now), bool(group.dead))
+            return changed or gone or bool(taken), attempt
 
-        return await self._rooms.change(asked.group, take, end, fresh=True)
+        attempt = await self._rooms.change(asked.group, take, end, fresh=True)
+        if attempt.dead:
+            await self._write_letters(asked.group, end)
+        return attempt
 
     async def _declare(self, group: Group, asked: protocol.Lease, end: float) -> bool:
         """Fix where the group begins the types that are new to it."""
@@ -187,7 +191,18 @@ class Groups:
             found = await self._server.following(self._names.journal, subject, after, end)
             return Stretch([], whole=True) if found is None else Stretch([found], whole=False)
 
-        stretches = await asyncio.gather(*map(following, dict.fromkeys(asked.types)))
+        kinds = list(dict.fromkeys(asked.types))
+        stretches = await asyncio.gather(*map(following, kinds))
+        if len(kinds) > 1 and any(stretch.messages for stretch in stretches):
+            # One may have come of a type that had none, and before what came of the others since.
+            last = max(stretch.messages[-1].sequence for stretch in stretches if stretch.messages)
+            for place, kind in enumerate(kinds):
+                if stretches[place].whole:
+                    again = await following(kind)
+                    early = [stored for stored in again.messages if stored.sequence <= last]
+                    stretches[place] = Stretch(
+                        early, again.whole or len(early) < len(again.messages)
+                    )
         messages, _ = gathered(stretches, limit)
         taken: list[tuple[Row, bytes]] = []
         size = 0
@@ -254,22 +269,21 @@ class Groups:
         """Failed: wait, or to the dead letters; raises `StaleLease`."""
         short, name = _parts(asked.lease)
 
-        async def fail(group: Group) -> tuple[bool, None]:
+        async def fail(group: Group) -> tuple[bool, bool]:
             now = self._clock()
             rows = _rows(group, [short], receipt, now)
             group.end(rows, receipt)
             for row in rows:
                 failed = row.failed + 1
                 if asked.dead or self._letters.too_many(failed):
-                    reason = asked.reason or "no reason was given"
-                    await self._bury(name, [Buried(row, reason)], end)
-                    group.remove([row])
+                    group.bury(row, asked.reason or "no reason was given")
                 else:
                     due = now + asked.delay_ms / 1000
                     group.wait(row, due, failed=failed, attempt=row.attempt)
-            return bool(rows), None
+            return bool(rows), bool(group.dead)
 
-        await self._change(name, fail, end)
+        if await self._change(name, fail, end):
+            await self._write_letters(name, end)
 
     async def defer(self, asked: protocol.Defer, receipt: str, end: float) -> None:
         """Not yet, uncounted; raises `StaleLease`."""
@@ -314,11 +328,21 @@ class Groups:
         await self._clock.measure(end)
         return await self._rooms.change(name, change, end)
 
-    async def _bury(self, name: str, dead: Sequence[Buried], end: float) -> None:
-        for row, reason in dead:
+    async def _write_letters(self, name: str, end: float) -> None:
+        async def bury(group: Group) -> tuple[bool, None]:
+            return await self._bury(name, group, end), None
+
+        await self._change(name, bury, end)
+
+    async def _bury(self, name: str, group: Group, end: float) -> bool:
+        """Write the letters of those that the group, as it is stored, gave up; whether any."""
+        dead = group.dead
+        for row in dead:
             stored = await self._server.get(self._names.journal, end, seq=row.sequence)
             if stored is not None and not is_erased(stored):
-                await self._letters.write(name, row, reason, stored, end)
+                await self._letters.write(name, row, row.dead, stored, end)
+        group.remove(dead)
+        return bool(dead)
 
 
 def _parts(lease: str) -> tuple[str, str]:

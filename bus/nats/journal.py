@@ -143,11 +143,14 @@ class Journal:
     ) -> tuple[list[Stored], bool]:
         journal, kinds = self._names.journal, list(dict.fromkeys(types or ()))
         if types is not None and len(kinds) <= FEW:
+            # What comes while they are read may be in one page, and what came before it in none.
+            upto = (await self._server.state(journal, end)).last_seq
             subjects = [self._names.events(kind) for kind in kinds]
             pages: list[Stretch] = await asyncio.gather(
                 *(self._server.stretch(journal, s, after, limit, end) for s in subjects)
             )
-            return gathered(pages, limit)
+            messages, whole = gathered(pages, limit)
+            return [m for m in messages if m.sequence <= upto], whole
         page, whole = await self._server.stretch(journal, self._names.every, after, limit, end)
         if types is not None and page:
             kept = [m for m in page if self._names.kind(m.subject) in kinds]
@@ -183,7 +186,8 @@ def _entries(names: Names, raws: Sequence[msgspec.Raw]) -> list[_Entry]:
         check_legible(raw)
         if event.data.lane is not DURABLE:
             raise Refused(f"{event.type} is live: the journal takes durable events only")
-        entries.append(_Entry(names.event(event.type, event.source, event.id), raw))
+        subject = names.event(event.type, event.source, event.id, event.causation_id)
+        entries.append(_Entry(subject, raw))
     return entries
 
 

@@ -339,5 +339,6 @@ class NatsLink(Link):
                 limit.reschedule(now)
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:  # one that waits inside the library ends with the connection
+            await asyncio.wait(self._tasks, timeout=LINGER)
         await self._connection.aclose()

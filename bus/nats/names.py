@@ -21,6 +21,8 @@ __all__ = ["SCHEMES", "Names", "Place", "place_of"]
 
 SCHEMES = ("nats://", "tls://")
 PORT = 4222
+_DERIVED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+"""A UUIDv5, as `Event.derive` makes it."""
 _FLEET = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _SAFE = "!$&'+,-/:;=@_~"
 
@@ -50,9 +52,15 @@ class Names:
         self._durable = f"{fleet}.durable."
         self._told = f"{fleet}.told."
 
-    def event(self, kind: str, source: str, name: str) -> str:
-        """The one subject that a durable event has by its type, source and id."""
-        digest = blake2b(f"{len(source)}:{source}{name}".encode(), digest_size=16).hexdigest()
+    def event(self, kind: str, source: str, name: str, cause: str | None = None) -> str:
+        """The one subject that a durable event has by its type, source and id.
+
+        The id of a derived event says all: two members of a group that both derive it, since one
+        was too late to acknowledge, make one event, though their sources differ.
+        """
+        derived = cause is not None and _DERIVED.fullmatch(name)
+        text = f":{name}" if derived else f"{len(source)}:{source}{name}"
+        digest = blake2b(text.encode(), digest_size=16).hexdigest()
         return f"{self._durable}{kind}.{digest}"
 
     def events(self, kind: str) -> str:

@@ -3,6 +3,12 @@
 A change reads the group, decides, and stores it anew on the condition that nobody else did; who
 lost that race reads again. So members on any host see one order of changes, whichever server
 answers them.
+
+One server keeps that condition. Several do not always: whoever leads looks before the others agreed
+to what came just before, and of two writes at once may take both (nats-server issues 4320, 8469).
+There no server is asked to: every state says of which one it was made, a few states are kept, and
+who reads them passes over what was made of one that had a successor already. The stream's order
+decides.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ import msgspec
 from bus.errors import Refused, Unreachable
 from bus.nats.group import Group
 from bus.nats.names import Names
-from bus.nats.server import Moved, Server
+from bus.nats.server import SETTLE, Moved, Server, Stored
 from bus.signal import Signal
 
 __all__ = ["Change", "Room", "Rooms"]
@@ -33,6 +39,10 @@ class Seen(NamedTuple):
 
     body: bytes
     sequence: int
+
+
+class _Based(msgspec.Struct):
+    base: int = 0
 
 
 class Room:
@@ -101,10 +111,12 @@ class Rooms:
             room.cached = seen
             if not changed:
                 return result
-            group.writer = writer
+            group.writer, group.base = writer, seen.sequence
             body = msgspec.json.encode(group)
             try:
-                sequence = await self._server.store(subject, body, end, expected=seen.sequence)
+                expected = None if self._server.connection.clustered else seen.sequence
+                last = await self._server.store(subject, body, end, expected=expected)
+                sequence = await self._settled(subject, seen, body, last, end)
             except Moved:
                 stored = await self._seen(subject, end)
                 if stored.body != body:
@@ -118,5 +130,45 @@ class Rooms:
             return result
 
     async def _seen(self, subject: str, end: float) -> Seen:
-        stored = await self._server.last(self._names.groups, subject, end)
-        return Seen(b"{}", 0) if stored is None else Seen(stored.body, stored.sequence)
+        last = await self._server.last(self._names.groups, subject, end)
+        if last is None:
+            return Seen(b"{}", 0)
+        if not self._server.connection.clustered:
+            return Seen(last.body, last.sequence)
+        base = head = _base(last)
+        found: Stored | None = None
+        at = base
+        while at < last.sequence:
+            each = await self._next(subject, at, end)
+            if _base(each) == head:
+                found, head = each, each.sequence
+            at = each.sequence
+        if found is None:  # all that followed came too late
+            found = await self._server.get(self._names.groups, end, seq=base)
+        return Seen(found.body if found else b"{}", head)
+
+    async def _settled(self, subject: str, seen: Seen, body: bytes, mine: int, end: float) -> int:
+        """The sequence of a write, if it was the first on what was seen; raises `Moved`."""
+        at = seen.sequence
+        while self._server.connection.clustered and at < mine:
+            each = await self._next(subject, at, end)
+            if _base(each) == seen.sequence:
+                if each.body != body:
+                    raise Moved
+                return each.sequence
+            at = each.sequence
+        return mine
+
+    async def _next(self, subject: str, after: int, end: float) -> Stored:
+        """The message that follows; it is known to be there, if not yet to whoever answers."""
+        while True:
+            found = await self._server.following(self._names.groups, subject, after, end)
+            if found is not None:
+                return found
+            if asyncio.get_running_loop().time() >= end:
+                raise Unreachable(f"the NATS servers do not agree on what follows in {subject}")
+            await asyncio.sleep(SETTLE)
+
+
+def _base(stored: Stored) -> int:
+    return msgspec.json.decode(stored.body, type=_Based).base

@@ -13,7 +13,7 @@ import msgspec
 from bus.errors import BusError, DiskFull, NotPermitted, ReadOnly, Refused, TooLarge, Unreachable
 from bus.nats.connection import Connection
 
-__all__ = ["Known", "Moved", "Server", "Stored", "StreamState", "Stretch"]
+__all__ = ["SETTLE", "Known", "Moved", "Server", "Stored", "StreamState", "Stretch"]
 
 API = "$JS.API"
 SETTLE = 0.1
@@ -188,11 +188,19 @@ class Server:
     async def stretch(
         self, stream: str, subject: str, after: int, limit: int, end: float
     ) -> Stretch:
-        """Up to `limit` messages of a subject beyond a sequence, and about 8 MiB."""
+        """Up to `limit` messages of a subject beyond a sequence, and about 8 MiB.
+
+        All that was acknowledged before: any of several servers may read it, and one that is
+        behind is asked again.
+        """
         while True:
+            last = await self.last(stream, subject, end) if self.connection.clustered else None
             found = await self._stretch(stream, subject, after, limit, end)
             if found is not None:
-                return found
+                far = found.messages[-1].sequence if found.messages else after
+                if not found.whole or last is None or far >= last.sequence:
+                    return found
+                await asyncio.sleep(SETTLE)
             if asyncio.get_running_loop().time() >= end:
                 raise Unreachable(f"a page of {stream} did not come in time")
 

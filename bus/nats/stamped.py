@@ -29,7 +29,7 @@ def numbered(stored: Stored, kind: str, previous: int | None) -> bytes:
 
     What is no event keeps nothing but its number and type, so that readers pass it over.
     """
-    raw = stored.body
+    raw = stored.body.strip()  # a tool may write its JSON with a line's end
     if not raw.startswith(b"{") or not raw.endswith(b"}") or len(raw) < 3:
         return msgspec.json.encode(_Unreadable(stored.sequence, kind))
     if previous is None and b'"sequence"' not in raw and b'"previous"' not in raw:

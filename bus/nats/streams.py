@@ -12,10 +12,14 @@ from bus.nats.server import Server, refused
 __all__ = ["STREAMS", "make_streams"]
 
 STREAMS = 3
+STATES = 64
+"""Of each group, that several servers keep: more than may be written at once."""
 _NOT_FOUND = 10059
 _IN_USE = 10058
 _NO_JETSTREAM = (10039, 10076)
 _NEEDED = ("subjects", "discard", "discard_new_per_subject", "max_msgs_per_subject", "republish")
+_ONCE = ("discard_new_per_subject", "max_msgs_per_subject")
+"""What keeps an event once. Where the last message counts, older ones may be kept, too."""
 
 
 async def make_streams(server: Server, names: Names, end: float) -> bool:
@@ -30,10 +34,9 @@ async def make_streams(server: Server, names: Names, end: float) -> bool:
         "retention": "limits",
         "storage": "file",
         "num_replicas": replicas,
-        "max_msgs_per_subject": 1,
         "duplicate_window": 10**8,  # nothing is told apart by it: the subject does that
     }
-    once = {"discard": "new", "discard_new_per_subject": True}
+    once = {"discard": "new", "discard_new_per_subject": True, "max_msgs_per_subject": 1}
     fleet = names.fleet
     made = await _make(
         server,
@@ -46,7 +49,13 @@ async def make_streams(server: Server, names: Names, end: float) -> bool:
         **common,
     )
     made |= await _make(
-        server, end, name=names.groups, subjects=[f"{fleet}.group.*"], discard="old", **common
+        server,
+        end,
+        name=names.groups,
+        subjects=[f"{fleet}.group.*"],
+        discard="old",
+        max_msgs_per_subject=STATES if replicas > 1 else 1,
+        **common,
     )
     made |= await _make(
         server, end, name=names.dead, subjects=[f"{fleet}.dead.*.*"], **once, **common
@@ -68,6 +77,8 @@ async def _make(server: Server, end: float, **config: Any) -> bool:
             raise Unreachable("JetStream is not enabled for this user's account")
         raise refused(found.error)
     for key in _NEEDED:
+        if key in _ONCE and not config.get("discard_new_per_subject"):
+            continue
         needed, there = config.get(key), found.config.get(key)
         if needed != there and (needed or there):
             raise Refused(

@@ -64,7 +64,10 @@ class Place(Home):
 
     bus: Annotated[
         str | None,
-        Parameter(help="The fleet's bus, ipc:///FOLDER or tcp://HOST:PORT. Default: as it runs"),
+        Parameter(
+            help="The fleet's bus, ipc:///FOLDER, tcp://HOST:PORT or nats://HOST:PORT. "
+            "Default: as it runs"
+        ),
     ] = None
 
     @property
