@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -59,9 +60,20 @@ class NatsServer:
             assert time.monotonic() < end, f"nats-server did not start: {said.decode()}"
             time.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        """Of a started one."""
+        assert self._process is not None
+        return self._process.pid
+
+    def died(self) -> bool:
+        """Whether it was started and has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
     def stop(self, *, kill: bool = False) -> None:
-        """End it, with SIGTERM or SIGKILL."""
+        """End it, with SIGTERM or SIGKILL, be it frozen or not."""
         process, self._process = self._process, None
         if process is not None:
             process.kill() if kill else process.terminate()
+            process.send_signal(signal.SIGCONT)
             process.wait(20)

@@ -4,11 +4,12 @@ held against the promises."""
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from bus import BusError
 from tests.torture.journal.check import check
 from tests.torture.journal.schedule import Plan
-from tests.torture.journal.storm import rage
+from tests.torture.journal.storm import Storm, rage
 from tests.torture.kit import Outcome, Say
 
 __all__ = ["ABOUT", "MINUTES", "outcome", "run"]
@@ -36,17 +37,22 @@ def run(minutes: float, seed: int, say: Say) -> Outcome:
     return outcome(plan, say)
 
 
-def outcome(plan: Plan, say: Say) -> Outcome:
+def outcome(
+    plan: Plan,
+    say: Say,
+    part: str = "journal",
+    rage: Callable[[Plan, Say], Storm] = rage,
+) -> Outcome:
     """A storm of that plan, checked."""
     started = time.monotonic()
     try:
         storm = rage(plan, say)
     except (BusError, TimeoutError) as e:  # the journal does not open again, nobody ends in order
         broken = f"the storm ended with {type(e).__name__}: {e}"
-        return Outcome("journal", plan.seed, time.monotonic() - started, broken=(broken,))
+        return Outcome(part, plan.seed, time.monotonic() - started, broken=(broken,))
     say("checking")
     verdict = check(storm.history)
-    sentences = verdict.broken
+    sentences = (*storm.broken, *verdict.broken)
     if not storm.drained:
         late = f"drain: not everything was finished {plan.drain:g} s after the storm"
         sentences = (late, *sentences)
@@ -55,8 +61,9 @@ def outcome(plan: Plan, say: Say) -> Outcome:
         "faults": storm.faults.total(),
         "faults by kind": ", ".join(f"{n} {count}" for n, count in sorted(storm.faults.items())),
         "consumers that died of poison": storm.deaths,
+        **storm.figures,
         **{kind: verdict.kinds.get(kind, 0) for kind in ("lost", "unexpected", "order", "twice")},
     }
     for name, count in sorted(verdict.figures.items()):
         figures.setdefault(name, count)
-    return Outcome("journal", plan.seed, time.monotonic() - started, figures, sentences)
+    return Outcome(part, plan.seed, time.monotonic() - started, figures, sentences)

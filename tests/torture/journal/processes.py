@@ -96,9 +96,14 @@ class Processes:
     def start(self, name: str) -> None:
         """Begin its next life."""
         number = self._numbers[name] = self._numbers.get(name, 0) + 1
-        self._pids[name] = self._ask(self._role(name, number))
+        self._pids[name] = self._begin(name, number)
         if name in self._since:
             self.away.setdefault(name, []).append((self._since.pop(name), time.time()))
+
+    def _begin(self, name: str, number: int) -> int:
+        """Its process id."""
+        pid: int = self._ask(self._role(name, number))
+        return pid
 
     def running(self, name: str) -> bool:
         """Whether it is alive, frozen or not."""

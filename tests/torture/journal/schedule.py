@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 from tests.torture.journal.history import Fault
 
-__all__ = ["BROKER", "CONSUMERS", "DERIVING", "GROUPS", "PUBLISHERS", "WATCHERS", "Plan", "poison"]
+__all__ = [
+    "BROKER",
+    "CONSUMERS",
+    "DERIVING",
+    "GROUPS",
+    "PUBLISHERS",
+    "WATCHERS",
+    "Plan",
+    "Weight",
+    "poison",
+]
 
 BROKER = "broker"
 PUBLISHERS = ("pub-1", "pub-2", "pub-3")
@@ -27,7 +38,8 @@ CONSUMERS = {
 }
 WATCHERS = ("watch-1", "watch-2")
 
-_WEIGHTS = (
+Weight = tuple[str, tuple[str, ...], int]
+_WEIGHTS: tuple[Weight, ...] = (
     ("kill", (BROKER,), 4),
     ("stop", (BROKER,), 1),
     ("freeze", (BROKER,), 2),
@@ -69,7 +81,7 @@ class Plan:
     def schedule(self) -> list[Fault]:
         """The faults in order; a process that is down or frozen is left alone meanwhile."""
         chance = Random(f"{self.seed} faults")
-        kinds = [(kind, targets) for kind, targets, weight in _WEIGHTS for _ in range(weight)]
+        kinds = [(kind, targets) for kind, targets, weight in self.weights for _ in range(weight)]
         step = self.storm / (self.faults + 1)
         free: dict[str, float] = {}
         made: list[Fault] = []
@@ -78,14 +90,27 @@ class Plan:
             while True:
                 kind, targets = chance.choice(kinds)
                 target = chance.choice(targets)
-                if free.get(target, 0.0) <= at:
+                if free.get(self.place(target), 0.0) <= at:
                     break
-            lasts = self._lasts(kind, target, chance)
-            free[target] = at + lasts + 0.2
+            lasts = self.lasts(kind, target, chance)
+            free[self.place(target)] = at + lasts + self.rest(target)
             made.append(Fault(kind, target, at, lasts))
         return made
 
-    def _lasts(self, kind: str, target: str, chance: Random) -> float:
+    @property
+    def weights(self) -> Sequence[Weight]:
+        """What is done to whom, and how often."""
+        return _WEIGHTS
+
+    def place(self, target: str) -> str:
+        """Of those with the same one only one is struck at a time."""
+        return target
+
+    def rest(self, target: str) -> float:
+        """Seconds that it runs at least before it is struck again."""
+        return 0.2
+
+    def lasts(self, kind: str, target: str, chance: Random) -> float:
         if kind != "freeze":
             return chance.choice([0.0, 0.1, 0.5]) * min(1.0, self.visibility)
         if chance.random() < 0.1 and self.storm > 10 * LONG:

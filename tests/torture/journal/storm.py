@@ -9,8 +9,9 @@ import sqlite3
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
@@ -33,12 +34,12 @@ from tests.torture.journal.schedule import (
 from tests.torture.journal.witness import install, turns
 from tests.torture.kit import Say
 
-__all__ = ["Storm", "rage"]
+__all__ = ["Director", "Storm", "rage"]
 
 TICK = 0.03
 """Seconds between two looks at who died."""
 EVERYBODY = (BROKER, *PUBLISHERS, *CONSUMERS, *WATCHERS)
-KINDS = {"pub": "publisher", "watch": "watcher", BROKER: "broker"}
+KINDS = {"pub": "publisher", "watch": "watcher", BROKER: "broker", "server": "server"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Storm:
     """Consumers that died of what they handled."""
     drained: bool
     """Whether every group had finished everything in time."""
+    figures: Mapping[str, int | float | str] = field(default_factory=dict)
+    """What else was counted."""
+    broken: tuple[str, ...] = ()
+    """What did not hold that no history shows."""
 
 
 def rage(plan: Plan, say: Say) -> Storm:
@@ -59,12 +64,16 @@ def rage(plan: Plan, say: Say) -> Storm:
     try:
         with Processes(folder, plan) as fleet:
             install(fleet.journal)
-            return _Director(plan, fleet, say).direct()
+            return Director(plan, fleet, say).direct()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Director:
+class Director:
+    """Does what the plan says to a broker and who speaks with it."""
+
+    everybody: tuple[str, ...] = EVERYBODY
+
     def __init__(self, plan: Plan, fleet: Processes, say: Say) -> None:
         self._plan = plan
         self._fleet = fleet
@@ -81,32 +90,36 @@ class _Director:
     def direct(self) -> Storm:
         """Start, storm, heal, drain; then read what everybody wrote."""
         fleet = self._fleet
-        for name in EVERYBODY:
+        for name in self.everybody:
             fleet.start(name)
         for fault in self._plan.schedule():
             while self._now() < fault.at:
                 self._look()
-            self._strike(fault)
+            self.strike(fault)
         while self._back:
             self._look()
-        while len(self._planted) < self._plan.unreadable:  # no fault gave occasion
-            fleet.end(BROKER)
-            self._plant()
-            fleet.start(BROKER)
+        self.healed()
         drained = self._drain()
         for name in (*PUBLISHERS, *CONSUMERS, *WATCHERS):
             fleet.end(name)
-        fleet.end(BROKER, signal.SIGTERM)
-        return Storm(self._history(), self._done, self._deaths, drained)
+        return Storm(self.history(), self._done, self._deaths, drained)
+
+    def healed(self) -> None:
+        """All faults are over."""
+        while len(self._planted) < self._plan.unreadable:  # none gave occasion
+            self._fleet.end(BROKER)
+            self._plant()
+            self._fleet.start(BROKER)
 
     def _now(self) -> float:
         return time.monotonic() - self._started
 
     # faults
 
-    def _strike(self, fault: Fault) -> None:
+    def strike(self, fault: Fault) -> None:
+        """Do it; who it strikes comes back when it is over."""
         fleet, target = self._fleet, self._target(fault)
-        how = fault.kind if target == BROKER or fault.kind != "stop" else "kill"
+        how = "kill" if fault.kind == "stop" and target in CONSUMERS else fault.kind
         if how == "freeze":
             fleet.freeze(target)
             self._frozen.add(target)
@@ -175,11 +188,11 @@ class _Director:
             self._look()
             if not all(map(self._fleet.finished, PUBLISHERS)):
                 continue
-            if asyncio.run(self._quiet(limit - self._now())):
+            if asyncio.run(self.quiet(limit - self._now())):
                 return True
         return False
 
-    async def _quiet(self, seconds: float) -> bool:
+    async def quiet(self, seconds: float) -> bool:
         """Whether the broker says that no group has anything left; the watchers' files agree."""
         try:
             async with (
@@ -199,7 +212,9 @@ class _Director:
         lags = [count for name, count in beat.data.counters.items() if name.startswith("lag:")]
         return len(lags) == len(GROUPS) and not any(lags) and seen >= head
 
-    def _history(self) -> History:
+    def history(self) -> History:
+        """What everybody wrote, and what the journal holds in the end."""
+        self._fleet.end(BROKER, signal.SIGTERM)
         path = self._fleet.journal
         with closing(sqlite3.connect(path)) as database:
             rows = database.execute("SELECT sequence, type, raw FROM events ORDER BY sequence")

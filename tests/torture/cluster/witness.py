@@ -1,0 +1,136 @@
+"""What a cluster's streams hold in the end: the events, the dead letters, and every state that
+every group ever had, of which the turns of each lease are read.
+
+A group is one message, changed by compare and set: the stream's order is the order in which its
+changes became true. The server is told to keep them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+import schemas
+from bus.nats.group import Group, Row
+from bus.nats.letters import GROUP, SEQUENCE, WHY
+from bus.nats.names import Names
+from tests.torture.journal.history import Dead, Kept, Turn
+
+__all__ = ["NAMES", "dead_letters", "install", "kept", "state", "stored", "turns"]
+
+NAMES = Names("consonance")
+_GROUP = msgspec.json.Decoder(Group).decode
+
+
+async def _asked(client: Client, verb: str, **body: Any) -> dict[str, Any]:
+    answer = await client.request(f"$JS.API.{verb}", json.dumps(body).encode(), timeout=10)
+    found: dict[str, Any] = json.loads(answer.data)
+    assert "error" not in found, found
+    return found
+
+
+async def install(client: Client) -> None:
+    """Have every state of every group kept, from now on."""
+    config = (await _asked(client, f"STREAM.INFO.{NAMES.groups}"))["config"]
+    config["max_msgs_per_subject"] = -1
+    await _asked(client, f"STREAM.UPDATE.{NAMES.groups}", **config)
+
+
+async def stored(client: Client, stream: str, subject: str) -> list[Msg]:
+    """Every message of a stream, in order, read by the client library alone."""
+    expected = (await _asked(client, f"STREAM.INFO.{stream}"))["state"]["messages"]
+    found: list[Msg] = []
+    if expected:
+        reader = await client.jetstream().subscribe(subject, ordered_consumer=True)
+        async with asyncio.timeout(120):
+            while len(found) < expected:
+                found.append(await reader.next_msg(30))
+        await reader.unsubscribe()
+    return found
+
+
+async def state(client: Client, group: str) -> Group:
+    """What a group has taken and not ended now."""
+    name = NAMES.group(group)
+    found = await client.jetstream().get_last_msg(NAMES.groups, name)
+    return _GROUP(found.data or b"{}")  # were it one that came too late, another look would differ
+
+
+def kept(messages: Sequence[Msg]) -> list[Kept]:
+    """The journal's events."""
+    heads: dict[str, int] = {}
+    found = []
+    for message in messages:
+        about, kind = schemas.header(message.data), NAMES.kind(message.subject)
+        number = message.metadata.sequence.stream
+        found.append(Kept(number, kind, about.id, heads.get(kind, 0), about.causationid))
+        heads[kind] = number
+    return found
+
+
+def dead_letters(messages: Sequence[Msg]) -> dict[tuple[str, int], Dead]:
+    """By group and sequence."""
+    found = {}
+    for message in messages:
+        about = message.headers or {}
+        group = unquote(about[GROUP])
+        letter = Dead(group, schemas.header(message.data).id, unquote(about[WHY]))
+        found[group, int(about[SEQUENCE])] = letter
+    return found
+
+
+def turns(
+    messages: Sequence[Msg], dead: Mapping[tuple[str, int], Dead], visibility: float
+) -> list[Turn]:
+    """What became of every lease, by the differences between one state and the next."""
+    found: list[Turn] = []
+    before: dict[str, dict[int, Row]] = {}
+    heads: dict[str, int] = {}
+    for message in messages:
+        group = unquote(message.subject.removeprefix(NAMES.group("")[:-1]))
+        if not message.data or group.startswith("@"):
+            continue
+        now_is = _GROUP(message.data)
+        if now_is.base != heads.get(group, 0):  # of a state that had a successor already
+            continue
+        heads[group] = message.metadata.sequence.stream
+        rows = {row.sequence: row for row in now_is.rows}
+        was = before.get(group, {})
+        before[group] = rows
+
+        def note(
+            what: str, row: Row, lease: str, at: float, until: float, group: str = group
+        ) -> None:
+            name = f"{lease}.{group}" if lease else None
+            turn = Turn(len(found), what, group, row.sequence, row.attempt, name, at, until)
+            found.append(turn)
+
+        for sequence, old in was.items():
+            now = rows.get(sequence)
+            if now is not None and now.lease != old.lease and old.lease:
+                at = now.due - visibility if now.lease else now.due
+                note(_back(old, now), old, old.lease, at, old.due)
+            elif now is None and not old.dead:
+                ended = "dead" if (group, sequence) in dead else "ack" if old.lease else "gone"
+                note(ended, old, old.lease, 0.0, old.due)
+        for sequence in sorted(rows):
+            now, former = rows[sequence], was.get(sequence)
+            if now.lease and (former is None or now.lease != former.lease):
+                note("again" if former else "fresh", now, now.lease, 0.0, now.due)
+    return found
+
+
+def _back(old: Row, now: Row) -> str:
+    """Why a lease ended whose event the group still has."""
+    if now.dead:
+        return "dead"
+    if now.lapsed > old.lapsed:
+        return "lapse"
+    return "nack" if now.failed > old.failed else "back"

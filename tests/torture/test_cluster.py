@@ -1,0 +1,113 @@
+"""The cluster's storm in small, and what reads the states of its groups."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from bus.nats.group import Group, Row
+from tests.bus.nats_server import nats_binary
+from tests.torture.cluster import outcome, witness
+from tests.torture.cluster.schedule import MAJORITY, ClusterPlan
+from tests.torture.cluster.servers import SERVERS
+from tests.torture.journal.history import Dead
+
+SMALL = ClusterPlan(
+    seed=1,
+    events=120,
+    faults=3,
+    storm=2.0,
+    visibility=2.0,
+    drain=40.0,
+    refused=1,
+    killers=0,
+    unreadable=1,
+    servers=False,
+    without=(),
+)
+
+
+def test_a_small_storm() -> None:
+    """Three servers, and processes that are killed: who leads changes in the long form alone, since
+    NATS takes ten seconds for it."""
+    nats_binary()
+    found = outcome(SMALL, lambda line: None)
+    assert not found.broken
+    assert found.figures["events attempted"] == SMALL.events
+    # Two groups consume what the poison is, each has each once.
+    assert found.figures["dead letters"] == 2 * (SMALL.refused + SMALL.unreadable)
+
+
+def test_a_schedule_leaves_a_majority_up_but_where_it_says_so() -> None:
+    plan = ClusterPlan(
+        seed=3,
+        events=1,
+        faults=60,
+        storm=360.0,
+        visibility=4.0,
+        drain=1.0,
+        refused=0,
+        killers=0,
+        unreadable=0,
+        without=(10.0, 10.0),
+    )
+    made = plan.schedule()
+    assert made == plan.schedule()
+    assert sum(fault.kind == MAJORITY for fault in made) == 2
+    struck = [fault for fault in made if fault.target in SERVERS]
+    assert {fault.kind for fault in struck} == {"kill", "stop", "freeze"}
+    for before, after in pairwise(struck):
+        assert before.at + before.lasts + plan.apart <= after.at
+
+
+def states(*made: Group) -> list[Any]:
+    """Messages of a group, as the stream would have them."""
+    subject = witness.NAMES.group("g")
+    return [
+        SimpleNamespace(
+            subject=subject,
+            data=msgspec.json.encode(group),
+            metadata=SimpleNamespace(sequence=SimpleNamespace(stream=number)),
+        )
+        for number, group in enumerate(made, 1)
+    ]
+
+
+def group(base: int, *rows: Row) -> Group:
+    return Group(rows=list(rows), base=base)
+
+
+def row(lease: str = "", due: float = 5.0, **more: Any) -> Row:
+    return Row(1, "feedback.given", due, lease, **more)
+
+
+@pytest.mark.parametrize(
+    ("made", "dead", "expected"),
+    [
+        ([group(0, row("a")), group(1)], False, ["fresh a", "ack a"]),
+        ([group(0, row("a")), group(1, row(failed=1))], False, ["fresh a", "nack a"]),
+        ([group(0, row("a")), group(1, row())], False, ["fresh a", "back a"]),
+        (
+            [group(0, row("a")), group(1, row("b", 9.0, lapsed=1))],
+            False,
+            ["fresh a", "lapse a", "again b"],
+        ),
+        (
+            [group(0, row("a")), group(1, row(dead="it failed")), group(2)],
+            True,
+            ["fresh a", "dead a"],
+        ),
+        ([group(0, row("a")), group(1), group(1, row("b"))], False, ["fresh a", "ack a"]),
+        ([group(0, row()), group(1)], False, ["gone None"]),
+    ],
+    ids=["ack", "nack", "back", "lapse", "dead", "came too late", "gone"],
+)
+def test_turns_are_read_of_the_states(made: list[Group], dead: bool, expected: list[str]) -> None:
+    letters = {("g", 1): Dead("g", "e", "it failed")} if dead else {}
+    found = witness.turns(states(*made), letters, 4.0)
+    names = [f"{turn.what} {turn.lease and turn.lease.removesuffix('.g')}" for turn in found]
+    assert names == expected
