@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 __all__ = [
     "Benchmark",
+    "Busy",
     "Found",
     "Measure",
     "add_data",
@@ -162,7 +163,7 @@ def measured_on(began: float) -> Found:
     return found
 
 
-class _Busy:
+class Busy:
     """How busy the whole machine was when this was made."""
 
     def __init__(self) -> None:
@@ -191,7 +192,7 @@ class _Busy:
         return total
 
 
-_STARTED: Final = _Busy()
+_STARTED: Final = Busy()
 
 
 def _processor() -> str:

@@ -17,12 +17,21 @@ from typing import Any
 
 from services.runtime import lifeline
 
-__all__ = ["ROOT", "FleetFailed", "RunningFleet", "fresh_state", "running_fleet", "settings_file"]
+__all__ = [
+    "ROOT",
+    "FleetFailed",
+    "RunningFleet",
+    "background",
+    "fresh_state",
+    "running_fleet",
+    "settings_file",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_LIMIT = 180.0  # seconds; a machine that is busy with other things starts slowly
 STOP_LIMIT = 40.0
 LAST_LINES = 12
+BACKGROUND = "background-*.npy"
 
 
 class FleetFailed(Exception):
@@ -113,6 +122,20 @@ async def running_fleet(
         yield RunningFleet(bus, time.monotonic() - start, log, process)
     finally:
         await asyncio.shield(_stop(process))
+
+
+async def background(state: Path, limit: float = 180.0) -> list[Path]:
+    """What a factory embeds once, at its first start, by the fleet's encoders: wait for its files.
+
+    Until then not all of an encoder is its clients'. None, where it is not done within so many
+    seconds.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit):
+            while not (found := list((state / "factory").glob(BACKGROUND))):  # noqa: ASYNC110  (a file's name)
+                await asyncio.sleep(0.2)
+            return found
+    return []
 
 
 async def _ready(process: asyncio.subprocess.Process, log: Path) -> str:

@@ -20,6 +20,9 @@ __all__ = ["Child", "ChildFailed"]
 PATIENCE: Final = 60.0
 """Seconds for which a child may start, or think."""
 
+LONGEST: Final = 1 << 24
+"""Bytes of an answer."""
+
 
 class ChildFailed(Exception):
     """A process in a node ended by itself, or does not answer."""
@@ -60,6 +63,7 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._complaints,
+            limit=LONGEST,
             env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
             start_new_session=True,  # it does not hear the terminal's Ctrl-C
         )

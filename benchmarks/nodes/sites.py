@@ -14,7 +14,14 @@ from typing import Any, Final
 import psutil
 
 from benchmarks.kit.child import THREAD_VARIABLES
-from benchmarks.kit.fleet import ROOT, FleetFailed, RunningFleet, running_fleet, settings_file
+from benchmarks.kit.fleet import (
+    ROOT,
+    FleetFailed,
+    RunningFleet,
+    background,
+    running_fleet,
+    settings_file,
+)
 from benchmarks.kit.namespaces import Network
 from bus import Bus, connect
 from schemas import FleetHeartbeat
@@ -24,7 +31,6 @@ __all__ = ["LEARNER", "SETTINGS", "Node", "Site", "lend_background", "names", "o
 
 LEARNER: Final = "learner"
 COMMANDS: Final = "services.federation.commands"
-BACKGROUND: Final = "background-*.npy"
 BORROWED: Final = 180.0
 """Seconds for which the learner's factory is waited for; the others start meanwhile no sooner."""
 START: Final = 90.0
@@ -145,16 +151,11 @@ async def opened(
 
 async def lend_background(giver: Site, others: Sequence[Site]) -> None:
     """Give what the first factory embeds at its start to the others: it is the same everywhere."""
-    folder = giver.state / "factory"
-    with contextlib.suppress(TimeoutError):  # then each does it by itself
-        async with asyncio.timeout(BORROWED):
-            while not (found := list(folder.glob(BACKGROUND))):  # noqa: ASYNC110  (a file's name)
-                await asyncio.sleep(0.2)
-            for site in others:
-                aside = site.state / "factory"
-                aside.mkdir(mode=0o700, exist_ok=True)
-                for file in found:
-                    (aside / file.name).write_bytes(file.read_bytes())
+    for file in await background(giver.state, BORROWED):  # without it each does it by itself
+        for site in others:
+            aside = site.state / "factory"
+            aside.mkdir(mode=0o700, exist_ok=True)
+            (aside / file.name).write_bytes(file.read_bytes())
 
 
 def _role(words: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """`python -m benchmarks.report`: the page docs/benchmarks.md, from what was measured.
 
-Without options it rewrites page and pictures from the saved results. With --all, or --only and
-names, it measures first, one benchmark after another, each in a process of its own.
+Without options it rewrites page and pictures from the saved results, and docs/scale.md beside it.
+With --all, or --only and names, it measures first, one benchmark after another, each in a process
+of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks.report.catalogue import CATALOGUE, Entry
 from benchmarks.report.page import page
 from benchmarks.report.picture import draw
 from benchmarks.report.results import FOLDER, Missing, Result, load, measure
+from benchmarks.scale import page as scale
 
 REPORT = Benchmark(name="report", about=__doc__, wrong=(OSError, ImportError))
 NAMES = tuple(entry.name for entry in CATALOGUE)
@@ -54,6 +56,7 @@ def run(given: argparse.Namespace, console: Console) -> Found:
         _measured(entry, given, console, f"{number} of {len(given.measured)}")
     results = {entry.name: load(entry, given.results) for entry in CATALOGUE}
     write(results, given.page, given.pictures)
+    scale.write(given.results, given.page.with_name("scale.md"), given.pictures)
     console.print(f"written: {_short(given.page)}", markup=False, highlight=False)
     return {
         "page": _short(given.page),

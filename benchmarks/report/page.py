@@ -11,7 +11,7 @@ from benchmarks.kit.show import machine_line, met_sign, number, spread, wanted, 
 from benchmarks.report.catalogue import CATALOGUE, Entry, command_of
 from benchmarks.report.results import Missing, Result
 
-__all__ = ["loses", "page"]
+__all__ = ["loses", "page", "table"]
 
 HEAD = """\
 # Benchmarks
@@ -56,7 +56,7 @@ def _lines(results: Mapping[str, Result], pictures: Mapping[str, str]) -> Iterat
     if promised:
         met = sum(row.met is True for _, row in promised)
         yield f"## What is wanted\n\n{met} of {len(promised)} are as wanted.\n"
-        yield from _table(
+        yield from table(
             ("", "compared", "against", "found", "wanted", ""),
             "lllrrl",
             [
@@ -88,7 +88,7 @@ def _section(entry: Entry, result: Result, picture: str | None) -> Iterator[str]
     if picture is not None:
         yield f"![{entry.title}: ratios with the target and the spread of each]({picture})\n"
     if result.comparisons:
-        yield from _table(
+        yield from table(
             ("compared", "whose", "against", "median", "spread", "wanted", ""),
             "lllrrrl",
             [
@@ -101,7 +101,7 @@ def _section(entry: Entry, result: Result, picture: str | None) -> Iterator[str]
         )
         yield ""
     if result.figures:
-        yield from _table(
+        yield from table(
             ("measured", "whose", "median", "spread", "unit"),
             "llrrl",
             [
@@ -132,7 +132,8 @@ def _found(row: Comparison) -> str:
     return with_unit(row.ratio, row.unit)
 
 
-def _table(heads: Sequence[str], align: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(heads: Sequence[str], align: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table in Markdown; `align` has an l or an r for each column."""
     rules = {"l": "---", "r": "---:"}
     yield f"| {' | '.join(heads)} |"
     yield f"| {' | '.join(rules[it] for it in align)} |"

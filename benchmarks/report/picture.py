@@ -11,7 +11,7 @@ from benchmarks.kit.rounds import Comparison, Report
 from benchmarks.kit.show import number
 from benchmarks.report.page import loses
 
-__all__ = ["draw"]
+__all__ = ["LIGHT", "draw", "in_colours"]
 
 LIGHT = {"paper": "#ffffff", "ink": "#1c2330", "soft": "#5d6778", "rule": "#dfe3ea"} | {
     "good": "#0b7a75",
@@ -55,7 +55,7 @@ def draw(report: Report, title: str) -> str | None:
         figure.text(*place, title, color=LIGHT["ink"], size=12, weight="bold")
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    return _in_colours(stream.getvalue())
+    return in_colours(stream.getvalue())
 
 
 def _bars(axes: Any, rows: list[Comparison]) -> None:
@@ -105,7 +105,7 @@ def _label(row: Comparison) -> str:
     return f"{what}\nagainst {textwrap.shorten(row.against, 38, placeholder=' …')}"
 
 
-def _in_colours(drawn: str) -> str:
+def in_colours(drawn: str) -> str:
     """Each colour by its name, and what the names mean by day and by night."""
     for name, colour in LIGHT.items():
         drawn = drawn.replace(colour, f"var(--{name})")

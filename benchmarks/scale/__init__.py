@@ -1,0 +1,1 @@
+"""How cost grows with encoders, skills and feedback: measured where it can be, simulated beyond."""
