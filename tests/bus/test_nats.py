@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -216,6 +218,38 @@ async def test_a_server_that_is_killed_costs_nothing_that_was_acknowledged(tmp_p
             assert one.statistics().reconnects >= 1
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("how", ["frozen", "killed"])
+async def test_a_bus_closes_in_time_though_its_server_does_not_answer(
+    how: str, tmp_path: Path
+) -> None:
+    nats_binary()
+    server = NatsServer(tmp_path)
+    server.start()
+    try:
+        one = await bus.connect(server.url, source="/a/1", patience=10)
+        one.patience = 0.5  # type: ignore[attr-defined]
+        work = one.consume("g", FeedbackGiven)
+        await work.__aenter__()
+        if how == "frozen":
+            os.kill(server.pid, signal.SIGSTOP)
+        else:
+            server.stop(kill=True)
+        answer = question(one.address).derive(
+            SkillListed(cards=()), source="/a/1", to="b", attachments=[bytes(4_000_000)]
+        )
+        for _ in range(8):  # more than the sockets between them hold
+            await one.publish(answer)
+        durable = asyncio.create_task(one.publish(feedback(1)))
+        waiting = asyncio.create_task(work.get())
+        await asyncio.sleep(0)
+        async with asyncio.timeout(25):
+            await one.aclose()
+            found = await asyncio.gather(durable, waiting, return_exceptions=True)
+        assert all(isinstance(each, bus.BusError) for each in found), found
+    finally:
+        server.stop(kill=True)
 
 
 USERS = """
