@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ from benchmarks.kit.command import (
     add_output,
     measured_on,
     progress_bar,
+    typed,
     until_stopped,
 )
 from benchmarks.kit.fleet import FleetFailed
@@ -75,7 +75,7 @@ def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     given = parser.parse_args(argv)
     if given.clients < 1 or min(given.seconds, given.cut, given.deadline) <= 0:
         parser.error("--clients, --seconds, --cut and --deadline should be more than 0")
-    given.typed = shlex.join(["python", "-m", "benchmarks.hosts", *(argv or sys.argv[1:])])
+    given.typed = typed(HOSTS.name, argv)
     return given
 
 

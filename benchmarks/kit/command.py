@@ -8,10 +8,11 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -33,6 +34,7 @@ __all__ = [
     "progress_bar",
     "seeds_of",
     "sizes_of",
+    "typed",
     "until_stopped",
     "write_json",
 ]
@@ -115,6 +117,15 @@ def add_output(parser: argparse.ArgumentParser, out: str = "file for the JSON ob
     """`--json`, and `--out` with its help."""
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--out", type=Path, help=out)
+
+
+def typed(name: str, argv: Sequence[str] | None) -> str:
+    """What was typed, but for where the result was to go."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--out" in words:
+        at = words.index("--out")
+        del words[at : at + 2]
+    return shlex.join(["python", "-m", f"benchmarks.{name}", *words])
 
 
 def seeds_of(given: argparse.Namespace) -> range:

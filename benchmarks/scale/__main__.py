@@ -17,7 +17,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ from benchmarks.kit.command import (
     add_output,
     measured_on,
     progress_bar,
+    typed,
     until_stopped,
 )
 from benchmarks.kit.fleet import FleetFailed
@@ -76,7 +76,7 @@ def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     given = parser.parse_args(argv)
     if min(given.requests, given.batches, given.texts) < 1 or given.seconds <= 0:
         parser.error("--requests, --batches, --texts and --seconds should be more than 0")
-    given.typed = shlex.join(["python", "-m", "benchmarks.scale", *(argv or sys.argv[1:])])
+    given.typed = typed(SCALE.name, argv)
     return given
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,10 @@ all else, is the time that was measured. Assumed:
 
 
 def page(
-    scale: Scale, courses: Sequence[Course], learned: dict[str, Any] | None, drawn: str
+    scale: Scale, hosts: dict[str, Any] | None, learned: dict[str, Any] | None, drawn: str
 ) -> str:
     """Markdown; `drawn` is the picture's place, seen from the page."""
-    return "\n".join(_lines(scale, courses, learned, drawn)).rstrip("\n") + "\n"
+    return "\n".join(_lines(scale, hosts, learned, drawn)).rstrip("\n") + "\n"
 
 
 def write(results: Path, file: Path, pictures: Path) -> bool:
@@ -77,20 +77,23 @@ def write(results: Path, file: Path, pictures: Path) -> bool:
     if not found.is_file():
         return False
     scale = msgspec.json.decode(found.read_bytes(), type=Scale)
-    courses: list[Course] = []
-    if (hosts := results / "hosts.json").is_file():
-        courses = msgspec.convert(json.loads(hosts.read_text("utf-8"))["courses"], list[Course])
-    buses = results / "buses.json"
-    learned = json.loads(buses.read_text("utf-8")) if buses.is_file() else None
+    hosts, learned = _read(results / "hosts.json"), _read(results / "buses.json")
     pictures.mkdir(parents=True, exist_ok=True)
     (pictures / "scale.svg").write_text(picture.draw(scale), "utf-8")
     place = (pictures / "scale.svg").relative_to(file.parent).as_posix()
-    file.write_text(page(scale, courses, learned, place), "utf-8")
+    file.write_text(page(scale, hosts, learned, place), "utf-8")
     return True
 
 
+def _read(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return found
+
+
 def _lines(
-    scale: Scale, courses: Sequence[Course], learned: dict[str, Any] | None, drawn: str
+    scale: Scale, hosts: dict[str, Any] | None, learned: dict[str, Any] | None, drawn: str
 ) -> Iterator[str]:
     checks, most, waits, helps, costs, index, journal = parts(scale)
     yield HEAD
@@ -124,12 +127,9 @@ def _lines(
         "cores, beside the simulation of the same:\n"
     )
     yield from _section(checks)
-    yield (
-        f"Measured on {scale.machine.get('date', '?')}: {machine_line(scale.machine)}; load "
-        f"{scale.load:.1f} when it began.\n"
-    )
-    if courses:
-        yield from _hosts(courses)
+    yield _measured(scale.machine, scale.load)
+    if hosts is not None:
+        yield from _hosts(hosts)
     if learned is not None:
         yield from _learned(learned)
 
@@ -227,7 +227,8 @@ def _many(plan: Any) -> bool:
     return bool(plan.carrier == BROKER and plan.routers > 1 and plan.texts == 1)
 
 
-def _hosts(courses: Sequence[Course]) -> Iterator[str]:
+def _hosts(hosts: dict[str, Any]) -> Iterator[str]:
+    courses = msgspec.convert(hosts["courses"], list[Course])
     yield "## Three hosts\n"
     yield (
         "```console\n$ python -m benchmarks.hosts --bus both --out "
@@ -243,6 +244,7 @@ def _hosts(courses: Sequence[Course]) -> Iterator[str]:
         plan = course.plan
         name = "our broker on TCP, with keys" if plan.transport == "tcp" else "NATS"
         one, three = course.parts[:2]
+        per_core = (three.rate / three.cores) / (one.rate / one.cores)
         yield f"**On {name}**, {plan.clients} clients, a deadline of {plan.deadline:g} s\n"
         yield from table(HEADS, "l" + "r" * (len(HEADS) - 1), rows(course))
         yield ""
@@ -254,8 +256,8 @@ def _hosts(courses: Sequence[Course]) -> Iterator[str]:
             else f"computed again {course.back_s:.1f} s after its cable was mended"
         )
         yield (
-            f"Three hosts did {three.rate / one.rate:.2f} times as much as one, with "
-            f"{three.cores:.1f} cores left to them after one had {one.cores:.1f}. Of "
+            f"For each core that was left to them three hosts did {per_core:.2f} times as much as "
+            "one. Of "
             f"{sum(part.requests for part in course.parts):,} requests {lost or 'none'} stayed "
             f"unanswered; the longest took {longest:.1f} s: what lay at the host that fell "
             "silent is given to another after 6 s. "
@@ -266,13 +268,15 @@ def _hosts(courses: Sequence[Course]) -> Iterator[str]:
             used = ", ".join(f"{who} {number(value)} µs" for who, value in three.cpu_us.items())
             yield f"CPU time a request with three hosts: {used}."
         yield ""
+    yield _measured(hosts["machine"], hosts["load"])
 
 
 def _learned(learned: dict[str, Any]) -> Iterator[str]:
     yield "## The loop on NATS\n"
+    alone = " --no-body" if learned["settings"]["factory"].get("body_schedule") == "off" else ""
     yield (
-        "```console\n$ python -m benchmarks.learning --data FOLDER --feedback 256 --seeds 2 "
-        "--bus both\n```\n\n"
+        "```console\n$ python -m benchmarks.learning --data FOLDER --feedback 256 "
+        f"--seeds {learned['sizes'][0]['seeds']}{alone} --bus both\n```\n\n"
         "[The whole loop](evidence.md) on BANKING77, 256 pieces of feedback, on our broker and "
         "on a NATS server with JetStream; means over "
         "the same seeds.\n"
@@ -291,7 +295,13 @@ def _learned(learned: dict[str, Any]) -> Iterator[str]:
     cells.append(("files of durable events, a piece", *(in_bytes(_kept(it)) for it in sizes)))
     yield from table(("", *names), "l" + "r" * len(names), cells)
     yield ""
-    yield f"Measured on {learned.get('date', '?')}: {machine_line(learned)}.\n"
+    yield _measured(learned)
+
+
+def _measured(machine: dict[str, Any], load: float | None = None) -> str:
+    """When and where."""
+    began = "" if load is None else f"; load {load:.1f} when it began"
+    return f"Measured on {machine.get('date', '?')}: {machine_line(machine)}{began}.\n"
 
 
 def _kept(found: dict[str, Any]) -> float:
