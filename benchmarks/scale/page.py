@@ -127,6 +127,11 @@ def _lines(
         "cores, beside the simulation of the same:\n"
     )
     yield from _section(checks)
+    yield (
+        "Throughput is what the simulation is for. What one lone request waits it takes too low: "
+        "nobody wakes up as soon as something is there, least of all on a machine that others use "
+        "too, and there are six steps from one process to the next.\n"
+    )
     yield _measured(scale.machine, scale.load)
     if hosts is not None:
         yield from _hosts(hosts)
