@@ -8,7 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks.scale.costs import Costs
-from benchmarks.scale.simulation import Outcome, Plan, simulate
+from benchmarks.scale.plans import Outcome, Plan
+from benchmarks.scale.simulation import simulate
 from benchmarks.scale.validation import CLIENTS, Seen
 
 __all__ = ["ENCODERS", "Check", "Scale", "checked", "forecasts"]

@@ -11,18 +11,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-import msgspec
 import numpy as np
 
 from benchmarks.kit.measure import percentile
 from benchmarks.scale.costs import Costs
 from benchmarks.scale.machines import Clock, Machine, Thread
+from benchmarks.scale.plans import Outcome, Plan
 from schemas import AssignedRow, EncodeAssigned, Event
 from services.encoder.batcher import Batcher, Job
 from services.router.placement import Work, Workers
 from services.runtime.settings import EncoderSettings
 
-__all__ = ["HOP", "Outcome", "Plan", "simulate"]
+__all__ = ["HOP", "simulate"]
 
 HOP: Final = 1e-4
 """Seconds from one process to the next, assumed: waking up, and a switch in between."""
@@ -39,49 +39,6 @@ WARM: Final = 0.3
 _VECTOR: Final = np.zeros(1, np.float32)
 _NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _FAR: Final = datetime(9999, 1, 1, tzinfo=UTC)
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is simulated."""
-
-    carrier: str
-    encoders: int
-    routers: int = 1
-    texts: int = 1
-    """Of a request."""
-    clients: int = 0
-    """That ask again as soon as they are answered; 0: requests come by themselves."""
-    rate: float = 0.0
-    """Requests a second that come by themselves, at random moments (Poisson)."""
-    requests: int = 5000
-    seed: int = 1
-    cores: float = 0.0
-    """Of one machine that has them all, clients too; 0: each process has a core of its own, and
-    clients have as many as they like."""
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it; utilisations are shares of the time, 0 to 1."""
-
-    plan: Plan
-    rate: float
-    """Requests a second."""
-    texts: float
-    """Texts a second."""
-    events: float
-    """Events a second on the bus, heartbeats too."""
-    p50_ms: float
-    p99_ms: float
-    broker: float
-    router: float
-    """Mean of the routers; so is the next one."""
-    encoder: float
-
-    @property
-    def first(self) -> str:
-        """Who is the busiest."""
-        shares = {"broker": self.broker, "router": self.router, "encoders": self.encoder}
-        return max(shares, key=lambda name: shares[name])
 
 
 class _Encoder:

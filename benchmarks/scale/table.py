@@ -11,7 +11,7 @@ from rich.table import Table
 from benchmarks.kit.show import machine_line, number
 from benchmarks.scale.costs import Carrier, Costs
 from benchmarks.scale.forecast import Scale
-from benchmarks.scale.simulation import Outcome
+from benchmarks.scale.plans import Outcome
 
 __all__ = ["DAY", "Rows", "full", "in_bytes", "journal", "parts", "show"]
 

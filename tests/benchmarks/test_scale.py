@@ -15,7 +15,8 @@ from benchmarks.scale.costs import BROKER, Carrier, Costs, Encoding, Index
 from benchmarks.scale.costs import Path as Walk
 from benchmarks.scale.forecast import Check, Scale, forecasts
 from benchmarks.scale.machines import Clock, Machine, Thread
-from benchmarks.scale.simulation import HOP, Plan, simulate
+from benchmarks.scale.plans import Plan
+from benchmarks.scale.simulation import HOP, simulate
 from benchmarks.scale.validation import Seen
 
 DRAWN = random.Random(1)
