@@ -19,6 +19,8 @@ class Link(ABC):
     on_stray: Callable[[bytes], None]
     """Called with the JSON of an answer to a request that nobody waits for any more."""
     reconnects: int = 0
+    shed: int = 0
+    """Messages dropped unread, since more large ones came than could be taken."""
     live: bool = True
     """Whether the broker hears what is sent now."""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import zmq
 
-__all__ = ["Drained", "Known"]
+__all__ = ["EASE", "Drained", "Known", "is_shed"]
 
 BUDGET = 256
 """Messages handled in one go, before others in the loop have their turn."""
@@ -26,7 +26,12 @@ AT_ONCE = 2
 """Messages sent behind each of which it is looked at once; behind more of them, in the next turn of
 the loop, for all together."""
 LARGE = 64 * 1024
-"""Bytes of a part from which on handing it over by reference costs less than copying it."""
+"""Bytes of a part from which on handing it over by reference costs less than copying it; and of a
+message from which on it counts as pressure."""
+TURN = 4 * 2**20
+"""Bytes handled in one go: of large messages a few take as long as hundreds of small ones."""
+EASE = 16 * 2**20
+"""Bytes of large messages a second that are no pressure, and as many at once."""
 NOW = int(zmq.DONTWAIT)
 MORE = int(zmq.DONTWAIT | zmq.SNDMORE)
 EVENTS, READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
@@ -34,11 +39,19 @@ EVENTS, READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
 _log = logging.getLogger(__name__)
 
 
+def is_shed(message: Sequence[bytes], *, answers: bool = False) -> bool:
+    """Whether a message is dropped under pressure: a large one to everybody.
+
+    `answers`: those to one recipient as well, which else stay: nothing could stand for them.
+    """
+    return (answers or b"@" not in message[0]) and sum(map(len, message)) >= LARGE
+
+
 class Drained:
     """Calls `handle` with every message; never waits, never leaves one behind.
 
     With `attachments` a large part after the second one is a `zmq.Frame`, never copied: neither
-    here nor where it is sent on.
+    here nor where it is sent on. Under pressure the second one is, too.
     """
 
     def __init__(
@@ -58,6 +71,17 @@ class Drained:
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._sent = 0
+        self._last: Any = None
+        """The last frame of the message that is handled."""
+        self._level = 0.0
+        self._pressed = 0.0
+        self.pressure = 0.0
+        """Bytes of large messages that came before this one since the queue was last empty, beyond
+        those that are no pressure.
+
+        ZeroMQ bounds a queue by messages, and a thousand large ones are a gigabyte: under pressure
+        they are better dropped unread, which is faster than they can be sent.
+        """
         self._paused = False
         self._closed = False
         self._fd = int(socket.fileno())
@@ -80,30 +104,47 @@ class Drained:
 
     def _drain(self) -> None:
         receive, handle = self._receive, self._handle
-        self._sent = 0
+        self._sent = size = 0
         for number in range(BUDGET):
-            if self._closed or self._paused or (number < ASKED and not self._readable()):
+            if self._closed or self._paused or size >= TURN:
+                break
+            if number < ASKED and not self._readable():
+                self._eased()
                 return
             try:
                 message = receive()
             except zmq.Again:
+                self._eased()
                 return
             except zmq.ZMQError as e:
                 _log.warning("a message could not be received: %s", e)
                 break
+            if (came := sum(map(len, message))) >= LARGE:
+                self._press(came)
+            size += came
             try:
                 handle(message)
             except Exception:
                 _log.exception("handling a message failed")
         self.look()
 
+    def _press(self, size: int) -> None:
+        now = self._loop.time()
+        level = max(self._level - (now - self._pressed) * EASE, 0.0)
+        self.pressure = max(level - EASE, 0.0)
+        self._level, self._pressed = level + size, now
+
+    def _eased(self) -> None:
+        self._level = self.pressure = 0.0
+
     def _receive(self) -> list[Any]:
         frame = self._receive_part(NOW, False)
         parts = [frame.bytes]
         while frame.more:
             frame = self._receive_part(NOW, False)
-            kept = self._attachments and len(parts) > 1 and len(frame) >= LARGE
+            kept = self._attachments and len(frame) >= LARGE and (len(parts) > 1 or self.pressure)
             parts.append(frame if kept else frame.bytes)
+        self._last = frame
         return parts
 
     def send(self, message: Sequence[bytes]) -> bool:
@@ -170,17 +211,6 @@ class Known(Drained):
         *,
         attachments: bool = False,
     ) -> None:
-        self._frame: Any = None
         super().__init__(
-            socket, lambda message: handle(self._frame, message), attachments=attachments
+            socket, lambda message: handle(self._last, message), attachments=attachments
         )
-
-    def _receive(self) -> list[Any]:
-        frame = self._receive_part(NOW, False)
-        parts = [frame.bytes]
-        while frame.more:
-            frame = self._receive_part(NOW, False)
-            kept = self._attachments and len(parts) > 1 and len(frame) >= LARGE
-            parts.append(frame if kept else frame.bytes)
-        self._frame = frame
-        return parts

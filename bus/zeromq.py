@@ -21,7 +21,7 @@ from bus.errors import BusError, Closed, NotPermitted, TooLarge, Unreachable, re
 from bus.link import Link
 from bus.security import KeyPair
 from bus.signal import Signal
-from bus.sockets import Drained
+from bus.sockets import Drained, is_shed
 from bus.urls import Endpoints
 
 __all__ = ["ZeroMQLink"]
@@ -119,7 +119,11 @@ class ZeroMQLink(Link):
         if echo is not None:
             if not echo.done():
                 echo.set_result(_unheard(message[1]) if len(message) > 1 else None)
+        elif self._subscriber.pressure and is_shed(message):
+            self.shed += 1
         else:
+            if len(message) > 1:
+                message[1] = bytes(message[1])
             for place in range(2, len(message)):
                 if isinstance(message[place], zmq.Frame):
                     message[place] = message[place].buffer.toreadonly()

@@ -23,7 +23,7 @@ from bus.broker.core import SOURCE, Core
 from bus.broker.stalled import Stalled
 from bus.errors import BusError, InUse, InvalidUrl
 from bus.settings import BrokerSettings
-from bus.sockets import Drained
+from bus.sockets import EASE, Drained, is_shed
 from bus.urls import Endpoints, endpoints, secure_folder
 
 __all__ = ["Broker"]
@@ -32,8 +32,10 @@ FULL = 0.8
 """The share of the byte cap at which the heartbeat says `degraded`."""
 MEMORY = 512 * 2**20
 """Bytes of this process beyond which subscribers that do not read are cut off."""
-INGRESS = 1_000
-"""Messages of one publisher that wait to be read, of up to a MiB each and attachments."""
+INGRESS = 256
+"""Messages of one publisher that wait to be read; large ones are dropped before, see `_heard`."""
+UNTOLD = 4 * EASE
+"""Bytes of pressure beyond which nobody is told what was dropped, and answers are dropped, too."""
 SWEEP = 0.05
 """Seconds between two stretches of forgetting, while there is more to forget."""
 
@@ -59,6 +61,7 @@ class Broker:
         self.door: Door | None = None
         """Over tcp: who may come in, and what they may do."""
         self._sockets: list[Drained] = []
+        self._ingress: Drained | None = None
         self._egress: Drained | None = None
         self._journal: Drained | None = None
         self._stalled: Stalled | None = None
@@ -97,7 +100,7 @@ class Broker:
         self._egress = self._bind(zmq.XPUB, self.endpoints.egress, self._subscribed)
         self._stalled = Stalled(self._egress.socket, lambda: _resident() > MEMORY)
         self._journal = self._bind(zmq.ROUTER, self.endpoints.journal, self._asked)
-        self._bind(zmq.SUB, self.endpoints.ingress, self.core.ingress)
+        self._ingress = self._bind(zmq.SUB, self.endpoints.ingress, self._heard)
         self._maintain()
         self._beat()
 
@@ -158,6 +161,15 @@ class Broker:
         return drained
 
     # messages
+
+    def _heard(self, message: list[bytes], grant: Grant | None = None) -> None:
+        pressure = self._ingress.pressure if self._ingress is not None else 0.0
+        if pressure and is_shed(message, answers=pressure > UNTOLD):
+            self.core.shed(message, grant, told=pressure <= UNTOLD)
+            return
+        if pressure and len(message) > 1:
+            message[1] = bytes(message[1])
+        self.core.ingress(message, grant)
 
     def _emit(self, message: Sequence[bytes]) -> None:
         if self._egress is not None:
@@ -299,7 +311,7 @@ class Broker:
         for drained in self._sockets:
             drained.close()
         self._sockets.clear()
-        self._egress = self._journal = None
+        self._ingress = self._egress = self._journal = None
         if self.door is not None:
             self.door.close()
             self.door = None

@@ -35,6 +35,8 @@ Reply = Callable[[bytes, bytes], bool]
 """Sends a status and a body; False if the one who asked is gone."""
 
 NULL = msgspec.Raw(b"null")
+SHED_MS = 1_000
+"""Milliseconds after which a request that was dropped may come again."""
 _log = logging.getLogger(__name__)
 
 
@@ -133,6 +135,27 @@ class Core:
         self.writer.submit(
             partial(_append_ingress, entry), partial(self._received, entry, grant), len(raw)
         )
+
+    def shed(self, message: Sequence[bytes], grant: Grant | None = None, *, told: bool) -> None:
+        """Drop a message nearly unread, since more large ones come than can be taken.
+
+        `told`: a request is answered; all else is sent again, or was promised to nobody.
+        """
+        self.counters["dropped"] += 1
+        self._refusals.warning("dropped a message of %d bytes: too many", sum(map(len, message)))
+        if not told or message[0] != EncodeRequested.type.encode() or len(message) < 2:
+            return
+        why = "too many large events come at once"
+        for answer in schemas.refusals(
+            bytes(message[1]), "overloaded", why, source=SOURCE, thorough=False
+        ):
+            if isinstance(answer.data, EncodeFailed) and (
+                grant is None or grant.is_addressed(answer.to or "")
+            ):
+                failed = msgspec.structs.replace(
+                    answer.data, code="overloaded", retry_after_ms=SHED_MS
+                )
+                self.emit(schemas.frames(msgspec.structs.replace(answer, data=failed)))
 
     def _received(self, entry: Entry, grant: Grant | None, result: Any) -> None:
         if isinstance(result, BusError):

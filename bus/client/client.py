@@ -332,7 +332,11 @@ class ClientBus(JournalReader):
 
     def statistics(self) -> Statistics:
         return Statistics(
-            self._published, self._received, self.dropped, self.refused, self.link.reconnects
+            self._published,
+            self._received,
+            self.dropped + self.link.shed,
+            self.refused,
+            self.link.reconnects,
         )
 
     def refuse(self, event: Event[Any]) -> None:

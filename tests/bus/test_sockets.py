@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import zmq
 
-from bus.sockets import BUDGET, LARGE, Drained
+from bus.sockets import BUDGET, EASE, LARGE, Drained, is_shed
 from tests.bus.kit import eventually
 
 Pair = tuple[zmq.Socket[bytes], zmq.Socket[bytes]]
@@ -86,3 +86,30 @@ async def test_a_part_that_is_no_bytes_leaves_nothing_of_its_message_behind(
     assert sender.send([b"c", b"d"])
     assert pair[1].recv_multipart() == [b"c", b"d"]
     sender.close()
+
+
+async def test_more_large_messages_than_can_be_taken_are_pressure(pair: Pair) -> None:
+    size = 2**20
+    pressure: list[float] = []
+    receiver = Drained(pair[0], lambda message: pressure.append(receiver.pressure))
+    for _ in range(3 * EASE // size):
+        pair[1].send_multipart([b"t", bytes(size)])
+    await eventually(lambda: len(pressure) == 3 * EASE // size)
+    assert not any(pressure[: EASE // size])
+    assert pressure[-1] > 0
+    await eventually(lambda: not receiver.pressure)  # nothing is left
+    receiver.close()
+
+
+@pytest.mark.parametrize(
+    ("topic", "size", "answers", "shed"),
+    [
+        (b"encode.requested", LARGE, False, True),
+        (b"encode.requested", 1, True, False),
+        (b"encode.completed@a-1", LARGE, False, False),
+        (b"encode.completed@a-1", LARGE, True, True),
+    ],
+    ids=["large", "small", "answer", "answer under much pressure"],
+)
+def test_what_is_shed(topic: bytes, size: int, answers: bool, shed: bool) -> None:
+    assert is_shed([topic, bytes(size)], answers=answers) is shed
