@@ -353,6 +353,7 @@ async def test_a_revoked_key_hears_and_says_nothing_more(home: House) -> None:
     await guest.say(b"_ping.live", b"")
     ends = guest.egress.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     locked_out = guest.journal.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+    silenced = guest.ingress.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     lease = json.dumps({"group": "g", "types": ["feedback.given"], "wait_ms": 60_000}).encode()
     await guest.journal.send_multipart([b"waits", b"lease", lease])
     assert (await guest.ask("heads"))[0] == "ok"
@@ -367,12 +368,14 @@ async def test_a_revoked_key_hears_and_says_nothing_more(home: House) -> None:
     assert await asyncio.wait_for(locked_out.poll(10_000), 11)
     await home.op.listen("fleet.heartbeat")
     await guest.ingress.send_multipart(frames(beat("temp", "1", "/temp/1")))
+    assert await asyncio.wait_for(silenced.poll(10_000), 11)  # it came, and was the end
     await home.mark(home.op)
     assert await home.op.heard() == []
     assert not await guest.journal.poll(0)
     while await guest.egress.poll(0):  # what came before
         assert (await guest.egress.recv_multipart())[0] != b"feedback.given"
-    for monitored, monitor in ((guest.egress, ends), (guest.journal, locked_out)):
+    monitors = ((guest.egress, ends), (guest.journal, locked_out), (guest.ingress, silenced))
+    for monitored, monitor in monitors:
         monitored.disable_monitor()
         monitor.close()
 

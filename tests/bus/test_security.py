@@ -13,7 +13,7 @@ import bus
 from bus.__main__ import main
 from bus.broker import Broker
 from bus.security import make_broker_keys, make_client_keys, read_pair, read_public
-from tests.bus.kit import feedback, free_port, short_folder
+from tests.bus.kit import eventually, feedback, free_port, short_folder
 
 
 @pytest.fixture
@@ -57,14 +57,12 @@ async def test_no_key_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> N
     bare = context.socket(zmq.DEALER)
     bare.linger = 0
     port = int(url.rpartition(":")[2])
+    refused = bare.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_DISCONNECTED)
     bare.connect(f"tcp://127.0.0.1:{port + 2}")
     bare.send_multipart([b"1", b"heads", b"{}"])
-    # The broker lives in this loop: give it its turn while the stranger waits.
-    import asyncio
-
-    for _ in range(50):
-        await asyncio.sleep(0.01)
-        assert not bare.poll(0)
+    # The broker lives in this loop: its turn comes while the stranger waits.
+    await eventually(lambda: bool(refused.poll(0)))
+    assert not bare.poll(0)
     context.destroy(linger=0)
 
 
