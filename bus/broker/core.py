@@ -181,8 +181,9 @@ class Core:
         self._refusals.warning(
             "refused an event of %d bytes, told %s: %s", len(raw), told, shown(str(error))
         )
-        for answer in answers:
-            self.emit(schemas.frames(answer))
+        for message in map(schemas.frames, answers):
+            if len(message[1]) <= self.settings.max_event_bytes:  # it repeats names, however long
+                self.emit(message)
 
     def _fail(self, event: Event[EncodeRequested], failed: EncodeFailed) -> None:
         """Answer a request in the router's stead; without `event.refused`, which would end it."""
