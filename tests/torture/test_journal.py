@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from tests.torture.journal.history import (
     Dead,
     Delivered,
     Failed,
+    Fault,
     History,
     Kept,
     Life,
@@ -24,7 +27,9 @@ from tests.torture.journal.history import (
     Step,
     Turn,
 )
+from tests.torture.journal.processes import Processes
 from tests.torture.journal.schedule import Plan
+from tests.torture.journal.storm import Director
 
 SMALL = Plan(
     seed=1,
@@ -51,6 +56,30 @@ def test_a_small_storm() -> None:
     assert found.figures["consumers that died of poison"]
     # Two groups consume what the poison is, each has each once.
     assert found.figures["dead letters"] == 2 * (SMALL.refused + SMALL.killers + 1)
+
+
+WATCHER = "watch-1"
+OTHER = "watch-2"
+
+
+def test_who_dies_while_nobody_looks_is_started_again(tmp_path: Path) -> None:
+    with Processes(tmp_path, SMALL) as fleet:
+        director = Director(SMALL, fleet, lambda line: None)
+        for name in (WATCHER, OTHER):
+            fleet.start(name)
+        fleet.send(OTHER, signal.SIGKILL)
+        fleet.end(WATCHER)  # which notices whoever else is dead
+        told = fleet.ended()
+        while not told:  # it takes a moment to be gone
+            told = fleet.ended()
+        assert told == [OTHER]
+        fleet.start(WATCHER)
+        fleet.send(WATCHER, signal.SIGKILL)
+        director.strike(Fault("freeze", WATCHER, 0.0, 0.0))
+        while len(fleet.lives[WATCHER]) < 2:  # until its death was noticed
+            director.look()
+        while not fleet.running(WATCHER):
+            director.look()
 
 
 def test_a_schedule_comes_from_its_seed() -> None:

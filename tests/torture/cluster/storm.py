@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -37,14 +38,16 @@ from tests.torture.journal.schedule import (
 from tests.torture.journal.storm import Director, Storm
 from tests.torture.kit import Say
 
-__all__ = ["rage"]
+__all__ = ["WITHOUT_MAJORITY", "rage"]
 
 REPLICAS = "CONSONANCE_NATS_REPLICAS"
 NAME = "director"
 SOURCE = f"/storm/{NAME}"
 HOWS = ("kill", "freeze")
-SHORT = 2.0
+SHORT = 1.0
 """Seconds that one waits who expects to be refused."""
+WITHOUT_MAJORITY = 20
+"""Events that are published each time that two servers are down, and once more afterwards."""
 
 
 def rage(plan: Plan, say: Say) -> Storm:
@@ -146,7 +149,7 @@ class _Director(Director):
     def strike(self, fault: Fault) -> None:
         if fault.kind == MAJORITY or fault.target in SERVERS:
             while any(name in self._back for name in SERVERS):  # never two by chance
-                self._look()
+                self.look()
         if fault.kind == MAJORITY:
             asyncio.run(self._without_majority(fault.lasts))
         else:
@@ -165,10 +168,9 @@ class _Director(Director):
         first = len(self._records)
         async with (
             await bus.connect(fleet.url, source=SOURCE, patience=60) as one,
-            await bus.connect(fleet.url, source=SOURCE, patience=60) as hasty,
+            await self._hasty() as hasty,
         ):
-            hasty.patience = SHORT  # type: ignore[attr-defined]
-            events = [_event(first + n) for n in range(20)]
+            events = [_event(first + n) for n in range(WITHOUT_MAJORITY)]
             for name in down:
                 fleet.freeze(name) if how == "freeze" else fleet.end(name)
             over = time.monotonic() + seconds
@@ -195,6 +197,13 @@ class _Director(Director):
                 self._records.append(Acknowledged(event.id, sequence or 0))
         self._done[f"two servers: {how}"] += 1
         self._say(f"two servers were down for {seconds:g} s ({how}); all goes on")
+
+    async def _hasty(self) -> bus.Bus:
+        """Who is told soon that there is no majority; what is frozen stays so until it was told."""
+        async with asyncio.timeout(60):
+            while True:  # as often as it takes: some server may have come back just now
+                with contextlib.suppress(bus.Unreachable):
+                    return await bus.connect(self._fleet.url, source=SOURCE, patience=SHORT)
 
     # the end
 

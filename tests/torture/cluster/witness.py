@@ -57,10 +57,18 @@ async def stored(client: Client, stream: str, subject: str) -> list[Msg]:
 
 
 async def state(client: Client, group: str) -> Group:
-    """What a group has taken and not ended now."""
-    name = NAMES.group(group)
-    found = await client.jetstream().get_last_msg(NAMES.groups, name)
-    return _GROUP(found.data or b"{}")  # were it one that came too late, another look would differ
+    """What a group has taken and not ended now: what came too late may well be its last message."""
+    reader, name = client.jetstream(), NAMES.group(group)
+    last = await reader.get_last_msg(NAMES.groups, name)
+    found = Group()
+    head = at = _GROUP(last.data or b"{}").base
+    while at < (last.seq or 0):
+        each = await reader.get_msg(NAMES.groups, seq=at + 1, subject=name, next=True)
+        at = each.seq or 0
+        now_is = _GROUP(each.data or b"{}")
+        if now_is.base == head:
+            found, head = now_is, at
+    return found
 
 
 def kept(messages: Sequence[Msg]) -> list[Kept]:

@@ -52,6 +52,8 @@ class Processes:
         self._pids: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
         self._since: dict[str, float] = {}
+        self._died: list[str] = []
+        """Who died of itself and was not told of yet."""
         self._config = folder / "storm.toml"
         self._nursery: subprocess.Popen[bytes] | None = None
 
@@ -127,26 +129,32 @@ class Processes:
             self.away.setdefault(name, []).append((self._since.pop(name), time.time()))
 
     def ended(self) -> list[str]:
-        """Who has died since it was asked last; their files are read."""
+        """Who has died of itself since it was asked last; their files are read."""
+        self._reap()
+        names, self._died = self._died, []
+        return names
+
+    def _reap(self) -> None:
         dead = set(self._ask(None))
         names = [name for name, pid in self._pids.items() if pid in dead]
         for name in names:
             del self._pids[name]
             self._since.setdefault(name, time.time())
             self._read(name)
-        return names
+        self._died += names
 
     def end(self, name: str, number: signal.Signals = signal.SIGKILL, seconds: float = 20) -> None:
         """End it and wait until it is gone; raises `TimeoutError`."""
-        if not self.send(name, number):
-            return
-        self.send(name, signal.SIGCONT)
-        limit = time.monotonic() + seconds
-        while name in self._pids:
-            self.ended()
-            if time.monotonic() > limit:
-                raise TimeoutError(f"{name} does not end")
-            time.sleep(0.005)
+        if self.send(name, number):
+            self.send(name, signal.SIGCONT)
+            limit = time.monotonic() + seconds
+            while name in self._pids:
+                self._reap()
+                if time.monotonic() > limit:
+                    raise TimeoutError(f"{name} does not end")
+                time.sleep(0.005)
+        if name in self._died:  # nobody else who died meanwhile: `ended` is to tell of them
+            self._died.remove(name)
 
     # lives
 

@@ -93,11 +93,12 @@ class Director:
         for name in self.everybody:
             fleet.start(name)
         for fault in self._plan.schedule():
+            self.look()  # who died while the last fault took its time is no target of the next
             while self._now() < fault.at:
-                self._look()
+                self.look()
             self.strike(fault)
         while self._back:
-            self._look()
+            self.look()
         self.healed()
         drained = self._drain()
         for name in (*PUBLISHERS, *CONSUMERS, *WATCHERS):
@@ -137,7 +138,7 @@ class Director:
             for name in (fault.target, *CONSUMERS):
                 if name not in self._back and self._fleet.running(name):
                     return name
-            self._look()
+            self.look()
 
     def _plant(self) -> None:
         """What a newer version journaled, and no process of this one can decode."""
@@ -156,17 +157,16 @@ class Director:
             journal.commit()
         self._planted.add(name)
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Bring back who is due, and start again who died."""
         time.sleep(TICK)
         fleet = self._fleet
         for name in fleet.ended():
-            if name in self._back or fleet.finished(name):
-                continue
+            self._frozen.discard(name)  # it died just before: it is to be started, not thawed
             if name in CONSUMERS:
                 self._deaths += 1
-            self._frozen.discard(name)
-            self._back[name] = self._now() + 0.1
+            if name not in self._back and not fleet.finished(name):
+                self._back[name] = self._now() + 0.1
         for name, at in list(self._back.items()):
             if self._now() >= at:
                 del self._back[name]
@@ -185,7 +185,7 @@ class Director:
         """Wait until all is published, every group has finished, every watcher has seen it."""
         limit = self._now() + self._plan.drain
         while self._now() < limit:
-            self._look()
+            self.look()
             if not all(map(self._fleet.finished, PUBLISHERS)):
                 continue
             if asyncio.run(self.quiet(limit - self._now())):
