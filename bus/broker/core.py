@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -19,6 +19,7 @@ import msgspec
 import schemas
 from bus import protocol
 from bus.access.rights import Grant
+from bus.broker import operations
 from bus.broker.legible import check_legible
 from bus.broker.waiting import Waiter, Waiters
 from bus.errors import BusError, Damaged, NotPermitted, Refused, TooLarge
@@ -34,7 +35,6 @@ SOURCE = "/broker/1"
 Reply = Callable[[bytes, bytes], bool]
 """Sends a status and a body; False if the one who asked is gone."""
 
-NULL = msgspec.Raw(b"null")
 SHED_MS = 1_000
 """Milliseconds after which a request that was dropped may come again."""
 _log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class Core:
         raw = bytes(message[1])
         entry = Entry(event.type, event.source, event.id, raw)
         self.writer.submit(
-            partial(_append_ingress, entry), partial(self._received, entry, grant), len(raw)
+            operations.append_ingress(entry), partial(self._received, entry, grant), len(raw)
         )
 
     def shed(self, message: Sequence[bytes], grant: Grant | None = None, *, told: bool) -> None:
@@ -235,28 +235,13 @@ class Core:
 
     def _operation(
         self, asked: protocol.Request, verb: bytes, body: bytes, grant: Grant | None
-    ) -> Callable[[Journal], Any]:
+    ) -> operations.Operation:
         if isinstance(asked, protocol.Append):
-            return partial(_append, self._entries(asked.events, grant))
+            return operations.append(self._entries(asked.events, grant))
         receipt = blake2b(verb + b"\0" + body, digest_size=16).digest()
-        match asked:
-            case protocol.Ack(leases=leases, publish=publish):
-                return partial(_ack, leases, self._entries(publish, grant), receipt)
-            case protocol.Read(types=types, after=after, limit=limit):
-                return partial(_read, types, after, limit)
-            case protocol.Nack():
-                return partial(_nack, asked, receipt)
-            case protocol.Defer():
-                return partial(_defer, asked, receipt)
-            case protocol.Extend():
-                return partial(_extend, asked)
-            case protocol.HeadsAsked():
-                return partial(_heads, None if grant is None else grant.numbered)
-            case protocol.Dead():
-                return partial(_dead, asked)
-            case protocol.Erase(types=types, where=where, upto=upto):
-                return lambda journal: protocol.Erased(journal.erase(types, where, upto))
-        raise Refused(f"{type(asked).__name__} is no request")
+        if isinstance(asked, protocol.Ack):
+            return operations.ack(asked.leases, self._entries(asked.publish, grant), receipt)
+        return operations.of(asked, receipt, None if grant is None else grant.numbered)
 
     def _entries(self, raws: Sequence[msgspec.Raw], grant: Grant | None) -> list[Entry]:
         entries = []
@@ -381,76 +366,3 @@ def _answer(reply: Reply, result: Any) -> None:
         reply(protocol.ERROR, protocol.encode_error(result))
     else:
         reply(protocol.OK, result if isinstance(result, bytes) else protocol.encode(result))
-
-
-# Operations, run in the journal's thread; the reply is encoded there too.
-
-
-def _appended(placed: Sequence[tuple[int, bool]]) -> protocol.Appended:
-    return protocol.Appended(
-        [sequence for sequence, _ in placed],
-        [position for position, (_, known) in enumerate(placed) if known],
-    )
-
-
-def _append(entries: Sequence[Entry], journal: Journal) -> protocol.Appended:
-    return _appended(journal.append(entries))
-
-
-def _append_ingress(entry: Entry, journal: Journal) -> bytes | None:
-    """None if it is new; the stored event where it was known before."""
-    ((sequence, known),) = journal.append([entry])
-    if not known:
-        return None
-    stored = journal.event(sequence)
-    return stored or schemas.stamp(entry.raw, sequence=sequence, previous=0)
-
-
-def _ack(
-    leases: Sequence[str], publish: Sequence[Entry], receipt: bytes, journal: Journal
-) -> protocol.Appended:
-    return _appended(journal.leases.ack(leases, publish, receipt))
-
-
-def _heads(numbered: Collection[str] | None, journal: Journal) -> protocol.Heads:
-    heads = journal.heads()
-    if numbered is not None:
-        heads = {kind: head for kind, head in heads.items() if kind in numbered}
-    return protocol.Heads(heads)
-
-
-def _read(types: Sequence[str] | None, after: int, limit: int, journal: Journal) -> protocol.Page:
-    raws, truncated = journal.read(types, after, limit)
-    return protocol.Page([msgspec.Raw(raw) for raw in raws], truncated)
-
-
-def _nack(asked: protocol.Nack, receipt: bytes, journal: Journal) -> dict[str, str]:
-    journal.leases.nack(asked.lease, asked.delay_ms / 1000, asked.reason, asked.dead, receipt)
-    return {}
-
-
-def _defer(asked: protocol.Defer, receipt: bytes, journal: Journal) -> dict[str, str]:
-    until = asked.until
-    if until is not None and until.tzinfo is None:
-        raise Refused("until needs a time zone: 2030-01-01T00:00:00Z")
-    limit = datetime.now(UTC) + timedelta(days=366)
-    journal.leases.defer(asked.lease, min(until, limit).timestamp() if until else 0.0, receipt)
-    return {}
-
-
-def _extend(asked: protocol.Extend, journal: Journal) -> dict[str, str]:
-    journal.leases.extend(asked.lease, asked.visibility_ms / 1000)
-    return {}
-
-
-def _dead(asked: protocol.Dead, journal: Journal) -> protocol.DeadList:
-    entries = []
-    for row in journal.leases.dead(asked.action, asked.group, asked.ids):
-        try:
-            msgspec.json.decode(row.raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            entries.append(protocol.DeadEntry(row.id, row.group, row.reason, NULL, row.raw))
-        else:
-            raw = msgspec.Raw(row.raw)
-            entries.append(protocol.DeadEntry(row.id, row.group, row.reason, raw))
-    return protocol.DeadList(entries)
