@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.aio.transport import TcpTransport
 
 from bus.errors import BusError, Closed, InvalidKey, NotPermitted, TooLarge, Unreachable
+from bus.nats.client import PAUSE, LastingClient
 from bus.nats.credentials import credentials
 from bus.nats.names import Place
 from bus.seldom import Seldom, shown
@@ -27,56 +26,12 @@ Handler = Callable[[Msg], Awaitable[None]]
 
 ATTEMPT = 5.0
 """Seconds after which a request without an answer is sent again."""
-PAUSE = 0.05
-"""Seconds between two attempts to reach a server, or one whose JetStream is not ready."""
 OUTBOUND = 64 * 2**20
 """Bytes that may wait for a connection that is away."""
 CLOSING = 2.0
 """Seconds that the client library has for closing; it would wait for a server that is frozen."""
 _DENIED = re.compile(r"permissions violation for (\w+) to \"([^\"]*)\"", re.IGNORECASE)
 _log = logging.getLogger(__name__)
-
-
-class _Transport(TcpTransport):
-    """A socket that is closed though a server which is frozen takes nothing more of it."""
-
-    def __bool__(self) -> bool:
-        return True  # the library would put one of its own in the place of one without a socket
-
-    async def wait_closed(self) -> None:
-        try:
-            async with asyncio.timeout(1):
-                await super().wait_closed()  # type: ignore[no-untyped-call]
-        except TimeoutError:
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Close it with what it has not sent."""
-        for writer in (self._io_writer, self._bare_io_writer):
-            if writer is not None:
-                writer.transport.abort()
-
-
-class _Client(Client):
-    """The library's, on that socket."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._transport: _Transport | None = _Transport()  # type: ignore[no-untyped-call]
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        # The library would go on in plain text, and tell whoever that is its password.
-        if initial_connection and self.options.get("tls") and not info.get("tls_required"):
-            raise nats.errors.SecureConnRequiredError
-        await super()._process_info(info, initial_connection)
-
-    def abandon(self) -> None:
-        """Stop what is still trying, and close the socket as it is."""
-        task = self._reconnection_task
-        if task is not None:
-            task.cancel()
-        if self._transport is not None:
-            self._transport.abandon()
 
 
 class Connection:
@@ -91,7 +46,7 @@ class Connection:
         self.on_loss: Callable[[str], None] = lambda subject: None
         """Called with a subject of which a message was lost here, for want of room."""
         self._name = name
-        self._client = _Client()
+        self._client = LastingClient()
         self._asked: set[tuple[str, asyncio.Future[None]]] = set()
         """Subjects of the requests under way, and what ends the wait for an answer early."""
         self._up = asyncio.Event()
@@ -155,9 +110,9 @@ class Connection:
         await asyncio.wait([closing], timeout=CLOSING)
         if not closing.done():
             _log.info("the connection to %s is given up as it is", self.place.shown)
-            self._client.abandon()
             closing.cancel()
-            await asyncio.wait([closing], timeout=PAUSE)
+        # An error on the way, as of a socket that broke, leaves the library's tasks as they were.
+        await asyncio.wait({closing, *self._client.abandon()}, timeout=PAUSE)
 
     async def _close(self) -> None:
         """As the library does it, which may take as long as a server is frozen."""

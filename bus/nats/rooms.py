@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -135,29 +135,45 @@ class Rooms:
             return Seen(b"{}", 0)
         if not self._server.connection.clustered:
             return Seen(last.body, last.sequence)
-        base = head = _base(last)
-        found: Stored | None = None
-        at = base
-        while at < last.sequence:
-            each = await self._next(subject, at, end)
-            if _base(each) == head:
-                found, head = each, each.sequence
-            at = each.sequence
-        if found is None:  # all that followed came too late
-            found = await self._server.get(self._names.groups, end, seq=base)
-        return Seen(found.body if found else b"{}", head)
+        base, upto = _base(last), last.sequence
+        states = await self._states(subject, base, upto, end)
+        if [each.sequence for each in states] == [upto]:
+            return Seen(last.body, upto)
+        found = await self._kept(subject, base, end)
+        if found is None:  # so late that what it was made of is gone: the others tell
+            states = await self._states(subject, 0, upto, end)
+            found = _anchor(states)
+        for each in states:
+            if _base(each) == found.sequence:
+                found = each
+        return Seen(found.body, found.sequence)
 
     async def _settled(self, subject: str, seen: Seen, body: bytes, mine: int, end: float) -> int:
         """The sequence of a write, if it was the first on what was seen; raises `Moved`."""
-        at = seen.sequence
-        while self._server.connection.clustered and at < mine:
-            each = await self._next(subject, at, end)
-            if _base(each) == seen.sequence:
-                if each.body != body:
-                    raise Moved
-                return each.sequence
-            at = each.sequence
-        return mine
+        if not self._server.connection.clustered:
+            return mine
+        states = await self._states(subject, seen.sequence, mine, end)
+        first = next((each for each in states if _base(each) == seen.sequence), None)
+        if first is None or first.body != body:
+            raise Moved
+        if first is not states[0] and await self._kept(subject, seen.sequence, end) is None:
+            raise Moved  # it came so late that the one before it may be gone, too
+        return first.sequence
+
+    async def _states(self, subject: str, after: int, upto: int, end: float) -> list[Stored]:
+        """What is kept beyond a sequence, up to another."""
+        found: list[Stored] = []
+        while after < upto:
+            found.append(await self._next(subject, after, end))
+            after = found[-1].sequence
+        return found
+
+    async def _kept(self, subject: str, sequence: int, end: float) -> Stored | None:
+        """A state, if it is still there."""
+        if not sequence:
+            return None
+        found = await self._server.get(self._names.groups, end, seq=sequence)
+        return found if found is not None and found.subject == subject else None
 
     async def _next(self, subject: str, after: int, end: float) -> Stored:
         """The message that follows; it is known to be there, if not yet to whoever answers."""
@@ -168,6 +184,13 @@ class Rooms:
             if asyncio.get_running_loop().time() >= end:
                 raise Unreachable(f"the NATS servers do not agree on what follows in {subject}")
             await asyncio.sleep(SETTLE)
+
+
+def _anchor(states: Sequence[Stored]) -> Stored:
+    """One that counts, of all that are kept: the newest that another was made of, if any was."""
+    kept = {each.sequence: each for each in states}
+    bases = (_base(each) for each in reversed(states))
+    return next((kept[base] for base in bases if base in kept), states[0])
 
 
 def _base(stored: Stored) -> int:

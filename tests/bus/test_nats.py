@@ -248,6 +248,7 @@ async def test_a_bus_closes_in_time_though_its_server_does_not_answer(
             await one.aclose()
             found = await asyncio.gather(durable, waiting, return_exceptions=True)
         assert all(isinstance(each, bus.BusError) for each in found), found
+        assert asyncio.all_tasks() == {asyncio.current_task()}
     finally:
         server.stop(kill=True)
 
