@@ -252,9 +252,12 @@ class _Director(Director):
 
     async def _history_of(self, client: Client) -> History:
         fleet, plan, names = self._fleet, self._plan, witness.NAMES
-        letters = await witness.stored(client, names.dead, f"{names.fleet}.dead.>")
-        dead = witness.dead_letters(letters)
-        states = await witness.stored(client, names.groups, names.group("")[:-1] + "*")
+        streams = {}
+        for name in (names.journal, names.groups, names.dead):
+            streams[name], counts = await witness.stored(client, name)
+            if len(set(counts.values())) > 1:
+                self._broken.append(f"servers: of {name} they have {counts} messages")
+        dead = witness.dead_letters(streams[names.dead])
         lives = fleet.lives
         away: dict[str, Any] = dict(fleet.away)
         away["broker"] = [each for name in SERVERS for each in away.pop(name, ())]
@@ -265,9 +268,9 @@ class _Director(Director):
             publishers=[*publishers, Life(NAME, 1, self._records)],
             consumers=[life for name in CONSUMERS for life in lives.get(name, ())],
             watchers=[life for name in WATCHERS for life in lives.get(name, ())],
-            journal=witness.kept(await witness.stored(client, names.journal, names.every)),
+            journal=witness.kept(streams[names.journal]),
             dead=list(dead.values()),
-            turns=witness.turns(states, dead, plan.visibility),
+            turns=witness.turns(streams[names.groups], dead, plan.visibility),
             visibility=plan.visibility,
             poison=poison(plan) | dict.fromkeys(self._planted, "is invalid"),
             unreadable=frozenset(self._planted),

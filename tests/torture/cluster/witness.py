@@ -7,7 +7,6 @@ changes became true. The server is told to keep them all.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +25,14 @@ from tests.torture.journal.history import Dead, Kept, Turn
 __all__ = ["NAMES", "dead_letters", "install", "kept", "state", "stored", "turns"]
 
 NAMES = Names("consonance")
+TRIES = 100
+_READER = {
+    "deliver_policy": "all",
+    "ack_policy": "none",
+    "inactive_threshold": 60 * 10**9,
+    "num_replicas": 1,
+    "mem_storage": True,
+}
 _GROUP = msgspec.json.Decoder(Group).decode
 
 
@@ -43,16 +50,35 @@ async def install(client: Client) -> None:
     await _asked(client, f"STREAM.UPDATE.{NAMES.groups}", **config)
 
 
-async def stored(client: Client, stream: str, subject: str) -> list[Msg]:
-    """Every message of a stream, in order, read by the client library alone."""
-    expected = (await _asked(client, f"STREAM.INFO.{stream}"))["state"]["messages"]
+async def stored(client: Client, stream: str) -> tuple[list[Msg], dict[str, int]]:
+    """Every message of a stream as its leader has it, in order; how many each server has of it.
+
+    What reads is placed on any server: as often as it takes until each was met.
+    """
+    about = await _asked(client, f"STREAM.INFO.{stream}")
+    servers = {about["cluster"]["leader"], *(each["name"] for each in about["cluster"]["replicas"])}
     found: list[Msg] = []
-    if expected:
-        reader = await client.jetstream().subscribe(subject, ordered_consumer=True)
-        async with asyncio.timeout(120):
-            while len(found) < expected:
-                found.append(await reader.next_msg(30))
-        await reader.unsubscribe()
+    counts: dict[str, int] = {}
+    for _ in range(TRIES):
+        if set(counts) == servers:
+            break
+        made = await _asked(client, f"CONSUMER.CREATE.{stream}", stream_name=stream, config=_READER)
+        server = made["cluster"]["leader"]
+        if server in counts:
+            continue
+        counts[server] = made["num_pending"]
+        if server == about["cluster"]["leader"]:
+            found = await _read(client, f"{stream}.{made['name']}", counts[server])
+    return found, counts
+
+
+async def _read(client: Client, consumer: str, count: int) -> list[Msg]:
+    inbox = client.new_inbox()
+    replies = await client.subscribe(inbox)
+    asked = json.dumps({"batch": count, "no_wait": True}).encode()
+    await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{consumer}", asked, inbox)
+    found = [await replies.next_msg(30) for _ in range(count)]
+    await replies.unsubscribe()
     return found
 
 
