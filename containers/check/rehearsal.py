@@ -22,6 +22,8 @@ TEXTS = ["a fleet in containers", "answers"]
 STATE = "/var/lib/consonance"
 API = "http://127.0.0.1:8321"
 CLIENT = Path(__file__).with_name("client.py")
+CLIENT_NAME = "check"
+"""The client's source begins with it, and so its key is found."""
 
 
 def rehearse(work: Path) -> None:
@@ -38,6 +40,7 @@ def rehearse(work: Path) -> None:
             with step(", ".join(one.name for one in group)):
                 _start(fleet, group)
         with step(f"vectors over the bus, from one of {ENCODERS} encoders"):
+            _admit(fleet, found["broker"])
             _ask_bus(fleet, found["router"])
         with step("vectors over HTTP, with the key that init made"):
             _ask_api(fleet.volume("state", STATE))
@@ -59,6 +62,14 @@ def _start(fleet: Fleet, group: tuple[Service, ...]) -> None:
         for number in range(1, 1 + (ENCODERS if one.name == "encoder" else 1)):
             fleet.start(one, f"{one.name.replace('_', '-')}-{number}")
     fleet.await_health()
+
+
+def _admit(fleet: Fleet, broker: Service) -> None:
+    """Make the client a key, as the how-to page does for any client."""
+    make = ("python", "-m", "bus", "keys", "client", CLIENT_NAME, "--state", ".")
+    code, said = fleet.execute(broker, "keys", make, "")
+    if code:
+        raise CheckError(f"no key was made for a client of the bus:\n{said}")
 
 
 def _ask_bus(fleet: Fleet, beside: Service) -> None:

@@ -20,7 +20,7 @@ from tests.services.factory.fakes import Stage, stage, until
 from tests.services.factory.plans import Plan, settings, task
 
 BEAT = 0.05
-SKILLS = ("birds", "boats", "books", "bread")
+SKILLS = ("beans", "birds", "boats", "books")  # of two factories the first has one of them
 
 
 @pytest.fixture(autouse=True)

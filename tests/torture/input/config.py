@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from random import Random
 from typing import Any
 
@@ -42,8 +43,8 @@ VALUES = (
 
 def _seeds() -> list[bytes]:
     whole = to_toml(Settings(), explain=False)
-    sections = [f"[{part}" for part in whole.split("[") if "]" in part and "\n" in part]
-    return [whole.encode(), *(section.encode() for section in sections)]
+    sections = re.split(r"^(?=\[)", whole, flags=re.MULTILINE)
+    return [part.encode() for part in (whole, *sections) if part.strip()]
 
 
 def check(data: bytes) -> bool:
