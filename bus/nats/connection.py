@@ -133,6 +133,11 @@ class Connection:
         return bool(self._client._server_info.get("cluster"))
 
     @property
+    def version(self) -> str:
+        """Of the server, `2.10.3`; empty where it did not say."""
+        return str(self._client._server_info.get("version", ""))
+
+    @property
     def max_payload(self) -> int:
         """Bytes of a message that the server takes."""
         return self._client.max_payload

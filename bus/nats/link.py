@@ -110,6 +110,11 @@ class NatsLink(Link):
         """Connections that were lost and made again."""
         return self._connection.reconnects
 
+    @property
+    def version(self) -> str:
+        """Of the server."""
+        return self._connection.version
+
     # sending
 
     def send(self, message: Sequence[bytes]) -> bool:

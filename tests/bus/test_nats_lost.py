@@ -16,6 +16,7 @@ import bus
 from bus.nats.connection import Connection
 from bus.nats.group import Group
 from bus.nats.names import Names, place_of
+from bus.nats.probe import doubt
 from bus.nats.rooms import Rooms
 from bus.nats.server import Server
 from tests.bus.kit import feedback
@@ -121,3 +122,19 @@ async def test_a_state_of_long_ago_counts_for_nothing_though_what_it_was_made_of
     finally:
         await connection.aclose()
         await client.close()
+
+
+@pytest.mark.parametrize(
+    ("replicas", "version", "said"),
+    [
+        (1, "2.12.3", "has one replica"),
+        (3, "2.9.10", "version 2.9.10"),
+        (3, "", "Take a current version"),
+        (3, "2.10.0-beta.1", None),
+        (3, "2.12.3", None),
+    ],
+    ids=["one replica", "old", "unknown", "beta", "current"],
+)
+def test_what_may_be_lost_is_told(replicas: int, version: str, said: str | None) -> None:
+    found = doubt(replicas, version, "nats://host:4222")
+    assert found is None if said is None else said in (found or "")
