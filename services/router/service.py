@@ -28,11 +28,8 @@ from schemas import (
     PeerLeft,
     SkillCard,
     SkillDiscovered,
-    SkillInstalled,
     SkillListed,
     SkillListRequested,
-    SkillRejected,
-    SkillRetired,
     SkillUnavailable,
     SkillWanted,
     address_of,
@@ -45,6 +42,7 @@ from services.router.dispatch import Dispatcher
 from services.router.errors import Refused
 from services.router.hearing import Hearing
 from services.router.meter import Meter
+from services.router.news import NEWS, News
 from services.router.offers import Offers
 from services.router.outstanding import Answer, Entry
 from services.router.peers import Peers
@@ -62,15 +60,8 @@ __all__ = ["RouterService"]
 TICK: Final = 0.25
 """Seconds between two looks at deadlines and silent workers."""
 
-NEWS: Final = (SkillInstalled, SkillRetired, SkillRejected)
-"""What the journal tells of skills."""
-
-LIST_PATIENCE: Final = 5.0
-"""Seconds after the start for which a request that could do without skills waits for the manager's
-list; one that names a skill waits for it until its deadline."""
-
 SETUP_PATIENCE: Final = 2.0
-"""Seconds for which being ready waits for it."""
+"""Seconds for which being ready waits for the manager's list."""
 
 LONGEST_MS: Final = 366 * 86_400_000
 """Milliseconds; a deadline beyond a year is no nearer."""
@@ -83,8 +74,6 @@ SLACK: Final = 2.0
 
 PARTING: Final = 2.0
 """Seconds for which a router that leaves others behind still decides what it has taken."""
-
-SERVING: Final = ("installed", "kept")
 
 
 class RouterService(Service):
@@ -130,10 +119,7 @@ class RouterService(Service):
         )
         self.meter = Meter()
         self.hearing = Hearing(self.bus.heads, NEWS)
-        self._listed = asyncio.Event()
-        self._parts: dict[str, set[int]] = {}
-        self._retired: set[str] = set()
-        self._started = time.monotonic()
+        self.news = News(self.skills, self.peers, self.hearing, self.log, self._describe)
         self._manager: int | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -149,16 +135,16 @@ class RouterService(Service):
         await self.listen((EncodeCompleted, EncodeFailed), self._own_answer, to=self.address)
         await self.listen(EncodeFinished, self._finished, to=self.address)
         await self.listen((AdapterLoaded, AdapterUnloaded), self._adapter)
-        await self.listen(SkillListed, self._list, to=self.address)
-        await self.listen((SkillDiscovered, SkillUnavailable, PeerLeft), self._peer)
+        await self.listen(SkillListed, self.news.list, to=self.address)
+        await self.listen((SkillDiscovered, SkillUnavailable, PeerLeft), self.news.peer)
         # What was installed before now the manager lists; what is after, the journal tells.
         self.hearing.heard(head)
-        await self.listen(NEWS, self._skill, after=head)
-        self.spawn(self._ask_for_list(), "list")
+        await self.listen(NEWS, self.news.skill, after=head)
+        self.spawn(self.news.ask(self._ask_for_list), "list")
         self.spawn(self._tick(), "tick")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETUP_PATIENCE):
-                await self._listed.wait()
+                await self.news.listed.wait()
         await self.listen(EncodeRequested, self._requested)
 
     async def drain(self) -> None:
@@ -217,7 +203,7 @@ class RouterService(Service):
         books.open(entry)
         with following(event):
             self.log.debug("request", id=event.id, texts=texts, route=data.route)
-            complete = data.route == "base" or self._listed.is_set()
+            complete = data.route == "base" or self.news.listed.is_set()
             plan = self.planner.at_once(data) if complete else None
             if plan is None:
                 self._aside(self._serve(event, entry))
@@ -232,7 +218,7 @@ class RouterService(Service):
             if plan is None:
                 async with asyncio.timeout((entry.deadline - now()).total_seconds()):
                     if data.route != "base":
-                        await self._until_listed(data.route)
+                        await self.news.until_listed(data.route)
                     plan = await self._planned(event, entry)
             assigned = self._assignment(event, entry, plan)
             check_assignment(assigned, self.settings.bus.max_event_bytes)
@@ -384,43 +370,6 @@ class RouterService(Service):
 
     # Skills -----------------------------------------------------------------------------------
 
-    async def _until_listed(self, route: str) -> None:
-        """Nobody is told that a skill is unknown before it is known which there are."""
-        if route == "named":
-            await self._listed.wait()
-            return
-        left = self._started + LIST_PATIENCE - time.monotonic()
-        if not self._listed.is_set() and left > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._listed.wait()
-
-    async def _ask_for_list(self) -> None:
-        pause = 0.25
-        while not self._listed.is_set():
-            await self._send(self.event(SkillListRequested(reply_to=self.address)))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._listed.wait()
-            pause = min(pause * 2, 4.0)
-
-    async def _list(self, event: Event[SkillListed]) -> None:
-        for listed in event.data.cards:
-            if listed.state in SERVING:
-                # A list may be older than what the journal has told meanwhile.
-                if listed.digest not in self._retired and (
-                    listed.digest not in self.skills.directory
-                ):
-                    self._install(listed, listed.peer)
-            elif listed.digest in self.skills.directory:
-                self.skills.retire(listed.digest)
-        if not self._listed.is_set():
-            heard = self._parts.setdefault(event.correlation_id or "", set())
-            heard.add(event.data.part)
-            if len(heard) >= event.data.parts:
-                self._listed.set()
-                self._parts.clear()
-
     async def _planned(self, event: Event[EncodeRequested], entry: Entry) -> Plan:
         try:
             return await self.planner.plan(event.data, entry.deadline, event.source)
@@ -429,40 +378,11 @@ class RouterService(Service):
                 raise
         return await self.planner.plan(event.data, entry.deadline, event.source)
 
-    async def _skill(self, event: Event[Any]) -> None:
-        try:
-            await self._take_in(event)
-        finally:
-            self.hearing.heard(event.sequence)
+    async def _ask_for_list(self) -> None:
+        await self._send(self.event(SkillListRequested(reply_to=self.address)))
 
-    async def _take_in(self, event: Event[Any]) -> None:
-        if isinstance(event.data, SkillInstalled):
-            self._install(event.data.card, event.data.peer)
-        elif isinstance(event.data, SkillRejected):
-            self.peers.unavailable(event.data.digest)
-        else:
-            self._retired.add(event.data.digest)
-            self.skills.retire(event.data.digest)
-            self._say_of("skill retired", event.data)
-
-    def _install(self, card: SkillCard, peer: str | None) -> None:
-        if self.skills.install(card, peer):
-            self._aside(self.skills.describe(card))
-        self.peers.installed(card.digest)
-        self._say_of("skill routed", card)
-
-    def _say_of(self, what: str, card: SkillCard | SkillRetired) -> None:
-        self.log.info(what, skill=card.name, version=card.version, digest=card.digest)
-
-    async def _peer(self, event: Event[Any]) -> None:
-        data = event.data
-        if isinstance(data, SkillDiscovered):
-            if data.card.digest not in self._retired:  # it would be rejected again
-                self.skills.offer(data.card, data.peer)
-        elif isinstance(data, PeerLeft):
-            self.skills.withdraw(data.peer)
-        else:
-            self.peers.unavailable(data.digest)
+    def _describe(self, card: SkillCard) -> None:
+        self._aside(self.skills.describe(card))
 
     async def _want(self, data: SkillWanted) -> None:
         await self._send(self.event(data))

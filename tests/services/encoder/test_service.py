@@ -298,7 +298,8 @@ async def test_hints_load_pin_and_unload(processes: Processes, encoder: EncoderS
     await until(
         lambda: any(e.causation_id == asked.id for e in ear.of(AdapterLoaded)), "adapter.loaded"
     )
-    await until(lambda: card.key in engine(0).resident(), "the card in the model")  # said, then pinned
+    # Said once it is mapped; pinned after that.
+    await until(lambda: card.key in engine(0).resident(), "the card in the model")
 
     await hint(AdapterUnload(digest=card.key))
     unloaded = await ear.first(AdapterUnloaded)

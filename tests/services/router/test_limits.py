@@ -60,7 +60,7 @@ async def test_what_is_named_waits_for_all_parts_of_the_list(
     router = await fleet.start(RouterService)
 
     assert len(manager.parts()) > 1
-    assert router._listed.is_set()
+    assert router.news.listed.is_set()
     assert len(router.skills.directory) == 8, "it says ready when it knows all of them"
 
 

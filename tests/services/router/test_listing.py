@@ -15,7 +15,7 @@ from tests.services.router.fleet import ask
 async def test_a_name_is_unknown_only_once_it_is_known_which_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.router.service.LIST_PATIENCE", 0.0)
+    monkeypatch.setattr("services.router.news.LIST_PATIENCE", 0.0)
     monkeypatch.setattr("services.router.service.SETUP_PATIENCE", 0.0)
     processes = Processes(tmp_path)
     try:

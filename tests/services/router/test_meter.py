@@ -89,7 +89,7 @@ async def test_requests_count_when_they_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # There is no manager here that lists skills by itself.
-    monkeypatch.setattr("services.router.service.LIST_PATIENCE", 0.0)
+    monkeypatch.setattr("services.router.news.LIST_PATIENCE", 0.0)
     monkeypatch.setattr("services.router.service.SETUP_PATIENCE", 0.0)
     async with routed(tmp_path) as (router, worker, client, (assigned, failed)):
         await ask(client, "a", "b", id="good", route="base")
