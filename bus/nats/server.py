@@ -24,7 +24,8 @@ IDLE = 10
 
 NOT_FOUND = 10037
 _MOVED = frozenset({10071, 10164})
-_UNREADY = frozenset({10008, 10009, 10004, 10041, 10118})
+_UNREADY = frozenset({10008, 10009, 10004, 10005, 10041, 10118})
+"""What passes by itself; 10005: the servers that start together do not all know of each other."""
 _FULL = frozenset({10023, 10028, 10047, 10002})
 _STORE_FAILED = 10077
 
