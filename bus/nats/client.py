@@ -43,6 +43,7 @@ class LastingClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._transport: Transport | None = Transport()  # type: ignore[no-untyped-call]
+        self._abandoned = False
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         # The library would go on in plain text, and tell whoever that is its password.
@@ -66,8 +67,16 @@ class LastingClient(Client):
                 _log.info("the NATS client failed to reconnect, trying again: %r", e)
                 await asyncio.sleep(PAUSE)
 
+    async def _select_next_server(self) -> None:
+        # A cancellation that came in the same turn as an answer is lost (`asyncio.wait_for` of
+        # Python 3.11), and the library's loop would try for good.
+        if self._abandoned:
+            raise asyncio.CancelledError
+        await super()._select_next_server()
+
     def abandon(self) -> set[asyncio.Task[Any]]:
         """Stop whatever of the library still runs, and close the socket as it is; what ends now."""
+        self._abandoned = True
         tasks: list[asyncio.Task[Any] | None] = [
             self._reconnection_task,
             self._reading_task,

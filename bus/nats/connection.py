@@ -30,6 +30,8 @@ OUTBOUND = 64 * 2**20
 """Bytes that may wait for a connection that is away."""
 CLOSING = 2.0
 """Seconds that the client library has for closing; it would wait for a server that is frozen."""
+INSISTING = 20
+"""How often what is left of it is told to end, `PAUSE` seconds apart: a cancellation may get lost."""
 _DENIED = re.compile(r"permissions violation for (\w+) to \"([^\"]*)\"", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
@@ -112,7 +114,11 @@ class Connection:
             _log.info("the connection to %s is given up as it is", self.place.shown)
             closing.cancel()
         # An error on the way, as of a socket that broke, leaves the library's tasks as they were.
-        await asyncio.wait({closing, *self._client.abandon()}, timeout=PAUSE)
+        for _ in range(INSISTING):
+            running = self._client.abandon()
+            if not running and closing.done():
+                return
+            await asyncio.wait({closing, *running}, timeout=PAUSE)
 
     async def _close(self) -> None:
         """As the library does it, which may take as long as a server is frozen."""
