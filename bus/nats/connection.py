@@ -31,7 +31,7 @@ OUTBOUND = 64 * 2**20
 CLOSING = 2.0
 """Seconds that the client library has for closing; it would wait for a server that is frozen."""
 INSISTING = 20
-"""How often what is left of it is told to end, `PAUSE` seconds apart: it may lose what it is told."""
+"""How often what is left is told to end, `PAUSE` seconds apart: it may lose a cancellation."""
 _DENIED = re.compile(r"permissions violation for (\w+) to \"([^\"]*)\"", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
