@@ -13,7 +13,7 @@ import pytest
 
 from tests.bus.kit import free_port
 
-__all__ = ["NatsServer", "nats_binary"]
+__all__ = ["NatsServer", "nats_binary", "nats_version"]
 
 
 def nats_binary() -> str:
@@ -24,6 +24,12 @@ def nats_binary() -> str:
             pytest.fail("CI needs nats-server: apt-get install nats-server")
         pytest.skip("needs nats-server: apt-get install nats-server")
     return found
+
+
+def nats_version() -> str:
+    """As the program says it: `2.10.3`."""
+    said = subprocess.run([nats_binary(), "--version"], capture_output=True, text=True, check=True)
+    return said.stdout.strip().rpartition("v")[2]
 
 
 class NatsServer:

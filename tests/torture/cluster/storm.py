@@ -20,6 +20,7 @@ from nats.aio.client import Client
 
 import bus
 from schemas import Event, FeedbackGiven
+from tests.bus.nats_server import nats_version
 from tests.torture.cluster import witness
 from tests.torture.cluster.schedule import MAJORITY, ClusterPlan
 from tests.torture.cluster.servers import SERVERS, Cluster
@@ -231,6 +232,7 @@ class _Director(Director):
     def direct(self) -> Storm:
         storm = super().direct()
         figures: dict[str, int | float | str] = {
+            "version of the servers": nats_version(),
             "publications refused without a majority": self._refused,
             "longest wait after a majority was back (s)": round(self._recovered, 1),
         }
