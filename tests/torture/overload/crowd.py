@@ -97,7 +97,8 @@ class Crowd:
 
     def __init__(self, url: str, clients: int, *, links: int = 4, name: str = "crowd") -> None:
         self._url = url
-        self._names = [f"/{name}/{number}" for number in range(clients)]
+        # Of one width: topics match by their beginning, and 1 would hear what is for 10 and 100.
+        self._names = [f"/{name}/{number:05d}" for number in range(clients)]
         self._addresses = [schemas.address_of(source) for source in self._names]
         self._count = links
         self._links: list[ZeroMQLink] = []
