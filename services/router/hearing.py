@@ -38,13 +38,13 @@ class Hearing:
         return max((heads.get(kind.type, 0) for kind in self._kinds), default=0)
 
     async def catch_up(self) -> bool:
-        """Wait for what the journal has by now; whether that was more than what was known."""
+        """Wait for what the journal has by now; whether more came than was known when it was asked
+        for, be it while the journal was asked."""
+        known = self._heard
         head = await self.head()
-        if head <= self._heard:
-            return False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CATCH_UP):
                 while self._heard < head:
                     self._news.clear()
                     await self._news.wait()
-        return True
+        return max(head, self._heard) > known

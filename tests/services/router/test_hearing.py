@@ -36,3 +36,13 @@ async def test_news_that_do_not_come_hold_nobody_up_for_ever(
 ) -> None:
     monkeypatch.setattr(hearing, "CATCH_UP", 0.01)
     assert await Hearing(heads, (SkillInstalled,)).catch_up()
+
+
+async def test_news_that_come_while_the_journal_is_asked_are_news() -> None:
+    async def late() -> Mapping[str, int]:
+        hears.heard(7)
+        return HEADS
+
+    hears = Hearing(late, (SkillInstalled,))
+    assert await hears.catch_up()
+    assert await hears.catch_up() is False
