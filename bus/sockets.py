@@ -16,7 +16,7 @@ from typing import Any
 
 import zmq
 
-__all__ = ["EASE", "Drained", "Known", "is_shed"]
+__all__ = ["EASE", "PARTS", "Drained", "Known", "is_shed"]
 
 BUDGET = 256
 """Messages handled in one go, before others in the loop have their turn."""
@@ -32,6 +32,11 @@ TURN = 4 * 2**20
 """Bytes handled in one go: of large messages a few take as long as hundreds of small ones."""
 EASE = 16 * 2**20
 """Bytes of large messages a second that are no pressure, and as many at once."""
+PARTS = 64
+"""Parts of the longest message that is taken; of a longer one, one more than that is handed over,
+which tells it from all others."""
+PASSED = 4_096
+"""Parts beyond those that are passed over in one go, before others in the loop have their turn."""
 NOW = int(zmq.DONTWAIT)
 MORE = int(zmq.DONTWAIT | zmq.SNDMORE)
 EVENTS, READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
@@ -84,6 +89,8 @@ class Drained:
         """
         self._paused = False
         self._closed = False
+        self._surplus = False
+        """Whether more follows of a message that was handed over: it has too many parts."""
         self._fd = int(socket.fileno())
         self._loop.add_reader(self._fd, self._drain)
         self.look()
@@ -112,6 +119,8 @@ class Drained:
                 self._eased()
                 return
             try:
+                if self._surplus and not self._pass_over():
+                    break
                 message = receive()
             except zmq.Again:
                 self._eased()
@@ -141,11 +150,22 @@ class Drained:
         frame = self._receive_part(NOW, False)
         parts = [frame.bytes]
         while frame.more:
+            if len(parts) > PARTS:
+                self._surplus = True
+                break
             frame = self._receive_part(NOW, False)
             kept = self._attachments and len(frame) >= LARGE and (len(parts) > 1 or self.pressure)
             parts.append(frame if kept else frame.bytes)
         self._last = frame
         return parts
+
+    def _pass_over(self) -> bool:
+        """Take some of the parts that are too many, unread; whether those were all."""
+        for _ in range(PASSED):
+            if not self._receive_part(NOW, False).more:
+                self._surplus = False
+                return True
+        return False
 
     def send(self, message: Sequence[bytes]) -> bool:
         """Send without waiting; False if the queue is full or the recipient gone.

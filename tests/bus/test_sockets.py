@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import zmq
 
-from bus.sockets import BUDGET, EASE, LARGE, Drained, is_shed
+from bus.sockets import BUDGET, EASE, LARGE, PARTS, PASSED, Drained, is_shed
 from tests.bus.kit import eventually
 
 Pair = tuple[zmq.Socket[bytes], zmq.Socket[bytes]]
@@ -53,6 +54,43 @@ async def test_more_than_one_turn_takes_is_taken_in_the_next(pair: Pair) -> None
         pair[1].send_multipart([b"%d" % n])
     await eventually(lambda: len(came) == 3 * BUDGET + 1)
     assert came == [[b"%d" % n] for n in range(3 * BUDGET + 1)]
+    receiver.close()
+
+
+@pytest.mark.parametrize(
+    ("parts", "handed"),
+    [(PARTS, PARTS), (PARTS + 1, PARTS + 1), (PARTS + 2, PARTS + 1), (3 * PASSED, PARTS + 1)],
+    ids=["the most", "one more", "two more", "many more"],
+)
+async def test_of_a_message_of_too_many_parts_a_bounded_number_is_handed_over(
+    pair: Pair, parts: int, handed: int
+) -> None:
+    came: list[list[Any]] = []
+    receiver = Drained(pair[0], came.append)
+    pair[1].send_multipart([b"x"] * parts)
+    pair[1].send_multipart([b"next"])
+    await eventually(lambda: len(came) == 2)
+    assert came == [[b"x"] * handed, [b"next"]]
+    receiver.close()
+
+
+async def test_others_have_their_turn_while_a_message_of_very_many_parts_is_passed_over(
+    pair: Pair,
+) -> None:
+    came: list[list[Any]] = []
+    turns: list[int] = []
+
+    def turn() -> None:
+        if len(came) < 2:
+            turns.append(len(came))
+            asyncio.get_running_loop().call_soon(turn)
+
+    pair[1].send_multipart([b"x"] * (20 * PASSED))
+    pair[1].send_multipart([b"next"])
+    receiver = Drained(pair[0], came.append)
+    turn()
+    await eventually(lambda: len(came) == 2)
+    assert turns.count(1) >= 18
     receiver.close()
 
 
