@@ -36,6 +36,7 @@ from services.encoder.passes import Outcome, compute
 from services.encoder.shelf import Placed, Shelf
 from services.encoder.tally import Tally
 from services.encoder.telling import Teller
+from services.runtime.priority import stand_back
 from services.runtime.service import Context, Service
 from services.runtime.shared import card_store
 from services.runtime.tracing import following
@@ -160,6 +161,7 @@ class EncoderService(Service):
         from lora.engine import ArrowEngine  # the only place where the fleet serves with torch
 
         own = self.settings.encoder
+        stand_back(own.niceness)
         engine = ArrowEngine(
             self.settings.fleet.model,
             device=own.device,

@@ -15,6 +15,7 @@ import msgspec
 import psutil
 
 from services.factory.errors import ChildError, MemoryExceeded
+from services.runtime.priority import stand_back
 
 __all__ = ["Progress", "attend", "end", "run_child", "start_child"]
 
@@ -70,8 +71,11 @@ async def start_child(
         start_new_session=True,
         pass_fds=tuple(inherited),
     )
-    with contextlib.suppress(psutil.Error):
-        psutil.Process(child.pid).nice(NICENESS)
+    try:
+        await asyncio.to_thread(stand_back, NICENESS, child.pid)
+    except BaseException:
+        await end(child)
+        raise
     return child
 
 

@@ -222,6 +222,15 @@ class EncoderSettings(Section, frozen=True, kw_only=True):
         Annotated[int, doc("", "threads", ge=1, le=1024)] | None,
         doc("CPU threads of each worker; not set: the cores divided among the workers."),
     ] = None
+    niceness: Annotated[
+        int,
+        doc(
+            "How far computing stands back where processors are short: who hands requests around, "
+            "and clients on this machine, go first.",
+            ge=0,
+            le=19,
+        ),
+    ] = 5
     batch_tokens: Annotated[
         int,
         doc(
