@@ -13,7 +13,8 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from datetime import datetime
+from typing import Final, NamedTuple
 
 from schemas import Event, FleetHeartbeat, now
 from services.errors import DuplicateError
@@ -28,9 +29,13 @@ ECHO: Final = 2.0
 ANSWER: Final = 0.25
 """Seconds from then on within which who is there already has answered."""
 
-DOUBTFUL: Final = 3
-"""Heartbeats of somebody whose clock says that they are of before our start: so many are not the
-last words of a process that has ended."""
+DOUBTFUL: Final = 2
+"""Somebody whose clock says that it speaks of before our start lives, where so many times the next
+heartbeat comes as much later as it says. The last words of a process that has ended may be many, of
+a server that stood still and has passed on what it held; but they come all at once."""
+
+APART, LATE = 1.0, 0.5
+"""Seconds that two heartbeats are apart at least for that, and by which one may be late."""
 
 
 def host_name() -> str:
@@ -43,6 +48,24 @@ def new_life() -> str:
     return f"{time.time_ns():020d}-{secrets.token_hex(4)}"
 
 
+class _Heard(NamedTuple):
+    """The last heartbeat of one life."""
+
+    said: datetime
+    at: float
+    """When it came, by the clock here."""
+    in_step: int = 0
+    """How often one came as much after the one before as it was said after it."""
+
+    @classmethod
+    def of(cls, said: datetime, at: float, before: _Heard | None) -> _Heard:
+        if before is None:
+            return cls(said, at)
+        passed = at - before.at
+        late = passed - (said - before.said).total_seconds()
+        return cls(said, at, before.in_step + (passed >= APART and abs(late) <= LATE))
+
+
 class Namesakes:
     """Hears the heartbeats of this process's own service."""
 
@@ -52,14 +75,17 @@ class Namesakes:
         life: str,
         state: Callable[[], str],
         answer: Callable[[], Awaitable[None]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`state` is this process's own, `answer` says a heartbeat at once."""
+        """`state` is this process's own, `answer` says a heartbeat at once; `clock` in seconds."""
         self._service = service
         self._life = life
         self._state = state
         self._answer = answer
+        self._clock = clock
         self._began = now()
-        self._heard: dict[str, int] = {}
+        self._heard: dict[str, _Heard] = {}
         self._echo = asyncio.Event()
 
     async def hear(self, event: Event[FleetHeartbeat]) -> None:
@@ -70,14 +96,14 @@ class Namesakes:
         if beat.life == self._life:
             self._echo.set()
             return
-        new = beat.life not in self._heard
         if beat.state == "stopped":
             self._heard.pop(beat.life, None)
             return
-        self._heard[beat.life] = self._heard.get(beat.life, 0) + 1
-        if new and beat.state == "starting":
+        before = self._heard.get(beat.life)
+        heard = self._heard[beat.life] = _Heard.of(event.time, self._clock(), before)
+        if before is None and beat.state == "starting":
             await self._answer()  # it need not wait to learn who is there
-        alive = event.time >= self._began or self._heard[beat.life] >= DOUBTFUL
+        alive = event.time >= self._began or heard.in_step >= DOUBTFUL
         if alive and self._goes_before(beat) and not self._service.failure.done():
             why = self._why(beat)
             if why is not None:

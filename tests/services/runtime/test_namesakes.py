@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import pytest
 from bus import connect
 from bus.broker import Broker
 from bus.memory import MemoryBus
-from schemas import Event, FleetHeartbeat
+from schemas import Event, FleetHeartbeat, now
 from services.errors import DuplicateError
 from services.runtime.namesakes import DOUBTFUL, Namesakes
 from services.runtime.service import Context, Service
@@ -43,7 +44,10 @@ class Stand:
         self.service = service
         self.state = "starting"
         self.answers = 0
-        self.guard = Namesakes(service, OURS, lambda: self.state, self._answer)
+        self.seconds = 0.0
+        self.guard = Namesakes(
+            service, OURS, lambda: self.state, self._answer, clock=lambda: self.seconds
+        )
 
     async def _answer(self) -> None:
         self.answers += 1
@@ -127,11 +131,25 @@ async def test_who_starts_is_answered_at_once_and_only_once(tmp_path: Path) -> N
 
 
 async def test_the_last_words_of_the_process_before_are_no_namesake(tmp_path: Path) -> None:
+    """However many a server held that stood still, and in whatever order it lets them go."""
     async with stand(tmp_path) as it:
-        earlier = it.guard._began.replace(year=2020)
-        for _ in range(DOUBTFUL - 1):
-            assert await it.hear("ready", "1", time=earlier) is None
-        assert await it.hear("ready", "1", time=earlier), "it lives, its clock is slow"
+        earlier = now().replace(year=2020)
+        for n in (0, 1, 2, 5, 3, 4, 6, 7):
+            assert await it.hear("ready", "1", time=earlier + timedelta(seconds=2 * n)) is None
+            it.seconds += 0.01
+        it.seconds += 10  # another server, too
+        for n in range(8, 12):
+            assert await it.hear("ready", "1", time=earlier + timedelta(seconds=2 * n)) is None
+
+
+async def test_who_speaks_on_in_step_lives_though_its_clock_is_slow(tmp_path: Path) -> None:
+    async with stand(tmp_path) as it:
+        earlier = now().replace(year=2020)
+        for n in range(DOUBTFUL):
+            assert await it.hear("ready", "1", time=earlier + timedelta(seconds=2 * n)) is None
+            it.seconds += 2.1
+        late = earlier + timedelta(seconds=2 * DOUBTFUL)
+        assert "is there already" in (await it.hear("ready", "1", time=late) or "")
 
 
 async def test_its_own_heartbeat_is_its_echo(tmp_path: Path) -> None:
