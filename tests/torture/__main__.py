@@ -25,7 +25,7 @@ from tests.torture import page
 from tests.torture.kit import Outcome, Part, Say
 from tests.torture.page import shown
 
-PARTS = ("journal", "cluster", "disk", "fleet", "overload", "input")
+PARTS = ("journal", "cluster", "disk", "fleet", "fleet_on_cluster", "overload", "input")
 
 
 def load(name: str) -> Part:

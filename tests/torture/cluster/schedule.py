@@ -10,13 +10,21 @@ from tests.torture.cluster.servers import SERVERS
 from tests.torture.journal.history import Fault
 from tests.torture.journal.schedule import CONSUMERS, PUBLISHERS, WATCHERS, Plan, Weight
 
-__all__ = ["MAJORITY", "ClusterPlan"]
+__all__ = ["HOWS", "MAJORITY", "STRIKES", "ClusterPlan", "down_for"]
 
 MAJORITY = "majority"
-_WEIGHTS: tuple[Weight, ...] = (
+HOWS = ("kill", "freeze")
+"""In which ways two servers are lost at once."""
+STRIKES: tuple[Weight, ...] = (
     ("kill", SERVERS, 5),
     ("stop", SERVERS, 2),
     ("freeze", SERVERS, 4),
+)
+"""What is done to servers, and how often."""
+LONGEST = 15.0
+"""Seconds that a server is frozen."""
+_WEIGHTS: tuple[Weight, ...] = (
+    *STRIKES,
     ("kill", tuple(CONSUMERS), 4),
     ("freeze", tuple(CONSUMERS), 3),
     ("kill", PUBLISHERS, 2),
@@ -24,6 +32,13 @@ _WEIGHTS: tuple[Weight, ...] = (
     ("kill", WATCHERS, 1),
     ("freeze", WATCHERS, 1),
 )
+
+
+def down_for(kind: str, chance: Random) -> float:
+    """Seconds that a server is frozen, or waits until it is started again."""
+    if kind == "freeze":
+        return LONGEST * chance.choice([0.05, 0.3, 1.0])
+    return chance.choice([0.0, 0.5, 3.0])
 
 
 @dataclass(frozen=True)
@@ -35,8 +50,6 @@ class ClusterPlan(Plan):
     leads, which takes NATS 4 to 9 seconds."""
     servers: bool = True
     """Whether servers are struck one by one, too."""
-    longest: float = 15.0
-    """That a server is frozen."""
     without: tuple[float, ...] = (10.0,)
     """How long two servers are down at once, each time; in between all is well for a while."""
 
@@ -53,9 +66,7 @@ class ClusterPlan(Plan):
     def lasts(self, kind: str, target: str, chance: Random) -> float:
         if target not in SERVERS:
             return super().lasts(kind, target, chance)
-        if kind == "freeze":
-            return self.longest * chance.choice([0.05, 0.3, 1.0])
-        return chance.choice([0.0, 0.5, 3.0])
+        return down_for(kind, chance)
 
     def schedule(self) -> list[Fault]:
         count = len(self.without)

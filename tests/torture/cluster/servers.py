@@ -9,8 +9,10 @@ from pathlib import Path
 from tests.bus.kit import free_port
 from tests.bus.nats_server import NatsServer
 
-__all__ = ["SERVERS", "Cluster"]
+__all__ = ["REPLICAS", "SERVERS", "Cluster"]
 
+REPLICAS = "CONSONANCE_NATS_REPLICAS"
+"""The variable by which whoever makes the streams is told how many servers keep each."""
 SERVERS = ("server-1", "server-2", "server-3")
 
 

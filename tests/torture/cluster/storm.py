@@ -22,8 +22,8 @@ import bus
 from schemas import Event, FeedbackGiven
 from tests.bus.nats_server import nats_version
 from tests.torture.cluster import witness
-from tests.torture.cluster.schedule import MAJORITY, ClusterPlan
-from tests.torture.cluster.servers import SERVERS, Cluster
+from tests.torture.cluster.schedule import HOWS, MAJORITY, ClusterPlan
+from tests.torture.cluster.servers import REPLICAS, SERVERS, Cluster
 from tests.torture.journal.history import Acknowledged, Attempted, Fault, History, Life, Record
 from tests.torture.journal.processes import Processes
 from tests.torture.journal.roles import PublisherRole, Role
@@ -41,10 +41,8 @@ from tests.torture.kit import Say
 
 __all__ = ["WITHOUT_MAJORITY", "rage"]
 
-REPLICAS = "CONSONANCE_NATS_REPLICAS"
 NAME = "director"
 SOURCE = f"/storm/{NAME}"
-HOWS = ("kill", "freeze")
 SHORT = 1.0
 """Seconds that one waits who expects to be refused."""
 WITHOUT_MAJORITY = 20
@@ -142,7 +140,7 @@ class _Director(Director):
                     f'"type":"{FeedbackGiven.type}","data":{{}}}}'
                 )
                 subject = witness.NAMES.event(FeedbackGiven.type, "/storm/tomorrow", name)
-                await client.jetstream().publish(subject, raw.encode(), timeout=10)
+                await witness.plant(client, subject, raw.encode())
                 self._planted.add(name)
         finally:
             await client.close()
@@ -257,8 +255,7 @@ class _Director(Director):
         streams = {}
         for name in (names.journal, names.groups, names.dead):
             streams[name], counts = await witness.stored(client, name)
-            if len(set(counts.values())) > 1:
-                self._broken.append(f"servers: of {name} they have {counts} messages")
+            self._broken += witness.apart(name, counts)
         dead = witness.dead_letters(streams[names.dead])
         lives = fleet.lives
         away: dict[str, Any] = dict(fleet.away)

@@ -7,12 +7,17 @@ changes became true. The server is told to keep them all.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
+import nats.errors
+import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -20,12 +25,28 @@ import schemas
 from bus.nats.group import Group, Row
 from bus.nats.letters import GROUP, SEQUENCE, WHY
 from bus.nats.names import Names
+from tests.torture.cluster.servers import SERVERS
 from tests.torture.journal.history import Dead, Kept, Turn
 
-__all__ = ["NAMES", "dead_letters", "install", "kept", "state", "stored", "turns"]
+__all__ = [
+    "NAMES",
+    "apart",
+    "dead_letters",
+    "install",
+    "kept",
+    "plant",
+    "state",
+    "stored",
+    "turns",
+]
 
 NAMES = Names("consonance")
-TRIES = 100
+INSISTING = 60.0
+"""Seconds for which the servers are asked again: who leads may change at any question."""
+ANSWER, PAUSE = 5.0, 0.2
+"""Seconds for one answer, and between two questions."""
+BATCH = 500
+"""Messages that are asked for at once: more than the client holds would be dropped."""
 _READER = {
     "deliver_policy": "all",
     "ack_policy": "none",
@@ -37,10 +58,24 @@ _GROUP = msgspec.json.Decoder(Group).decode
 
 
 async def _asked(client: Client, verb: str, **body: Any) -> dict[str, Any]:
-    answer = await client.request(f"$JS.API.{verb}", json.dumps(body).encode(), timeout=10)
-    found: dict[str, Any] = json.loads(answer.data)
-    assert "error" not in found, found
-    return found
+    """The answer to what may be asked twice; raises `TimeoutError` where none comes at all."""
+    end = time.monotonic() + INSISTING
+    while True:
+        trouble: object
+        try:
+            answer = await client.request(
+                f"$JS.API.{verb}", json.dumps(body).encode(), timeout=ANSWER
+            )
+        except (TimeoutError, nats.errors.Error) as e:
+            trouble = repr(e)
+        else:
+            found: dict[str, Any] = json.loads(answer.data)
+            if "error" not in found:
+                return found
+            trouble = found["error"]
+        if time.monotonic() > end:
+            raise TimeoutError(f"{verb} was not answered in {INSISTING:g} s: {trouble}")
+        await asyncio.sleep(PAUSE)
 
 
 async def install(client: Client) -> None:
@@ -50,35 +85,80 @@ async def install(client: Client) -> None:
     await _asked(client, f"STREAM.UPDATE.{NAMES.groups}", **config)
 
 
+async def plant(client: Client, subject: str, raw: bytes) -> None:
+    """Have a stream take what no bus would publish; it takes one message of a subject."""
+    end = time.monotonic() + INSISTING
+    while True:
+        try:
+            await client.jetstream().publish(subject, raw, timeout=ANSWER)
+        except nats.js.errors.APIError as e:
+            if "per subject" in (e.description or ""):  # it has it: the answer was lost
+                return
+            trouble: Exception = e
+        except (TimeoutError, nats.errors.Error) as e:
+            trouble = e
+        else:
+            return
+        if time.monotonic() > end:
+            raise TimeoutError(f"{subject} was not taken in {INSISTING:g} s") from trouble
+        await asyncio.sleep(PAUSE)
+
+
+def apart(stream: str, counts: Mapping[str, int]) -> list[str]:
+    """A sentence where the servers do not all have the same of a stream, by their counts."""
+    if set(counts) == set(SERVERS) and len(set(counts.values())) == 1:
+        return []
+    return [f"servers: of {stream} they have {dict(counts)} messages"]
+
+
 async def stored(client: Client, stream: str) -> tuple[list[Msg], dict[str, int]]:
     """Every message of a stream as its leader has it, in order; how many each server has of it.
 
-    What reads is placed on any server: as often as it takes until each was met.
+    A server that is behind is given time; one that does not answer at all is in no count.
     """
-    about = await _asked(client, f"STREAM.INFO.{stream}")
-    servers = {about["cluster"]["leader"], *(each["name"] for each in about["cluster"]["replicas"])}
+    end = time.monotonic() + INSISTING
+    while True:
+        found, counts = await _stored(client, stream, end)
+        if len(set(counts.values())) == 1 or time.monotonic() > end:
+            return found, counts
+        await asyncio.sleep(1.0)
+
+
+async def _stored(client: Client, stream: str, end: float) -> tuple[list[Msg], dict[str, int]]:
+    """As it is now. What reads is placed on any server: as often as it takes until each was met."""
+    about = (await _asked(client, f"STREAM.INFO.{stream}"))["cluster"]
+    servers = {about["leader"], *(each["name"] for each in about["replicas"])}
     found: list[Msg] = []
     counts: dict[str, int] = {}
-    for _ in range(TRIES):
-        if set(counts) == servers:
-            break
+    while set(counts) != servers and time.monotonic() < end:
         made = await _asked(client, f"CONSUMER.CREATE.{stream}", stream_name=stream, config=_READER)
-        server = made["cluster"]["leader"]
+        server, count = made["cluster"]["leader"], made["num_pending"]
         if server in counts:
             continue
-        counts[server] = made["num_pending"]
-        if server == about["cluster"]["leader"]:
-            found = await _read(client, f"{stream}.{made['name']}", counts[server])
+        with contextlib.suppress(TimeoutError):  # it lost its place: another one reads
+            if server == about["leader"]:
+                found = await _read(client, f"{stream}.{made['name']}", count)
+            counts[server] = count
     return found, counts
 
 
 async def _read(client: Client, consumer: str, count: int) -> list[Msg]:
+    """Raises `TimeoutError` where not all of it comes."""
     inbox = client.new_inbox()
     replies = await client.subscribe(inbox)
-    asked = json.dumps({"batch": count, "no_wait": True}).encode()
-    await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{consumer}", asked, inbox)
-    found = [await replies.next_msg(30) for _ in range(count)]
-    await replies.unsubscribe()
+    found: list[Msg] = []
+    try:
+        while len(found) < count:
+            batch = min(BATCH, count - len(found))
+            asked = json.dumps({"batch": batch, "no_wait": True}).encode()
+            await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{consumer}", asked, inbox)
+            for _ in range(batch):
+                message = await replies.next_msg(ANSWER)
+                if "Status" in (message.headers or {}):
+                    raise TimeoutError(f"{len(found)} of {count} came: {message.headers}")
+                found.append(message)
+    finally:
+        await replies.unsubscribe()
     return found
 
 

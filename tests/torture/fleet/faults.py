@@ -44,14 +44,16 @@ def family(supervisor: int) -> dict[str, psutil.Process]:
 
 
 def name_of(words: Sequence[str]) -> str:
-    """What the schedule calls a process of these words; nothing where it is none of the fleet's."""
+    """What the schedule calls a process of these words; nothing where it is none of the fleet's.
+
+    Encoders have numbers, and so has the second one of any other service.
+    """
     modules = [word for word in words if word == "bus" or word.startswith("services.")]
     if not modules:
         return ""
     name = "broker" if modules[0] == "bus" else modules[0].removeprefix("services.")
-    if name == "encoder" and "--instance" in words:
-        return f"encoder-{words[list(words).index('--instance') + 1]}"
-    return name
+    number = words[list(words).index("--instance") + 1] if "--instance" in words else "1"
+    return f"{name}-{number}" if name == "encoder" or number != "1" else name
 
 
 @dataclass

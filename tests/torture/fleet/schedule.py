@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["ACTIONS", "TARGETS", "Action", "Fault", "plan"]
+__all__ = ["ACTIONS", "SERVING", "SUPERVISOR", "TARGETS", "TRAINING", "Action", "Fault", "plan"]
 
 Action = Literal["kill", "freeze", "restart"]
 
@@ -61,14 +61,19 @@ class Fault:
         return f"{self.action} {self.target}{lasting}"
 
 
-def plan(seconds: float, faults: int, seed: int) -> tuple[Fault, ...]:
+def plan(
+    seconds: float,
+    faults: int,
+    seed: int,
+    actions: Mapping[str, Sequence[Action]] = ACTIONS,
+) -> tuple[Fault, ...]:
     """At least `faults` faults, spread over `seconds`: everything that may be done, in rounds.
 
     Each round is every action on every target once, in an order of its own; a quarter of them come
     two at once. What would end a process too often within a minute is put off to a later turn.
     """
     chance = random.Random(f"fleet {seed}")
-    every = [(action, target) for target in TARGETS for action in ACTIONS[target]]
+    every = [(action, target) for target, allowed in actions.items() for action in allowed]
     wanted: deque[tuple[Action, str]] = deque()
     while len(wanted) < faults:
         chance.shuffle(every)

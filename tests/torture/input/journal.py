@@ -48,6 +48,7 @@ def _seeds() -> list[bytes]:
         [append, lease, _asked(3, "defer", lease="$0", until="2030-01-01T00:00:00Z"), wait, lease],
         [append, _asked(3, "read", types=types, after=0, limit=10), _asked(4, "heads"), erase],
         [append, lease, _asked(3, "dead", action="drop", group="g", ids=[1]), erase],
+        [append, lease, _asked(3, "groups"), _asked(4, "drop", group="g", force=True), lease],
         [lease, append, _asked(3, "lease", group="h", types=types, max=0, start="latest"), append],
         [PART.join([b"i", event["type"].encode(), json.dumps(event).encode()]) for event in events],
         [_asked(5, "append", events=events), lease, erase],
