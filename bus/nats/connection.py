@@ -63,7 +63,7 @@ class Connection:
         """Return once connected; raises `Unreachable`, `NotPermitted`, `InvalidKey`."""
         options = credentials(self.place)
         self._refused = asyncio.get_running_loop().create_future()
-        connecting = asyncio.ensure_future(
+        connecting: asyncio.Task[None] = asyncio.ensure_future(
             self._client.connect(
                 list(self.place.servers),
                 name=self._name,
@@ -94,11 +94,20 @@ class Connection:
         except (OSError, ValueError, nats.errors.Error) as e:
             raise Unreachable(f"cannot connect to {self.place.shown}: {e}") from e
         finally:
-            connecting.cancel()
-            await asyncio.gather(connecting, return_exceptions=True)
+            await self._given_up(connecting)
             self._refused.cancel()
         self._opened = True
         self._up.set()
+
+    async def _given_up(self, connecting: asyncio.Task[None]) -> None:
+        """End an attempt that is not over yet."""
+        for _ in range(INSISTING):
+            if connecting.done():
+                break
+            connecting.cancel()
+            await asyncio.wait({connecting, *self._client.abandon()}, timeout=PAUSE)
+        if connecting.done() and not connecting.cancelled():
+            connecting.exception()  # whoever opens it was told
 
     async def aclose(self) -> None:
         """Send what was to be sent, and close."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -138,6 +139,22 @@ async def test_whom_the_server_does_not_know_it_does_not_let_in(
         monkeypatch.setenv(KEY, str(key))
     with pytest.raises(bus.Unreachable):
         await bus.connect(ours.server.url, source="/a/1", patience=1)
+
+
+async def test_whom_it_does_not_know_gives_up_in_time_at_whatever_moment(
+    ours: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = ours.foreign.issue("client-of-theirs")
+    monkeypatch.setenv(CERT, str(certificate))
+    monkeypatch.setenv(KEY, str(key))
+    # The library loses a cancellation now and then, and would go on trying for ever.
+    attempts = [
+        asyncio.create_task(bus.connect(ours.server.url, source="/a/1", patience=0.1 + n / 50))
+        for n in range(25)
+    ]
+    over, still = await asyncio.wait(attempts, timeout=30)
+    assert not still
+    assert all(isinstance(attempt.exception(), bus.Unreachable) for attempt in over)
 
 
 @pytest.mark.parametrize("by", ["url", "authority"])
