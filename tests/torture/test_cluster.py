@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +101,39 @@ async def test_a_state_that_came_too_late_is_not_the_group_though_it_is_the_last
     finally:
         server.stop(kill=True)
     assert found == group(1)
+
+
+async def test_the_witness_asks_again_where_a_server_stood_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And reads what it asked for piece by piece: no storm ends without a verdict over it."""
+    monkeypatch.setattr(witness, "ANSWER", 0.2)
+    monkeypatch.setattr(witness, "BATCH", 3)
+    server = NatsServer(tmp_path)
+    server.start()
+    try:
+        client = await nats.connect(server.url)
+        writer = client.jetstream()
+        await writer.add_stream(name="many", subjects=["many.*"])
+        for n in range(7):
+            await witness.plant(client, f"many.{n}", b"")
+        os.kill(server.pid, signal.SIGSTOP)
+        reading = asyncio.create_task(witness.stored(client, "many"))
+        await asyncio.wait({reading}, timeout=0.5)
+        assert not reading.done()
+        os.kill(server.pid, signal.SIGCONT)
+        found, counts = await reading
+        assert [message.subject for message in found] == [f"many.{n}" for n in range(7)]
+        assert list(counts.values()) == [7]
+        await client.close()
+    finally:
+        server.stop(kill=True)
+
+
+def test_servers_that_differ_are_told_of_and_so_is_one_that_is_silent() -> None:
+    assert not witness.apart("s", dict.fromkeys(SERVERS, 3))
+    assert witness.apart("s", dict.fromkeys(SERVERS, 3) | {SERVERS[1]: 4})
+    assert witness.apart("s", dict.fromkeys(SERVERS[:2], 3))
 
 
 def group(base: int, *rows: Row) -> Group:
