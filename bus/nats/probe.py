@@ -14,10 +14,11 @@ SEVERAL = (2, 10)
 """The first version whose replicas are made equal again when who leads them changes."""
 
 
-async def probe(url: str, patience: float = 10.0) -> str | None:
+async def probe(url: str, patience: float = 30.0) -> str | None:
     """What of the promises does not hold there, in one sentence; the streams are made.
 
-    Raises what `bus.connect` raises.
+    Servers that have just started, as after a power cut, need ten seconds and more until they
+    agree on who leads, and only then answer. Raises what `bus.connect` raises.
     """
     place = place_of(url)
     link = NatsLink(place, name="probe")
