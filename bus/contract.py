@@ -22,6 +22,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
+import msgspec
+
 from schemas import Event, Payload
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Consumer",
     "DeadLetter",
     "Delivery",
+    "GroupState",
     "JournalPage",
     "Kinds",
     "Start",
@@ -71,6 +74,24 @@ class DeadLetter(NamedTuple):
     event: Event[Any] | None
     """None where the bytes cannot be decoded any more."""
     raw: bytes
+
+
+class GroupState(msgspec.Struct, frozen=True, kw_only=True):
+    """How a group stands: as it also travels, and as commands show it."""
+
+    name: str
+    types: tuple[str, ...]
+    """What it takes, in order."""
+    behind: int
+    """Events that it has yet to acknowledge."""
+    more: bool
+    """Whether there are more: of each type no more than 10,000 are counted."""
+    since: datetime | None
+    """When the oldest of them was journaled; None where there are none."""
+    consumed: bool
+    """Whether somebody waits for a lease as this group, or holds one."""
+    dead: int
+    """Its dead letters."""
 
 
 class Subscription(ABC):
@@ -248,6 +269,18 @@ class Bus(ABC):
         ids: Sequence[int] | None = None,
     ) -> tuple[DeadLetter, ...]:
         """List, deliver again, or drop dead letters; returns those concerned."""
+
+    @abstractmethod
+    async def groups(self) -> tuple[GroupState, ...]:
+        """Every group that ever consumed and was not dropped, by name."""
+
+    @abstractmethod
+    async def drop_group(self, name: str, *, force: bool = False) -> GroupState | None:
+        """Forget a group, its leases and its dead letters; how it stood, None for no such group.
+
+        Whoever consumes as it later begins anew, with what the journal still has. Raises `Consumed`
+        where somebody does now, unless `force` is said: then those who hold leases lose them.
+        """
 
     @abstractmethod
     async def erase(

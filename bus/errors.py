@@ -7,6 +7,7 @@ BusError
 │   ├── DiskFull        the journal's disk is full: nothing was appended
 │   ├── ReadOnly        the journal cannot be written
 │   ├── Damaged         the journal's file is not what was written
+│   ├── Consumed        somebody consumes as the group: it was not dropped
 │   ├── NotPermitted    this key may not do that
 │   └── OverQuota       this key has given all the feedback that it may for now
 ├── Unreachable         no answer from the broker in time
@@ -21,9 +22,12 @@ BusError
 
 from __future__ import annotations
 
+from typing import Self
+
 __all__ = [
     "BusError",
     "Closed",
+    "Consumed",
     "Damaged",
     "DiskFull",
     "InUse",
@@ -99,6 +103,17 @@ class Damaged(Refused):
         super().__init__(message if whole else f"{_DAMAGED} ({message}): {_MEND}", code)
 
 
+class Consumed(Refused):
+    """Somebody consumes as the group that was to be dropped: nothing was changed."""
+
+    code = "consumed"
+
+    @classmethod
+    def of(cls, group: str) -> Self:
+        """What is said where it is the group of this name."""
+        return cls(f"somebody consumes as {group!r}: stop that process first, or force it")
+
+
 class NotPermitted(Refused):
     """This key may not do that."""
 
@@ -145,7 +160,16 @@ class InsecureFolder(BusError):
 
 _BY_CODE: dict[str, type[Refused]] = {
     kind.code: kind
-    for kind in (StaleLease, TooLarge, DiskFull, ReadOnly, Damaged, NotPermitted, OverQuota)
+    for kind in (
+        StaleLease,
+        TooLarge,
+        DiskFull,
+        ReadOnly,
+        Damaged,
+        Consumed,
+        NotPermitted,
+        OverQuota,
+    )
 }
 
 

@@ -24,6 +24,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Raw
 
+from bus.contract import GroupState
 from bus.errors import BusError, Refused
 
 __all__ = [
@@ -40,11 +41,14 @@ __all__ = [
     "DeadList",
     "Defer",
     "Deliveries",
+    "Drop",
     "Erase",
     "Erased",
     "Error",
     "Extend",
     "Granted",
+    "GroupList",
+    "GroupsAsked",
     "Heads",
     "HeadsAsked",
     "Lease",
@@ -148,6 +152,20 @@ class Dead(Request, frozen=True, kw_only=True):
     ids: list[int] | None = None
 
 
+class GroupsAsked(Request, frozen=True, kw_only=True):
+    """`groups`: every group, and how far behind it is. → `GroupList`"""
+
+
+class Drop(Request, frozen=True, kw_only=True):
+    """`drop`: forget a group, its leases and dead letters. → `GroupList`, empty for no such group
+
+    Refused with `consumed` while somebody waits for a lease as it or holds one, unless by `force`.
+    """
+
+    group: GroupName
+    force: bool = False
+
+
 class Erase(Request, frozen=True, kw_only=True):
     """`erase`: events of these types whose data has all these values. → `Erased`
 
@@ -210,6 +228,12 @@ class DeadList(msgspec.Struct, frozen=True):
     dead: list[DeadEntry]
 
 
+class GroupList(msgspec.Struct, frozen=True):
+    """The groups concerned, by name; of one that was dropped how it stood."""
+
+    groups: list[GroupState]
+
+
 class Erased(msgspec.Struct, frozen=True):
     """How many events were erased."""
 
@@ -242,6 +266,8 @@ REQUESTS: dict[str, type[Request]] = {
     "defer": Defer,
     "heads": HeadsAsked,
     "dead": Dead,
+    "groups": GroupsAsked,
+    "drop": Drop,
     "erase": Erase,
 }
 

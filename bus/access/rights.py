@@ -216,6 +216,8 @@ class Grant:
                     raise NotPermitted(f"{self} consumes nothing: it has no leases")
             case protocol.Dead():
                 self._check_power("dead")
+            case protocol.GroupsAsked() | protocol.Drop():
+                self._check_power("groups")
             case protocol.Erase():
                 self._check_power("erase")
         return asked
@@ -225,9 +227,9 @@ class Grant:
             if kind not in self.readable:
                 raise NotPermitted(f"{self} may not read {kind[:LONGEST]!r}")
 
-    def _check_power(self, verb: str) -> None:
-        if verb not in self.role.administer:
-            raise NotPermitted(f"{self} does not administer the journal: no {verb}")
+    def _check_power(self, power: str) -> None:
+        if power not in self.role.administer:
+            raise NotPermitted(f"{self} does not administer the journal: no {power}")
 
 
 _CLAIMS: Mapping[type[Payload], str] = {

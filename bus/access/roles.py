@@ -41,12 +41,14 @@ class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Types that it may hear; of those, durable ones may be read in the journal, too."""
     consume: tuple[str, ...] = ()
     """Groups as which it may lease what it may hear."""
-    administer: tuple[Literal["dead", "erase"], ...] = ()
-    """Verbs of the journal for whoever looks after it: dead letters; erasing."""
+    administer: tuple[Literal["dead", "groups", "erase"], ...] = ()
+    """What of the journal it may look after: dead letters; groups; erasing."""
     feedback_per_hour: Annotated[int, Meta(ge=0)] | None = 2_000
     """Pieces of feedback from all sources of a key together; None (ready-made ones only): any."""
     texts_per_minute: Annotated[int, Meta(ge=1)] | None = None
     """Texts that all sources of a key together may ask to have embedded; None: any."""
+    connections: Annotated[int, Meta(ge=1)] = 256
+    """Connections of a key to each of the broker's three sockets; a client of ours has one each."""
 
     def published(self) -> frozenset[str]:
         """The types that it may publish."""
@@ -165,7 +167,7 @@ READY: Final[Mapping[str, Role]] = {
         ),
         Role(
             name="service",
-            about="the fleet's own processes: everything but dead letters and stopping the fleet",
+            about="the fleet's own processes: all but dead letters, groups and stopping the fleet",
             publish=tuple(name for name in schemas.catalogue() if name != "fleet.stop"),
             subscribe=("*", f"*{TO_ANYBODY}"),
             consume=("*",),
@@ -178,7 +180,7 @@ READY: Final[Mapping[str, Role]] = {
             publish=("*",),
             subscribe=("*", f"*{TO_ANYBODY}"),
             consume=("*",),
-            administer=("dead", "erase"),
+            administer=("dead", "groups", "erase"),
             feedback_per_hour=None,
         ),
     )

@@ -22,6 +22,7 @@ from bus.access.rights import Grant
 from bus.broker.core import SOURCE, Core
 from bus.broker.stalled import Stalled
 from bus.errors import BusError, InUse, InvalidUrl
+from bus.journal import groups
 from bus.settings import BrokerSettings
 from bus.sockets import EASE, Drained, is_shed
 from bus.urls import Endpoints, endpoints, secure_folder
@@ -214,7 +215,7 @@ class Broker:
         if self._stalled is not None:
             self._stalled.look(costly=_resident() > MEMORY)
         self.core.retry()
-        self.core.writer.submit(lambda journal: journal.leases.lags(), self._counted)
+        self.core.writer.submit(groups.lags, self._counted)
         self._emit(schemas.frames(schemas.Event(data=self._heartbeat(), source=SOURCE)))
 
     def _counted(self, lags: object) -> None:

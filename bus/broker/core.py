@@ -238,6 +238,8 @@ class Core:
     ) -> operations.Operation:
         if isinstance(asked, protocol.Append):
             return operations.append(self._entries(asked.events, grant))
+        if isinstance(asked, protocol.GroupsAsked | protocol.Drop):
+            return operations.of_groups(asked, self._waiters.groups)
         receipt = blake2b(verb + b"\0" + body, digest_size=16).digest()
         if isinstance(asked, protocol.Ack):
             return operations.ack(asked.leases, self._entries(asked.publish, grant), receipt)

@@ -12,9 +12,10 @@ import msgspec
 import schemas
 from bus import protocol
 from bus.errors import Refused
+from bus.journal import groups
 from bus.journal.journal import Entry, Journal
 
-__all__ = ["Operation", "ack", "append", "append_ingress", "of"]
+__all__ = ["Operation", "ack", "append", "append_ingress", "of", "of_groups"]
 
 NULL = msgspec.Raw(b"null")
 Operation = Callable[[Journal], Any]
@@ -34,6 +35,13 @@ def append_ingress(entry: Entry) -> Operation:
 def ack(leases: Sequence[str], publish: Sequence[Entry], receipt: bytes) -> Operation:
     """End leases and journal what follows from them, in one transaction."""
     return partial(_ack, leases, publish, receipt)
+
+
+def of_groups(asked: protocol.GroupsAsked | protocol.Drop, waiting: Collection[str]) -> Operation:
+    """Tell of the groups, or drop one; `waiting`: those as which somebody waits for a lease."""
+    if isinstance(asked, protocol.Drop):
+        return partial(_drop, asked, waiting)
+    return lambda journal: protocol.GroupList(groups.states(journal, waiting))
 
 
 def of(asked: protocol.Request, receipt: bytes, numbered: Collection[str] | None) -> Operation:
@@ -91,6 +99,10 @@ def _heads(numbered: Collection[str] | None, journal: Journal) -> protocol.Heads
     if numbered is not None:
         heads = {kind: head for kind, head in heads.items() if kind in numbered}
     return protocol.Heads(heads)
+
+
+def _drop(asked: protocol.Drop, waiting: Collection[str], journal: Journal) -> protocol.GroupList:
+    return protocol.GroupList(groups.drop(journal, asked.group, waiting, force=asked.force))
 
 
 def _read(types: Sequence[str] | None, after: int, limit: int, journal: Journal) -> protocol.Page:

@@ -65,6 +65,11 @@ class Waiters:
         waiter.state = State.TRYING
         self._attempt(waiter)
 
+    @property
+    def groups(self) -> frozenset[str]:
+        """Those as which somebody waits."""
+        return frozenset(waiter.asked.group for waiter in self._all.values())
+
     def wake(self, types: set[str] | None) -> None:
         """Something of these types (None: anything) may be due now."""
         for waiter in list(self._all.values()):

@@ -1,4 +1,4 @@
-"""What a bus asks the journal that is no lease: pages, heads, dead letters, erasure."""
+"""What a bus asks the journal that is no lease: pages, heads, groups, dead letters, erasure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 import schemas
 from bus import protocol
-from bus.contract import Bus, DeadLetter, JournalPage, Kinds
+from bus.contract import Bus, DeadLetter, GroupState, JournalPage, Kinds
 from schemas import Event, Payload
 
 __all__ = ["JournalReader", "kinds_of"]
@@ -86,6 +86,14 @@ class JournalReader(Bus):
                 event = None
             letters.append(DeadLetter(entry.id, entry.group, entry.reason, event, raw))
         return tuple(letters)
+
+    async def groups(self) -> tuple[GroupState, ...]:
+        answer = await self.call("groups", protocol.GroupsAsked())
+        return tuple(_read(answer, protocol.GroupList).groups)
+
+    async def drop_group(self, name: str, *, force: bool = False) -> GroupState | None:
+        answer = await self.call("drop", protocol.Drop(group=name, force=force))
+        return next(iter(_read(answer, protocol.GroupList).groups), None)
 
     async def erase(
         self, kinds: Kinds, where: Mapping[str, str], *, upto: int | None = None

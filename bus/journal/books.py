@@ -65,11 +65,11 @@ class Books:
         ).fetchone()
         self.name, self.commits, self.last, self.events, self.dead, self.tied, self.unsummed = row
 
-    def retie(self, old: tuple[object, ...] | None, new: tuple[object, ...]) -> None:
-        """A row of a small table was put in another's place, or added."""
-        if old is not None:
-            self.tied ^= tied(*old)
-        self.tied ^= tied(*new)
+    def retie(self, old: tuple[object, ...] | None, new: tuple[object, ...] | None) -> None:
+        """A row of a small table was put in another's place, added or removed."""
+        for row in (old, new):
+            if row is not None:
+                self.tied ^= tied(*row)
 
     def write(self) -> None:
         """Count one more commit, and write the row."""

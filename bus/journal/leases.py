@@ -27,8 +27,6 @@ GRACE_SECONDS = 5.0
 """Leases outlive a restart of the broker by this: nobody could extend them while it was away."""
 REASON = 2000
 """Characters of the reason that a dead letter keeps."""
-GROUPS, FAR = 32, 10_000
-"""Groups whose lag is told, and events of each type that are counted for it."""
 _MANY = 2**62
 
 
@@ -107,24 +105,16 @@ class Leases:
         """Up to where each group has taken each type."""
         return dict(self._cursors)
 
-    def lags(self) -> dict[str, int]:
-        """Events that each group has yet to acknowledge, of the first `GROUPS`.
-
-        Counted up to `FAR` of a type: how far a group is behind that died long ago costs nothing.
-        """
-        beyond = (
-            "SELECT count(*) FROM (SELECT 1 FROM events WHERE type = ? AND sequence > ? LIMIT ?)"
-        )
-        taken = "SELECT count(*) FROM (SELECT 1 FROM pending WHERE grp = ? LIMIT ?)"
-        groups = sorted({group for group, _ in self._cursors})[:GROUPS]
-        found = {group: int(self._one(taken, (group, FAR))) for group in groups}
-        for (group, kind), position in self._cursors.items():
-            if group in found and position < self._journal.head(kind):
-                found[group] += int(self._one(beyond, (kind, position, FAR)))
-        return found
-
-    def _one(self, query: str, values: tuple[Any, ...]) -> Any:
-        return self._db.execute(query, values).fetchone()[0]
+    def forget(self, group: str) -> None:
+        """The group is no more: nothing is kept for it, and what was leased to it is stale."""
+        for name, kind in [key for key in self._cursors if key[0] == group]:
+            position = self._cursors.pop((name, kind))
+            self._journal.books.retie((name, kind, position), None)
+        self._db.execute("DELETE FROM cursors WHERE grp = ?", (group,))
+        self._db.execute("DELETE FROM pending WHERE grp = ?", (group,))
+        dead = self._db.execute("DELETE FROM dead WHERE grp = ?", (group,))
+        self._journal.books.dead -= dead.rowcount
+        self.touched = True
 
     def lease(
         self, group: str, types: Sequence[str], limit: int, visibility: float, start: str

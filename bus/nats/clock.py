@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from bus.nats.names import Names
+from bus.nats.names import OWN, Names
 from bus.nats.server import Server
 
 __all__ = ["Clock"]
@@ -29,7 +29,7 @@ class Clock:
         """Seconds that the servers' clock is ahead of this host's."""
         self._server = server
         self._stream = names.groups
-        self._subject = names.group("@clock")
+        self._subject = names.group(f"{OWN}clock")
         self._due: float | None = None
         """The loop's time from which it is to be measured."""
 

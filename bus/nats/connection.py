@@ -26,6 +26,8 @@ Handler = Callable[[Msg], Awaitable[None]]
 
 ATTEMPT = 5.0
 """Seconds after which a request without an answer is sent again."""
+ANSWER = 1.0
+"""Seconds within which who listens answers, unless it is frozen or far behind."""
 OUTBOUND = 64 * 2**20
 """Bytes that may wait for a connection that is away."""
 CLOSING = 2.0
@@ -286,6 +288,26 @@ class Connection:
             ) from e
         if self._closed:
             raise Closed("the bus is closed")
+
+    async def heard(self, subject: str, end: float) -> bool | None:
+        """Whether somebody listens to a subject and answers; None: listens, and does not answer.
+
+        Raises `Unreachable` at `end` (the loop's time), `Closed`.
+        """
+        while True:
+            await self._connected(end, subject)
+            try:
+                await self._client.request(subject, b"", ANSWER)
+            except nats.errors.NoRespondersError:
+                return False
+            except nats.errors.TimeoutError:
+                if self.live:
+                    return None
+            except nats.errors.Error as e:
+                _log.debug("%s, asking again: %s", subject, e)
+                await asyncio.sleep(PAUSE)
+            else:
+                return True
 
     async def request(
         self, subject: str, body: bytes, end: float, headers: Mapping[str, str] | None = None

@@ -10,14 +10,14 @@ import msgspec
 from bus.errors import Refused
 from bus.journal.says import says
 from bus.nats.letters import Letters
-from bus.nats.names import Names
+from bus.nats.names import OWN, Names
 from bus.nats.server import Known, Server, Stored
 from bus.nats.stamped import ERASED, is_erased
 
 __all__ = ["erase", "is_truncated"]
 
 PAGE = 500
-_FRONT = "@erased"
+_FRONT = f"{OWN}erased"
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

@@ -59,6 +59,19 @@ class Group(msgspec.Struct):
         """The row of a lease that holds."""
         return next((r for r in self.rows if lease and r.lease == lease and r.due > now), None)
 
+    @property
+    def there(self) -> bool:
+        """Whether anybody ever consumed as it, since it was dropped last."""
+        return bool(self.cursors or self.rows)
+
+    def is_held(self, now: float) -> bool:
+        """Whether somebody holds a lease."""
+        return any(row.lease and row.due > now for row in self.rows)
+
+    def clear(self) -> None:
+        """Forget all of it; what was made of an older state is not taken for a new one."""
+        self.cursors, self.rows, self.finished = {}, [], []
+
     def was_ended(self, leases: Sequence[str], receipt: str) -> bool:
         """Whether this very request ended them before."""
         return all((lease, receipt) in self.finished for lease in leases)

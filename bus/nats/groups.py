@@ -19,9 +19,11 @@ from bus.nats.connection import Connection
 from bus.nats.group import Group, Row, stale
 from bus.nats.letters import Letters
 from bus.nats.names import Names
+from bus.nats.presence import Presence
 from bus.nats.rooms import Change, Room, Rooms
 from bus.nats.server import Server, Stretch, gathered
 from bus.nats.stamped import is_erased, numbered
+from bus.nats.standing import Standing
 
 __all__ = ["Groups"]
 
@@ -57,6 +59,8 @@ class Groups:
         self._letters = letters
         self._clock = clock
         self._rooms = Rooms(server, names)
+        self._presence = Presence(connection, names)
+        self.standing = Standing(server, names, self._rooms, letters, self._presence, clock)
         self._stops: dict[bytes, asyncio.Event] = {}
 
     def resume(self) -> None:
@@ -79,18 +83,19 @@ class Groups:
         stop = self._stops[request] = asyncio.Event()
         until = loop.time() + asked.wait_ms / 1000
         try:
-            await self._hear(room, asked, end)
-            while True:
-                version = room.version
-                found = await self._attempt(asked, end)
-                left = until - loop.time()
-                if found.granted or stop.is_set() or asked.max <= 0 or left <= 0:
-                    return found.granted
-                due = LOOK if found.due is None else found.due - self._clock() + 0.002
-                if version == room.version:
-                    await self._wait(room, max(0.0, min(left, LOOK, due)))
-                if stop.is_set():
-                    return []
+            async with self._presence.asking(asked.group):
+                await self._hear(room, asked, end)
+                while True:
+                    version = room.version
+                    found = await self._attempt(asked, end)
+                    left = until - loop.time()
+                    if found.granted or stop.is_set() or asked.max <= 0 or left <= 0:
+                        return found.granted
+                    due = LOOK if found.due is None else found.due - self._clock() + 0.002
+                    if version == room.version:
+                        await self._wait(room, max(0.0, min(left, LOOK, due)))
+                    if stop.is_set():
+                        return []
         finally:
             if self._stops.get(request) is stop:
                 del self._stops[request]

@@ -70,6 +70,10 @@ class Journal:
                 return protocol.Heads(await self.heads(end))
             case protocol.Dead():
                 return await self._letters.dead(asked, self._groups.readmit, end)
+            case protocol.GroupsAsked():
+                return protocol.GroupList(await self._groups.standing.every(end))
+            case protocol.Drop():
+                return protocol.GroupList(await self._groups.standing.drop(asked, end))
             case protocol.Erase(types=types, where=where, upto=upto):
                 parts = (self._server, self._names, self._letters)
                 return protocol.Erased(await erase(*parts, types, where, upto, end))

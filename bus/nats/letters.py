@@ -65,8 +65,9 @@ class Letters:
         found: list[Letter] = []
         after, whole = 0, False
         while not whole:
-            subject = f"{self._names.fleet}.dead.>"
-            page, whole = await self._server.stretch(self._names.dead, subject, after, PAGE, end)
+            page, whole = await self._server.stretch(
+                self._names.dead, self._names.every_letter, after, PAGE, end
+            )
             found += map(_letter, page)
             after = page[-1].sequence if page else after
             whole = whole or not page

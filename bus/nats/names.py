@@ -5,6 +5,7 @@ consonance.live.encode.completed.@client-7f3a       an addressed one
 consonance.durable.feedback.given.<digest>          a durable one: one subject an event
 consonance.told.feedback.given.<digest>             the same, said by the server once stored
 consonance.group.<group>                            what a group has leased
+consonance.asked.<group>                            does anybody consume as it?
 consonance.dead.<group>.<sequence>                  a dead letter
 """
 
@@ -13,14 +14,16 @@ from __future__ import annotations
 import re
 from hashlib import blake2b
 from typing import NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from bus.errors import InvalidUrl
 
-__all__ = ["SCHEMES", "Names", "Place", "place_of"]
+__all__ = ["OWN", "SCHEMES", "Names", "Place", "place_of"]
 
 SCHEMES = ("nats://", "tls://")
 PORT = 4222
+OWN = "@"
+"""How what is no group's begins that the bus keeps for itself among the groups' states."""
 _DERIVED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 """A UUIDv5, as `Event.derive` makes it."""
 _FLEET = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -51,6 +54,8 @@ class Names:
         self.every = f"{fleet}.durable.>"
         self._durable = f"{fleet}.durable."
         self._told = f"{fleet}.told."
+        self._group = f"{fleet}.group."
+        self._dead = f"{fleet}.dead."
 
     def event(self, kind: str, source: str, name: str, cause: str | None = None) -> str:
         """The one subject that a durable event has by its type, source and id.
@@ -82,11 +87,30 @@ class Names:
 
     def group(self, name: str) -> str:
         """A group's state."""
-        return f"{self.fleet}.group.{_token(name)}"
+        return f"{self._group}{_token(name)}"
+
+    def asked(self, name: str) -> str:
+        """The question whether anybody consumes as a group."""
+        return f"{self.fleet}.asked.{_token(name)}"
+
+    @property
+    def every_group(self) -> str:
+        """All groups' states."""
+        return f"{self._group}*"
+
+    @property
+    def every_letter(self) -> str:
+        """All dead letters."""
+        return f"{self._dead}>"
+
+    def group_of(self, subject: str) -> str:
+        """The group that the subject of its state, or of a dead letter, names."""
+        token = subject.removeprefix(self._group).removeprefix(self._dead).partition(".")[0]
+        return unquote(token)
 
     def letter(self, group: str, sequence: int) -> str:
         """The dead letter that a group made of an event."""
-        return f"{self.fleet}.dead.{_token(group)}.{sequence}"
+        return f"{self._dead}{_token(group)}.{sequence}"
 
 
 def _token(text: str) -> str:

@@ -81,6 +81,11 @@ class Rooms:
             room.cached = None
             room.wake()
 
+    async def look(self, name: str, end: float) -> Group:
+        """The group as it is now."""
+        seen = await self._seen(self._names.group(name), end)
+        return msgspec.json.decode(seen.body, type=Group)
+
     async def change(self, name: str, change: Change[_T], end: float, *, fresh: bool = False) -> _T:
         """Apply a change to the group as it is now.
 

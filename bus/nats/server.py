@@ -64,6 +64,8 @@ class StreamState(msgspec.Struct):
     last_seq: int = 0
     messages: int = 0
     bytes: int = 0
+    subjects: dict[str, int] = {}
+    """Messages of each subject, where they were asked for."""
 
 
 class _Error(msgspec.Struct):
@@ -186,6 +188,19 @@ class Server:
             raise refused(answer.error)
         return answer.state
 
+    async def subjects(self, stream: str, subjects: str, end: float) -> list[str]:
+        """The subjects that fit, and have a message."""
+        answer = await self.api(f"STREAM.INFO.{stream}", end, subjects_filter=subjects)
+        if answer.error is not None:
+            raise refused(answer.error)
+        return list(answer.state.subjects)
+
+    async def count(self, stream: str, subject: str, after: int, end: float) -> int:
+        """Messages of a subject beyond a sequence, as whichever server reads knows them."""
+        made = await self._reader(stream, subject, after, end)
+        self._done_with(stream, made.name)
+        return made.num_pending
+
     async def stretch(
         self, stream: str, subject: str, after: int, limit: int, end: float
     ) -> Stretch:
@@ -209,22 +224,7 @@ class Server:
         self, stream: str, subject: str, after: int, limit: int, end: float
     ) -> Stretch | None:
         """As `stretch`; None where the server lost its place."""
-        made = await self.api(
-            f"CONSUMER.CREATE.{stream}",
-            end,
-            stream_name=stream,
-            config={
-                "deliver_policy": "by_start_sequence",
-                "opt_start_seq": after + 1,
-                "ack_policy": "none",
-                "filter_subject": subject,
-                "inactive_threshold": IDLE * 10**9,
-                "num_replicas": 1,
-                "mem_storage": True,
-            },
-        )
-        if made.error is not None:
-            raise refused(made.error)
+        made = await self._reader(stream, subject, after, end)
         wanted = min(limit, made.num_pending)
         if not wanted:
             self._done_with(stream, made.name)
@@ -261,6 +261,26 @@ class Server:
             await self.connection.unsubscribe(replies)
             self._done_with(stream, made.name)
         return Stretch(messages, whole=len(messages) == made.num_pending)
+
+    async def _reader(self, stream: str, subject: str, after: int, end: float) -> _Answer:
+        """What reads the messages of a subject beyond a sequence."""
+        made = await self.api(
+            f"CONSUMER.CREATE.{stream}",
+            end,
+            stream_name=stream,
+            config={
+                "deliver_policy": "by_start_sequence",
+                "opt_start_seq": after + 1,
+                "ack_policy": "none",
+                "filter_subject": subject,
+                "inactive_threshold": IDLE * 10**9,
+                "num_replicas": 1,
+                "mem_storage": True,
+            },
+        )
+        if made.error is not None:
+            raise refused(made.error)
+        return made
 
     def _done_with(self, stream: str, consumer: str) -> None:
         """It would go by itself; until then it costs the server a little."""

@@ -52,7 +52,7 @@ async def make_streams(server: Server, names: Names, end: float) -> bool:
         server,
         end,
         name=names.groups,
-        subjects=[f"{fleet}.group.*"],
+        subjects=[names.every_group],
         discard="old",
         max_msgs_per_subject=STATES if replicas > 1 else 1,
         **common,

@@ -75,7 +75,7 @@ _COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("watch", "watch:app", "Follow what is said on the bus."),
     ("skills", "skills:app", "List, show, retire, pin and forget skills."),
     ("card", "card:app", "Inspect, verify, import, export and make skill cards."),
-    ("journal", "journal:app", "Read the journal, and tend its dead letters."),
+    ("journal", "journal:app", "Read the journal, and tend its groups and dead letters."),
     ("evaluate", "evaluation.command:app", "Measure ranking on a folder in BEIR's form."),
     ("keys", "keys:app", "Make, list and revoke the keys of the HTTP API and of the bus."),
     ("key", "node:key", "Show this node's public key, fingerprint and name."),

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from services.command.dead import app as dead
 from services.command.errors import DONE, FAILED, Failed, InputRefused
+from services.command.groups import app as groups
 from services.command.kit import (
     FLAG,
     MANY,
@@ -36,6 +37,10 @@ Examples:
     consonance journal replay --after 1200 --json > events.jsonl
     consonance journal heads
 
+    consonance journal groups list
+    consonance journal groups drop factory-attic
+        of a process that is gone for good: nothing is kept for it any more
+
     consonance journal dead list
     consonance journal dead retry 17 18
         deliver again what a service could not handle, once it can
@@ -49,7 +54,8 @@ Examples:
         for a whole domain, in every store: consonance skills forget
 """
 
-app = group("journal", "Read the journal, and tend its dead letters.", _EXAMPLES)
+app = group("journal", "Read the journal, and tend its groups and dead letters.", _EXAMPLES)
+app.command(groups)
 app.command(dead)
 
 

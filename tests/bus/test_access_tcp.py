@@ -253,6 +253,8 @@ async def test_the_journal_answers_as_far_as_the_role_goes(home: House) -> None:
         ("extend", {"lease": "x", "visibility_ms": 1}),
         ("defer", {"lease": "x"}),
         ("dead", {"action": "list"}),
+        ("groups", {}),
+        ("drop", {"group": "distiller"}),
         ("erase", {"types": ["feedback.given"], "where": {"query": "q1"}}),
     ):
         assert (await eve.ask(verb, **request))[0] == "not_permitted", verb
@@ -277,11 +279,17 @@ async def test_a_service_consumes_and_an_admin_tends(home: House) -> None:
         await delivery.ack(publish=[feedback(2, source="/monitor/1")])
     with pytest.raises(bus.NotPermitted, match="no dead"):
         await service.dead_letters()
+    for asked in (service.groups(), service.drop_group("g")):
+        with pytest.raises(bus.NotPermitted, match="no groups"):
+            await asked
     bare = home.guest("monitor")
     await bare.listen("event.refused@/monitor/1")
     await bare.say(b"fleet.stop", raw("fleet.stop", "/monitor/1", {}))
     assert b"may not publish fleet.stop" in (await bare.next())[1]
-    assert await (await home.bus("op")).dead_letters() == ()
+    op = await home.bus("op")
+    assert await op.dead_letters() == ()
+    assert [group.name for group in await op.groups()] == ["g"]
+    assert await op.drop_group("g") is not None
 
 
 async def test_feedback_is_counted_by_key(home: House) -> None:

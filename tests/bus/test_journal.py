@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 import schemas
 from bus.errors import BusError, DiskFull, ReadOnly, StaleLease
-from bus.journal import Entry, Journal
+from bus.journal import Entry, Journal, groups
 from bus.settings import BrokerSettings
 from tests.bus.kit import feedback, rejected
 
@@ -206,12 +207,45 @@ def test_the_byte_cap_always_holds_and_takes_done_ones_first(tmp_path: Path) -> 
 def test_how_far_a_group_is_behind(journal: Journal) -> None:
     put(journal, *(entry(n) for n in range(5)))
     ((_, token),) = lease(journal, 1)
-    assert journal.leases.lags() == {"g": 5}, "one of them is in its hands"
+    assert groups.lags(journal) == {"g": 5}, "one of them is in its hands"
     journal.begin()
     journal.leases.ack([token], [], b"")
     journal.leases.declare("other", ["training.rejected"], "earliest")
     journal.commit()
-    assert journal.leases.lags() == {"g": 4, "other": 0}
+    assert groups.lags(journal) == {"g": 4, "other": 0}
+
+
+def test_how_far_behind_is_counted_so_far_and_no_further(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "FAR", 3)
+    put(journal, *(entry(n) for n in range(4)))
+    lease(journal, 1)
+    (three,) = groups.states(journal, ())
+    assert (three.behind, three.more) == (4, False), "one in its hands, and three to come"
+    put(journal, entry(4))
+    (four,) = groups.states(journal, ())
+    assert (four.behind, four.more) == (4, True)
+
+
+def test_nothing_is_kept_for_a_group_that_was_dropped(tmp_path: Path, clock: Clock) -> None:
+    journal = Journal(tmp_path / "j", BrokerSettings(retention_days=7), clock=clock)
+    put(journal, entry(1), entry(2))
+    lease(journal, 1)
+    clock.now += 8 * DAY
+    put(journal, entry(3))
+    maintain(journal)
+    assert ids(journal.read(None, 0, 10)[0]) == ["f1", "f2", "f3"]
+    journal.begin()
+    (dropped,) = groups.drop(journal, "g", (), force=False)
+    journal.commit()
+    assert (dropped.behind, dropped.since) == (3, datetime.fromtimestamp(1_000_000, UTC))
+    maintain(journal)
+    assert ids(journal.read(None, 0, 10)[0]) == ["f3"]
+    journal.close()
+    again = Journal(tmp_path / "j", clock=clock)  # it would not open books that do not add up
+    assert groups.states(again, ()) == []
+    again.close()
 
 
 def test_the_end_of_a_lease_may_be_told_twice(journal: Journal) -> None:

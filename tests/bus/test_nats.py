@@ -110,6 +110,23 @@ async def test_a_group_of_several_types_gets_them_in_the_order_of_the_journal(ur
                     await delivery.ack()
 
 
+async def test_a_consumer_that_is_frozen_is_one_all_the_same(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _, fleet = url.rpartition("/")
+    monkeypatch.setattr("bus.nats.connection.ANSWER", 0.1)
+    frozen = await nats.connect(server)  # hears the question, and says nothing
+    async with await bus.connect(url, source="/a/1") as one:
+        async with one.consume("g", FeedbackGiven):
+            pass
+        await frozen.subscribe(f"{fleet}.asked.g")
+        await frozen.flush()
+        with pytest.raises(bus.Consumed):
+            await one.drop_group("g")
+        await frozen.close()  # as it ends when its process is killed
+        assert await one.drop_group("g") is not None
+
+
 async def test_many_members_do_each_event_once(url: str) -> None:
     done: list[str] = []
 

@@ -100,6 +100,50 @@ def test_dead_letters_are_listed_delivered_again_and_dropped(on: Run, fleet: Fak
     assert on("journal", "dead", "drop", "--all", "--yes").out == "0 dropped\n"
 
 
+def test_groups_are_listed_and_dropped(on: Run, fleet: FakeFleet) -> None:
+    assert on("journal", "groups", "list").err == "consonance: nobody has consumed anything yet\n"
+    fill(fleet, 3)
+    kill(fleet, 2)
+
+    code, out, _ = on("journal", "groups", "list", "--json")
+
+    (group,) = json.loads(out)["groups"]
+    assert code == 0
+    assert group.pop("since") is not None
+    assert group == {
+        "name": "weak",
+        "types": ["feedback.given"],
+        "behind": 1,
+        "more": False,
+        "consumed": False,
+        "dead": 2,
+    }
+    assert "weak" in on("journal", "groups", "list").out
+    # When
+    code, _, err = on("journal", "groups", "drop", "weak")
+    assert (code, "with 1 events that it has yet to handle and 2 dead letters" in err) == (2, True)
+    assert on("journal", "groups", "drop", "weak", "--yes") == (0, "weak dropped\n", "")
+    # Then
+    assert json.loads(on("journal", "groups", "list", "--json").out) == {"groups": []}
+    assert json.loads(on("journal", "dead", "list", "--json").out) == {"dead": []}
+    code, out, err = on("journal", "groups", "drop", "weak", "--yes")
+    assert (code, out) == (2, "")
+    assert "there is no group 'weak'; there are: none" in err
+
+
+def test_a_group_that_is_consumed_is_dropped_by_force_alone(on: Run, fleet: FakeFleet) -> None:
+    fill(fleet, 1)
+    work = fleet.bus.consume("strong", FeedbackGiven, visibility=60)
+    fleet.do(work.__aenter__)
+    fleet.do(work.get)
+    code, out, err = on("journal", "groups", "drop", "strong", "--yes")
+    assert (code, out) == (2, "")
+    assert "somebody consumes as 'strong': stop that process first, or force it (--force)" in err
+    code, out, _ = on("journal", "groups", "drop", "strong", "--yes", "--force", "--json")
+    assert (code, json.loads(out)["dropped"]["behind"]) == (0, 1)
+    fleet.do(lambda: work.__aexit__(None, None, None))
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
