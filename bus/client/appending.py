@@ -7,7 +7,7 @@ bundle that is refused changed nothing, and its publications are sent again one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -29,9 +29,9 @@ class _Publication(NamedTuple):
 
 
 class Appender:
-    """Appends through a link; an answer is waited for as long as `patience` (seconds)."""
+    """Appends through a link; an answer is waited for as long as `patience` says then (seconds)."""
 
-    def __init__(self, link: Link, patience: float) -> None:
+    def __init__(self, link: Link, patience: Callable[[], float]) -> None:
         self._link = link
         self._patience = patience
         self._bundle: list[_Publication] = []
@@ -61,7 +61,7 @@ class Appender:
         bundle = [publication for publication in bundle if not publication.sequences.done()]
         if not bundle:
             return
-        end = asyncio.get_running_loop().time() + self._patience
+        end = asyncio.get_running_loop().time() + self._patience()
         task = asyncio.create_task(self._carry(bundle, end), name="bus append")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -78,7 +78,7 @@ class ClientBus(JournalReader):
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls = 0
         self._called = Signal()
-        self._appender = Appender(link, patience)
+        self._appender = Appender(link, lambda: self.patience)
 
     async def open(self) -> None:
         """Hear the broker's refusals; raises `Unreachable`, `NotPermitted`."""

@@ -20,11 +20,14 @@ class Counted(bus.MemoryBus):
     def __init__(self) -> None:
         super().__init__("counted", source="/test/1")
         self.appends = 0
+        self.waits: list[float] = []
         ask = self.link.call
 
-        async def counted(verb: str, *more: Any) -> bytes:
-            self.appends += verb == "append"
-            return await ask(verb, *more)
+        async def counted(verb: str, body: bytes, patience: float, *more: Any) -> bytes:
+            if verb == "append":
+                self.appends += 1
+                self.waits.append(patience)
+            return await ask(verb, body, patience, *more)
 
         self.link.call = counted  # type: ignore[method-assign, assignment]
 
@@ -53,6 +56,13 @@ async def test_lists_and_single_events_share_a_request(one: Counted) -> None:
     )
     assert found == [(1, 2), (3,), (1,)]
     assert one.appends == 1
+
+
+async def test_a_patience_that_is_changed_holds_from_then_on(one: Counted) -> None:
+    for patience in (30.0, 3.0, 300.0):
+        one.patience = patience
+        await one.publish(feedback(patience))
+        assert one.waits.pop() == pytest.approx(patience, abs=1.0)
 
 
 async def test_a_bundle_has_an_end(one: Counted) -> None:
