@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.torture.fleet import remains
-from tests.torture.fleet.leaks import COLLECTOR, POOL, grown, leaked
+from tests.torture.fleet.leaks import COLLECTOR, POOL, READERS, grown, leaked
 from tests.torture.fleet.memory import Holding, Sample, holding, sample
 from tests.torture.fleet.trend import sen
 
@@ -64,6 +64,14 @@ HELD = Holding(
         pytest.param(replace(HELD, files=Counter({"socket": 2})), "", id="fewer"),
         pytest.param(
             replace(HELD, files=HELD.files + Counter({"pipe": 2})), "2 × pipe", id="files"
+        ),
+        pytest.param(
+            replace(HELD, files=HELD.files + Counter({"a.sqlite": READERS})), "", id="readers"
+        ),
+        pytest.param(
+            replace(HELD, files=HELD.files + Counter({"a.sqlite": READERS + 1})),
+            "1 × a.sqlite",
+            id="readers too many",
         ),
         pytest.param(replace(HELD, threads=Counter({"python": 5 + POOL})), "", id="a full pool"),
         pytest.param(replace(HELD, threads=Counter({"python": 6 + POOL})), "threads", id="threads"),

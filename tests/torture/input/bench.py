@@ -33,7 +33,14 @@ MESSAGE, PART = b"\x1e", b"\x1f"
 SETTINGS = BrokerSettings(
     max_event_bytes=4096, retention_bytes=2**20, max_deliveries=2, free_lapses=1
 )
-CODES = {"malformed", "unknown_type", "too_large", "stale_lease", "not_permitted"}
+CODES = {
+    "malformed",
+    "unknown_type",
+    "too_large",
+    "stale_lease",
+    "not_permitted",
+    "overloaded",
+}
 ANSWERS: dict[bytes, type[Any]] = {
     b"append": protocol.Appended,
     b"ack": protocol.Appended,
