@@ -24,9 +24,9 @@ from rich.console import Console
 
 from benchmarks.bus import durable, live
 from benchmarks.bus.appender import BATCH, FLIGHT
-from benchmarks.bus.children import BenchError
 from benchmarks.bus.live_ends import WINDOW
 from benchmarks.bus.material import SIZE
+from benchmarks.kit.children import BenchError
 from benchmarks.kit.command import Benchmark, Found, add_output, measured_on, progress_bar
 from benchmarks.kit.nats import NatsFailed, nats_version
 from benchmarks.kit.rounds import Comparison, Figure, Report, compare, figure, interleaved

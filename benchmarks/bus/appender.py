@@ -17,7 +17,7 @@ import msgspec
 import bus
 import schemas
 from benchmarks.bus import material
-from benchmarks.bus.children import answer
+from benchmarks.kit.children import answer
 from schemas import Event
 
 __all__ = ["BATCH", "FLIGHT", "STREAM", "SUBJECT", "Order"]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.bus.appender import BATCH
-from benchmarks.bus.children import BenchError, Child, cpu_seconds
 from benchmarks.bus.nats_server import nats_server
+from benchmarks.kit.children import BenchError, Child, cpu_seconds
 from benchmarks.kit.measure import percentile
 from benchmarks.kit.nats import nats_version
 

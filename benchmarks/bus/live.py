@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.bus.children import BenchError, Child, cpu_seconds
 from benchmarks.bus.live_ends import STEP
+from benchmarks.kit.children import BenchError, Child, cpu_seconds
 from benchmarks.kit.measure import percentile
 
 __all__ = ["CONTESTANTS", "Line", "joined", "lines"]

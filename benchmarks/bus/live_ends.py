@@ -20,7 +20,7 @@ import zmq
 import bus
 import schemas
 from benchmarks.bus import material
-from benchmarks.bus.children import answer, orders
+from benchmarks.kit.children import answer, orders
 from schemas import EncodeRequested, Event
 
 __all__ = ["QUEUE", "STEP", "WINDOW", "Order"]

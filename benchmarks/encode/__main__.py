@@ -19,10 +19,11 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.encode.contestant import Contestant, ContestantFailed, NotHere
+from benchmarks.encode.contestant import Contestant, NotHere
 from benchmarks.encode.findings import report_of
 from benchmarks.encode.rounds import BULK, Course, WrongVectors
 from benchmarks.encode.texts import NotEnoughTexts, Texts, model_tokens, standard_library
+from benchmarks.kit.children import BenchError
 from benchmarks.kit.command import (
     Benchmark,
     Found,
@@ -30,7 +31,6 @@ from benchmarks.kit.command import (
     add_output,
     measured_on,
     progress_bar,
-    until_stopped,
 )
 from benchmarks.kit.fleet import FleetFailed, fresh_state, running_fleet, settings_file
 from benchmarks.kit.show import show
@@ -41,7 +41,7 @@ ENCODE = Benchmark(
     name="encode",
     about=__doc__,
     wrong=(ModelError, NotEnoughTexts, OSError),
-    failed=(ContestantFailed, FleetFailed, TimeoutError, WrongVectors),
+    failed=(BenchError, FleetFailed, TimeoutError, WrongVectors),
 )
 WARM = 512
 """Texts before the first round."""
@@ -155,9 +155,7 @@ def _settings(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed or vectors differ, 2 wrong option or model, 130 interrupted."""
     given = options_of(argv)
-    return ENCODE.perform(
-        given, lambda given, console: until_stopped(measure(given, console)), out=given.out
-    )
+    return ENCODE.perform(given, measure, out=given.out)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,15 +16,12 @@ import numpy.typing as npt
 import psutil
 
 from benchmarks.encode.child import Answer, Form, Task
-from benchmarks.kit.fleet import ROOT
+from benchmarks.kit.children import Child
 
-__all__ = ["Contestant", "ContestantFailed", "NotHere", "Outcome", "cpu_of", "spent"]
+__all__ = ["Contestant", "NotHere", "Outcome", "cpu_of", "spent"]
 
+CHILD = "benchmarks.encode.child"
 Floats = npt.NDArray[np.float32]
-
-
-class ContestantFailed(Exception):
-    """Its process ended by itself."""
 
 
 class NotHere(Exception):
@@ -50,30 +45,19 @@ class Contestant:
     def __init__(
         self, kind: str, given: Mapping[str, Any], log: Path, *, processes: int = 1
     ) -> None:
-        """Start them; raises `NotHere`, `ContestantFailed`."""
-        self.kind = kind
-        self._log = log
+        """Start them; raises `NotHere`, `BenchError`, as all that is asked of them does."""
         self._aside = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=log.parent))
         # make exports it for the fleet's sake; a peer keeps its own default.
         environment = {k: v for k, v in os.environ.items() if k != "TOKENIZERS_PARALLELISM"}
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._children: list[Child] = []
         try:
             for number in range(processes):
                 settings = json.dumps({**given, "number": number} if kind == "fleet" else given)
-                with log.open("ab") as file:
-                    self._processes.append(
-                        subprocess.Popen(
-                            [sys.executable, "-m", "benchmarks.encode.child", kind, settings],
-                            cwd=ROOT,
-                            env=environment,
-                            stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE,
-                            stderr=file,
-                            start_new_session=True,  # Ctrl-C is this process's to hear
-                        )
-                    )
-            for process in self._processes:
-                if (missing := self._hear(process).missing) is not None:
+                self._children.append(
+                    Child(CHILD, kind, settings, environment=environment, log=log)
+                )
+            for child in self._children:
+                if (missing := _answer(child).missing) is not None:
                     raise NotHere(missing)
         except BaseException:
             self.close()
@@ -91,19 +75,9 @@ class Contestant:
         self.close()
 
     def close(self) -> None:
-        """End its processes: what they read ends, and where they are busy a signal comes."""
-        for process in self._processes:
-            if process.stdin is not None:
-                process.stdin.close()
-        for process in self._processes:
-            try:
-                process.wait(2)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            # Not before it has ended: another thread may still be reading there.
-            if process.stdout is not None:
-                process.stdout.close()
+        """End its processes."""
+        for child in self._children:
+            child.close()
 
     def warm(self, texts: Sequence[str]) -> str | None:
         """Let it get ready on these; what it says of its choices."""
@@ -111,7 +85,7 @@ class Contestant:
 
     def encode(self, texts: Sequence[str], form: Form = "list", size: int = 1) -> Outcome:
         """Give it the texts, of several processes each its share; `size` is for all of them."""
-        count = min(len(self._processes), max(size, 1)) if form == "clients" else 1
+        count = min(len(self._children), max(size, 1)) if form == "clients" else 1
         files = [self._aside / f"{number}.npy" for number in range(count)]
         tasks = [
             Task(
@@ -135,27 +109,14 @@ class Contestant:
         )
 
     def _ask(self, tasks: Sequence[Task]) -> list[Answer]:
-        asked = list(zip(self._processes, tasks, strict=False))
-        for process, task in asked:
-            assert process.stdin is not None  # noqa: S101  (a pipe was asked for)
-            try:
-                process.stdin.write(msgspec.json.encode(task) + b"\n")
-                process.stdin.flush()
-            except BrokenPipeError:
-                raise self._failed(process) from None
-        return [self._hear(process) for process, _ in asked]
+        asked = list(zip(self._children, tasks, strict=False))
+        for child, task in asked:
+            child.say(msgspec.json.encode(task).decode())
+        return [_answer(child) for child, _ in asked]
 
-    def _hear(self, process: subprocess.Popen[bytes]) -> Answer:
-        assert process.stdout is not None  # noqa: S101
-        line = process.stdout.readline()
-        if not line:
-            raise self._failed(process)
-        return msgspec.json.decode(line, type=Answer)
 
-    def _failed(self, process: subprocess.Popen[bytes]) -> ContestantFailed:
-        code = process.wait()
-        said = self._log.read_text("utf-8", "replace").strip().splitlines()[-1:] or ["nothing"]
-        return ContestantFailed(f"{self.kind} ended with {code} and said: {said[0]}")
+def _answer(child: Child) -> Answer:
+    return msgspec.json.decode(child.line(), type=Answer)
 
 
 def cpu_of(root: int) -> dict[str, float]:

@@ -81,7 +81,7 @@ class Course:
         return rounds * (self.count + self.single)
 
     def run(self, rounds: int, tell: Callable[[], object] = int) -> None:
-        """All rounds; raises `WrongVectors`, `NotEnoughTexts`, `ContestantFailed`."""
+        """All rounds; raises `WrongVectors`, `NotEnoughTexts`, `BenchError`."""
         if self.needs(rounds) > len(self.texts):
             self.texts.draw(self.needs(rounds))
         lists: list[tuple[list[str], list[str]]] = []

@@ -36,7 +36,6 @@ from benchmarks.kit.command import (
     measured_on,
     progress_bar,
     typed,
-    until_stopped,
 )
 from benchmarks.kit.fleet import FleetFailed
 from benchmarks.kit.namespaces import NetworkError
@@ -126,12 +125,7 @@ async def measure(given: argparse.Namespace, console: Console) -> Found:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed or a request unanswered, 2 wrong or no root, 130 interrupted."""
     given = options_of(argv)
-    return HOSTS.perform(
-        given,
-        lambda given, console: until_stopped(measure(given, console)),
-        out=given.out,
-        missed=lambda found: bool(found["missed"]),
-    )
+    return HOSTS.perform(given, measure, out=given.out, missed=lambda found: bool(found["missed"]))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.bus import material
-from benchmarks.bus.children import answer
+from benchmarks.kit.children import answer
 from bus import Bus, BusError, connect
 from schemas import FleetHeartbeat, address_of
 from services.errors import EncodeFailedError, ServiceError

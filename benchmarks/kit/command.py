@@ -42,7 +42,8 @@ __all__ = [
 T = TypeVar("T")
 Found = dict[str, Any]
 """What a benchmark found, as it goes into JSON."""
-Measure = Callable[[argparse.Namespace, Console], Found]
+Measure = Callable[[argparse.Namespace, Console], Found | Coroutine[Any, Any, Found]]
+"""Measures, at once or in a loop of its own."""
 Errors = tuple[type[Exception], ...]
 
 
@@ -83,11 +84,12 @@ class Benchmark:
         """
         console = Console(width=None if sys.stdout.isatty() else self.width)
         try:
-            found = measure(given, console)
+            finding = measure(given, console)
+            found = until_stopped(finding) if isinstance(finding, Coroutine) else finding
         except (KeyboardInterrupt, asyncio.CancelledError):
             return 130
         except (*self.failed, *self.wrong) as error:
-            print(f"benchmarks.{self.name}: {error}", file=sys.stderr)
+            print(f"benchmarks.{self.name}: {_words(error)}", file=sys.stderr)
             return 1 if isinstance(error, self.failed) else 2
         if out is not None:
             write_json(found, out)
@@ -95,6 +97,13 @@ class Benchmark:
             with contextlib.suppress(BrokenPipeError):
                 print(json.dumps(found), flush=True)
         return int(missed is not None and missed(found))
+
+
+def _words(error: Exception) -> str:
+    """What the system says of a file, without its number; else the error's own words."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}"
+    return str(error)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

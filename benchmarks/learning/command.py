@@ -23,7 +23,6 @@ from benchmarks.kit.command import (
     progress_bar,
     seeds_of,
     sizes_of,
-    until_stopped,
 )
 from benchmarks.learning.data import DataError, DataSet, read
 from benchmarks.learning.run import Plan, Run, Say, Transport, one_run
@@ -165,7 +164,7 @@ def main(benchmark: LearningBenchmark, argv: Sequence[str] | None = None) -> int
     given = options_of(benchmark, argv)
     return benchmark.perform(
         given,
-        lambda given, console: until_stopped(measure(benchmark, given, console)),
+        lambda given, console: measure(benchmark, given, console),
         out=given.out,
         missed=lambda found: all(run["error"] is not None for run in found["runs"]),
     )

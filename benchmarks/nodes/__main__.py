@@ -24,7 +24,6 @@ from benchmarks.kit.command import (
     add_output,
     measured_on,
     progress_bar,
-    until_stopped,
 )
 from benchmarks.kit.fleet import FleetFailed
 from benchmarks.kit.namespaces import MOST, NetworkError
@@ -129,12 +128,7 @@ async def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed or missed something, 2 wrong, 130 interrupted."""
     given = options_of(argv)
-    return NODES.perform(
-        given,
-        lambda given, console: until_stopped(measure(given, console)),
-        out=given.out,
-        missed=lambda found: bool(found["missed"]),
-    )
+    return NODES.perform(given, measure, out=given.out, missed=lambda found: bool(found["missed"]))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import sys
 import time
@@ -26,9 +25,8 @@ import msgspec
 from rich.console import Console
 
 import services.runtime.one_thread  # noqa: F401  (before NumPy: as the router's process has it)
-from benchmarks.bus.children import BenchError
-from benchmarks.encode.contestant import ContestantFailed
 from benchmarks.encode.texts import NotEnoughTexts, Texts, model_tokens, standard_library
+from benchmarks.kit.children import BenchError
 from benchmarks.kit.command import (
     Benchmark,
     Found,
@@ -36,7 +34,6 @@ from benchmarks.kit.command import (
     measured_on,
     progress_bar,
     typed,
-    until_stopped,
 )
 from benchmarks.kit.fleet import FleetFailed
 from benchmarks.kit.nats import NatsFailed, nats_version
@@ -48,12 +45,17 @@ from benchmarks.scale.table import show
 from benchmarks.scale.validation import Seen, observed
 from lora.model import find_model
 
+
+class NoResult(Exception):
+    """A file that should hold an earlier result of this benchmark holds none."""
+
+
 SCALE = Benchmark(
     name="scale",
     about=__doc__,
-    wrong=(OSError, msgspec.DecodeError),
+    wrong=(OSError, NoResult),
     failed=(
-        *(BenchError, ContestantFailed, FleetFailed, NatsFailed),
+        *(BenchError, FleetFailed, NatsFailed),
         *(NotEnoughTexts, TimeoutError, WrongAnswers),
     ),
 )
@@ -108,6 +110,13 @@ async def _costs(given: argparse.Namespace, console: Console) -> tuple[Costs, li
     return costs, seen
 
 
+def _earlier(file: Path) -> Scale:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Scale)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NoResult(f"--costs {file} is no result of this benchmark: {error}") from error
+
+
 async def measure(given: argparse.Namespace, console: Console) -> Found:
     """Measure, or read what was; then simulate. Raises what `SCALE` expects."""
     began, load = time.monotonic(), os.getloadavg()[0]
@@ -115,7 +124,7 @@ async def measure(given: argparse.Namespace, console: Console) -> Found:
         costs, seen = await _costs(given, console)
         machine = measured_on(began)
     else:
-        before = msgspec.convert(json.loads(given.costs.read_text("utf-8")), Scale)
+        before = _earlier(given.costs)
         costs, seen = before.costs, [check.seen for check in before.checks]
         machine, load = before.machine, before.load
     checks = [checked(one, costs, given.seed) for one in seen]
@@ -141,9 +150,7 @@ async def measure(given: argparse.Namespace, console: Console) -> Found:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed, 2 wrong option or file, 130 interrupted."""
     given = options_of(argv)
-    return SCALE.perform(
-        given, lambda given, console: until_stopped(measure(given, console)), out=given.out
-    )
+    return SCALE.perform(given, measure, out=given.out)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from pathlib import Path as Folder
 from typing import Final
 
 from benchmarks.bus import durable, live
-from benchmarks.bus.children import Child, cpu_seconds
 from benchmarks.bus.durable import Writers
 from benchmarks.encode.contestant import Contestant
+from benchmarks.kit.children import Child, cpu_seconds
 from benchmarks.kit.fleet import fresh_state
 from benchmarks.kit.nats import nats_server
 from benchmarks.scale.costs import BROKER, NATS, Carrier, Path
@@ -60,7 +60,7 @@ class _Stage:
 
 
 def measure(name: str, size: Size, say: Say) -> Carrier:
-    """Raises `BenchError`, `ContestantFailed`, `NatsFailed`."""
+    """Raises `BenchError`, `NatsFailed`."""
     paths: list[Path] = []
     light: Path | None = None
     beat = (0.0, 0.0)

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import msgspec
 
-from benchmarks.bus.children import Child, answer, orders
 from benchmarks.encode.texts import Texts, model_tokens, standard_library
+from benchmarks.kit.children import Child, answer, orders
 from benchmarks.scale.costs import Encoding
 
 __all__ = ["Order", "measure"]

@@ -108,9 +108,11 @@ def _lines(
     yield (
         "The journal's rows are reckoned with "
         f"{scale.costs.carriers[0].stored:,.0f} bytes of file for an event of 500 B on our broker"
-        f"{_stored(scale)}. It forgets what is older than `bus.retention_days` (30), and never "
-        "grows beyond `bus.retention_bytes` (1 GiB): the last column says when that is reached; "
-        "with more feedback set it higher."
+        f"{_stored(scale)}. Our broker forgets what is older than `bus.retention_days` (30) and "
+        "acknowledged by every group, and never grows beyond `bus.retention_bytes` (1 GiB): the "
+        "last column says when that is reached; with more feedback set it higher. A group that "
+        "nobody consumes any more holds what came since, until it is dropped "
+        "([who is behind](how-to/operate.md#who-is-behind)). NATS forgets nothing by itself."
     )
     if learned is not None:
         each = kept(learned["sizes"][0])

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from benchmarks.bus.children import answer
+from benchmarks.kit.children import answer
 from bus import Bus, connect
 from schemas import EncodeAssigned, EncodeRequested, Event, FleetHeartbeat
 from services.encoder.answers import completed

@@ -38,7 +38,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def observed(encoders: int, texts: Texts, count: int, alone: int, say: Say) -> Seen:
-    """Our broker on files, encoders of one thread. Raises `FleetFailed`, `ContestantFailed`."""
+    """Our broker on files, encoders of one thread. Raises `FleetFailed`, `BenchError`."""
     say(f"a real fleet with {encoders} encoder{'s' if encoders > 1 else ''}")
     with fresh_state() as state:
         config = settings_file(state, SETTINGS)

@@ -22,7 +22,6 @@ from benchmarks.kit.command import (
     add_model,
     add_output,
     measured_on,
-    until_stopped,
     write_json,
 )
 from benchmarks.kit.fleet import FleetFailed
@@ -94,11 +93,7 @@ async def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 where fleet or requests failed, 2 for a wrong folder, 130 stopped."""
-    return WEEK.perform(
-        options_of(argv),
-        lambda given, console: until_stopped(measure(given, console)),
-        missed=lambda found: found["failed"] > 0,
-    )
+    return WEEK.perform(options_of(argv), measure, missed=lambda found: found["failed"] > 0)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import schemas
 from benchmarks.bus import __main__ as command
 from benchmarks.bus import durable, live_ends, material, nats_server
-from benchmarks.bus.children import BenchError
+from benchmarks.kit.children import BenchError
 from benchmarks.kit.nats import NatsFailed, nats_version
 from schemas import Event, Payload
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -17,7 +18,6 @@ from benchmarks.kit.command import (
     add_seeds,
     seeds_of,
     sizes_of,
-    until_stopped,
 )
 
 TOY = Benchmark(name="toy", about="A toy.", wrong=(OSError,), failed=(TimeoutError, RuntimeError))
@@ -68,6 +68,11 @@ def test_what_was_wanted_and_missed_is_told_after_everything_else(
     ("error", "code", "says"),
     [
         (FileNotFoundError("no such folder"), 2, "benchmarks.toy: no such folder\n"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "costs.json"),
+            2,
+            "benchmarks.toy: cannot use costs.json: No such file\n",
+        ),
         (RuntimeError("it ended"), 1, "benchmarks.toy: it ended\n"),
         (TimeoutError("no verdict"), 1, "benchmarks.toy: no verdict\n"),  # also an OSError
         (KeyboardInterrupt(), 130, ""),
@@ -93,7 +98,7 @@ def test_a_mistake_in_the_benchmark_is_not_hidden() -> None:
 def test_a_termination_lets_what_runs_end_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     ended: list[str] = []
 
-    async def work() -> dict[str, object]:
+    async def work(given: argparse.Namespace, console: Console) -> dict[str, object]:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             await asyncio.sleep(30)
@@ -101,7 +106,7 @@ def test_a_termination_lets_what_runs_end_in_order(capsys: pytest.CaptureFixture
             ended.append("in order")
         return {}
 
-    assert TOY.perform(given(), lambda given, console: until_stopped(work())) == 130
+    assert TOY.perform(given(), work) == 130
     assert ended == ["in order"]
 
 

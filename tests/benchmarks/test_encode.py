@@ -17,7 +17,6 @@ from benchmarks.encode.__main__ import options_of
 from benchmarks.encode.child import Form, Task, through_the_bus
 from benchmarks.encode.contestant import (
     Contestant,
-    ContestantFailed,
     Outcome,
     _service,
     cpu_of,
@@ -27,6 +26,7 @@ from benchmarks.encode.findings import report_of
 from benchmarks.encode.peers import padded
 from benchmarks.encode.rounds import Course, WrongVectors, least_cosine, marked
 from benchmarks.encode.texts import NotEnoughTexts, Texts, standard_library
+from benchmarks.kit.children import BenchError
 
 SOURCE = '''
 """A module of few words. But of two sentences which are both long enough to be taken!
@@ -253,5 +253,5 @@ def test_the_engine_answers_in_a_process_of_its_own(tiny_folder: Path, tmp_path:
 
 
 def test_a_contestant_that_ends_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ContestantFailed, match="nobody ended with 1 and said: KeyError: 'nobody'"):
+    with pytest.raises(BenchError, match="nobody ended with 1 and said: KeyError: 'nobody'"):
         Contestant("nobody", {"folder": "x", "aside": "x"}, tmp_path / "log")

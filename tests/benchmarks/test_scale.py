@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.report.results import FOLDER
 from benchmarks.scale import carriers, page
-from benchmarks.scale.__main__ import options_of
+from benchmarks.scale.__main__ import main, options_of
 from benchmarks.scale.costs import BROKER, Carrier, Costs, Encoding, Index
 from benchmarks.scale.costs import Path as Walk
 from benchmarks.scale.forecast import Check, Scale, forecasts
@@ -201,6 +201,26 @@ def test_the_same_results_make_the_same_page(
     assert made[0] == made[1]
     assert "| 1 encoder, 64 clients, 2.0 cores, texts/s | 220 | 200 | +10% |" in made[0][0]
     assert "prefers-color-scheme: dark" in made[0][1]
+
+
+@pytest.mark.parametrize(
+    ("holds", "says"),
+    [
+        (None, "cannot use {file}: No such file or directory"),
+        (b"{}", "--costs {file} is no result of this benchmark: Object missing required field"),
+        (b"costs", "--costs {file} is no result of this benchmark: JSON is malformed"),
+        (b'{"name": "\xff', "--costs {file} is no result of this benchmark: "),
+    ],
+    ids=["none", "another", "text", "bytes"],
+)
+def test_costs_that_are_none_are_told_in_a_sentence(
+    holds: bytes | None, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "costs.json"
+    if holds is not None:
+        file.write_bytes(holds)
+    assert main(["--costs", str(file)]) == 2
+    assert capsys.readouterr().err.startswith(f"benchmarks.scale: {says.format(file=file)}")
 
 
 def test_without_results_there_is_no_page(tmp_path: Path) -> None:
