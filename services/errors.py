@@ -47,8 +47,8 @@ class CardDescriptionError(ServiceError):
 
 
 class DuplicateError(ServiceError):
-    """Another process on the bus bears this one's name, or is the one of its service that may be;
-    says where it runs."""
+    """Another process on the bus bears this one's name, is the one of its service that may be, or
+    writes in its folder; says where it runs."""
 
 
 class EncodeFailedError(ServiceError):

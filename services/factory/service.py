@@ -80,6 +80,7 @@ class SkillFactory(Service):
     """Says `training.progressed`, `training.rejected`, `skill.published` and `skill.retire`."""
 
     name: ClassVar[str] = "factory"
+    keeps: ClassVar[bool] = True
 
     def __init__(self, context: Context, *, child: Sequence[str] | None = None) -> None:
         """`child`: the words that start the training child; the job's folder is added."""

@@ -20,6 +20,7 @@ from bus import Bus, BusError, connect
 from schemas import Event, FleetHeartbeat, FleetStop
 from services.errors import DuplicateError, ServiceError, SettingsError, StoreDamagedError
 from services.runtime import alive, logs
+from services.runtime.alone import alone
 from services.runtime.namesakes import Namesakes, host_name, new_life
 from services.runtime.service import Context, Service
 from services.runtime.settings import Settings, load_settings
@@ -80,11 +81,12 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     pulse = _Pulse(service)
     namesakes = Namesakes(service, pulse.life, lambda: pulse.state, pulse.say)
+    held = contextlib.AsyncExitStack()
     try:
         await service.listen(FleetHeartbeat, namesakes.hear)
         pulse.start()
         await service.listen(FleetStop, lambda event: _obey(event, service, stop))
-        setup = asyncio.create_task(_set_up(service, namesakes))
+        setup = asyncio.create_task(_set_up(service, namesakes, held))
         whole = await _first(setup, service.failure, stop)
         if whole and not stop.is_set():
             # What was loaded stays: it is no longer looked through for what might be forgotten.
@@ -97,12 +99,16 @@ async def serve(
         closing()
     finally:
         await service.aclose()
+        await held.aclose()
         await pulse.aclose()
 
 
-async def _set_up(service: Service, namesakes: Namesakes) -> None:
+async def _set_up(service: Service, namesakes: Namesakes, held: contextlib.AsyncExitStack) -> None:
     if service.single:  # before it takes what belongs to another
         await namesakes.heard()
+    if service.single or service.keeps:
+        folder, grace = service.state.of(service.name), service.settings.fleet.stop_grace
+        await held.enter_async_context(alone(folder, patience=grace, log=service.log))
     await service.setup()
 
 

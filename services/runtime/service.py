@@ -38,6 +38,8 @@ class Service:
     name: ClassVar[str]
     single: ClassVar[bool] = False
     """What it owns cannot be shared: a bus has one process of it."""
+    keeps: ClassVar[bool] = False
+    """There may be several of it, each with a store that is its alone: no two share a folder."""
 
     def __init__(self, context: Context) -> None:
         self.context = context

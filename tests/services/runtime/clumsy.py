@@ -35,4 +35,5 @@ class Clumsy(Service):
 if __name__ == "__main__":
     Clumsy.fault = sys.argv.pop(1)
     Clumsy.single = Clumsy.fault == "is the only one"
+    Clumsy.keeps = Clumsy.fault == "keeps a store"
     run(Clumsy)
