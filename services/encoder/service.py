@@ -31,12 +31,12 @@ from services.encoder.allocator import keep_freed_memory
 from services.encoder.batcher import LEAST, Batch, Batcher, Job, Row
 from services.encoder.cache import RecentAnswers, VectorCache
 from services.encoder.errors import EncoderError, PinRefusedError, SkillFileError, SkillStoreError
+from services.encoder.loading import load_engine
 from services.encoder.pace import Pace
 from services.encoder.passes import Outcome, compute
 from services.encoder.shelf import Placed, Shelf
 from services.encoder.tally import Tally
 from services.encoder.telling import Teller
-from services.runtime.priority import stand_back
 from services.runtime.service import Context, Service
 from services.runtime.shared import card_store
 from services.runtime.tracing import following
@@ -50,12 +50,6 @@ ANSWER_SECONDS: Final = 30.0
 """How long an answer is kept for a client that asks again."""
 
 ANSWER_BYTES: Final = 16 << 20
-
-WARM: Final = range(1, 65, 8)
-"""Words of the texts that are encoded before the first request comes."""
-
-PACED: Final = 14
-"""Words of those by which it is measured how fast they are encoded."""
 
 TURN: Final = 0.0005
 """Seconds for which one of the process's threads keeps the interpreter from another."""
@@ -158,32 +152,7 @@ class EncoderService(Service):
         await asyncio.to_thread(self._torch.shutdown, wait=loaded, cancel_futures=True)
 
     def _load(self) -> ArrowEngine:
-        from lora.engine import ArrowEngine  # the only place where the fleet serves with torch
-
-        own = self.settings.encoder
-        stand_back(own.niceness)
-        engine = ArrowEngine(
-            self.settings.fleet.model,
-            device=own.device,
-            dtype=None if own.dtype == "auto" else own.dtype,
-            card_budget_bytes=own.card_budget_bytes,
-            batch_tokens=own.batch_tokens,
-            packed_bytes=own.packed_bytes,
-            threads=own.threads_for(self.settings.fleet.worker_count),
-            trainable=False,
-            notes=self.state.of("encoder") / "notes",
-        )
-        # The first pass of each size is slow: not at the cost of the first requests.
-        for words in WARM:
-            engine.encode(["warm " * words])
-        # What the router goes by until a batch of requests tells better.
-        texts = [
-            f"{number} " + "warm " * PACED for number in range(own.batch_tokens // LEAST // PACED)
-        ]
-        started = time.monotonic()
-        engine.encode(texts)
-        self.pace.computed(len(texts) * PACED, time.monotonic() - started)
-        return engine
+        return load_engine(self.settings, self.state.of("encoder") / "notes", self.pace)
 
     # Assignments ------------------------------------------------------------------------------
 
