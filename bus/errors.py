@@ -8,6 +8,7 @@ BusError
 │   ├── ReadOnly        the journal cannot be written
 │   ├── Damaged         the journal's file is not what was written
 │   ├── Consumed        somebody consumes as the group: it was not dropped
+│   ├── Overloaded      the journal has enough to do: ask again later
 │   ├── NotPermitted    this key may not do that
 │   └── OverQuota       this key has given all the feedback that it may for now
 ├── Unreachable         no answer from the broker in time
@@ -37,6 +38,7 @@ __all__ = [
     "InvalidUrl",
     "NotPermitted",
     "OverQuota",
+    "Overloaded",
     "ReadOnly",
     "Refused",
     "RequestTimeout",
@@ -114,6 +116,15 @@ class Consumed(Refused):
         return cls(f"somebody consumes as {group!r}: stop that process first, or force it")
 
 
+class Overloaded(Refused):
+    """The journal has enough to do, of this client's or of all others': ask again later.
+
+    Our clients do that by themselves, for as long as their patience lasts.
+    """
+
+    code = "overloaded"
+
+
 class NotPermitted(Refused):
     """This key may not do that."""
 
@@ -167,6 +178,7 @@ _BY_CODE: dict[str, type[Refused]] = {
         ReadOnly,
         Damaged,
         Consumed,
+        Overloaded,
         NotPermitted,
         OverQuota,
     )

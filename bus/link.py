@@ -32,7 +32,8 @@ class Link(ABC):
     async def call(
         self, verb: str, body: bytes, patience: float, request: bytes | None = None
     ) -> bytes:
-        """The JSON of the journal's answer; sent again after a lost connection.
+        """The JSON of the journal's answer; sent again after a lost connection, and where the
+        journal has enough to do, when it says that it may be.
 
         `patience` in seconds. A call with the `request` id of one that still waits replaces it:
         both get the answer. Raises `Refused` and its kinds, `Unreachable`, `Closed`.

@@ -11,7 +11,7 @@ import msgspec
 from bus import protocol
 from bus.broker.core import Core
 from bus.client.client import ClientBus
-from bus.errors import Closed, Unreachable, refusal
+from bus.errors import Closed, Refused, Unreachable, refusal
 from bus.link import Link
 from bus.settings import BrokerSettings
 
@@ -110,18 +110,31 @@ class _MemoryLink(Link):
             answer = asyncio.get_running_loop().create_future()
             self._pending[request] = answer
 
+        put_off: list[Refused] = []
+
+        def ask() -> None:
+            if not answer.done():
+                core.request((b"%d" % id(self), request), verb.encode(), body, reply)
+
         def reply(status: bytes, found: bytes) -> bool:
             if answer.done():
                 return False
+            if status == protocol.ERROR:
+                error = msgspec.json.decode(found, type=protocol.Error)
+                if error.retry_after_ms is not None:
+                    put_off[:] = [refusal(error.code, error.message)]
+                    asyncio.get_running_loop().call_later(error.retry_after_ms / 1000, ask)
+                    return True
             answer.set_result((status, found))
             return True
 
         try:
-            key = (b"%d" % id(self), request)
-            core.request(key, verb.encode(), body, reply)
+            ask()
             async with asyncio.timeout(patience):
                 status, found = await asyncio.shield(answer)
         except TimeoutError as e:
+            if put_off:
+                raise put_off[0] from e
             raise Unreachable(f"the journal did not answer {verb} within {patience:g} s") from e
         finally:
             if self._pending.get(request) is answer:

@@ -240,11 +240,13 @@ class Erased(msgspec.Struct, frozen=True):
     erased: int
 
 
-class Error(msgspec.Struct, frozen=True):
+class Error(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why not: `malformed`, `unknown_type`, `too_large`, `stale_lease`, `disk_full`, …"""
 
     code: str
     message: str
+    retry_after_ms: int | None = None
+    """With `overloaded`: when the same may be asked again."""
 
 
 class Unheard(msgspec.Struct, frozen=True):
@@ -294,6 +296,7 @@ def encode_error(error: BusError) -> bytes:
     return told(code, str(error))
 
 
-def told(code: str, message: str) -> bytes:
+def told(code: str, message: str, retry_after_ms: int | None = None) -> bytes:
     """The JSON of an error reply; what was asked may be long, and is not repeated at length."""
-    return encode(Error(code, message if len(message) <= LONGEST else message[:LONGEST] + "…"))
+    said = message if len(message) <= LONGEST else message[:LONGEST] + "…"
+    return encode(Error(code, said, retry_after_ms))

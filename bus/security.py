@@ -15,8 +15,7 @@ import re
 import secrets
 import stat
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +27,10 @@ from bus.seldom import Seldom, shown
 from bus.sockets import Drained
 
 __all__ = [
+    "ADMITTED",
+    "NOT_NOW",
     "SERIAL",
+    "STRANGER",
     "Authenticator",
     "KeyPair",
     "admit",
@@ -43,6 +45,9 @@ __all__ = [
     "speaker",
 ]
 
+ADMITTED, NOT_NOW, STRANGER = b"200", b"300", b"400"
+"""Statuses of ZAP. libzmq tells a stranger, whose client then never comes again; who may not come
+in now hears nothing until the time for a handshake is over, and does."""
 SERIAL = "Serial"
 """The property of every message that tells one admitted connection from another."""
 _PART = r"[A-Za-z0-9_.](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_.])?"
@@ -221,15 +226,20 @@ def speaker(pair: Path) -> str:
 class Authenticator:
     """Answers ZAP (RFC 27) for one context: a key that is admitted now, or refused.
 
-    `admitted` finds the name of a public key, which every message of its connection then bears as
-    its `User-Id`. Without it libzmq admits any key, so it is started before anything is bound.
+    `judge` is told a public key and the domain of a socket; it finds the status, and with
+    `ADMITTED` the key's name, which every message of the connection then bears as its `User-Id`,
+    else why not. Without an authenticator libzmq admits any key, so it is started before anything
+    is bound. A connection's `SERIAL` is the next of `numbers`.
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], admitted: Callable[[bytes], str | None]
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        judge: Callable[[bytes, str], tuple[bytes, str]],
+        numbers: Iterator[int],
     ) -> None:
-        self._admitted = admitted
-        self._serials = count(1)
+        self._judge = judge
+        self._numbers = numbers
         self._refused = Seldom(_log)
         socket = context.socket(zmq.ROUTER)
         socket.linger = 0
@@ -240,21 +250,21 @@ class Authenticator:
         try:
             split = message.index(b"")
             route, request = message[: split + 1], message[split + 1 :]
-            version, name, _domain, address, _identity, mechanism = request[:6]
+            version, name, domain, address, _identity, mechanism = request[:6]
         except ValueError:
             return
-        key = zmq.utils.z85.encode(request[6]) if mechanism == b"CURVE" and request[6:] else b""
-        who = self._admitted(key) if version == b"1.0" and key else None
-        if who is not None:
-            serial = b"%d" % next(self._serials)
+        status, said = STRANGER, "it has no key"
+        if version == b"1.0" and mechanism == b"CURVE" and request[6:]:
+            key = zmq.utils.z85.encode(request[6])
+            status, said = self._judge(key, domain.decode())
+        if status == ADMITTED:
+            serial = b"%d" % next(self._numbers)
             property_ = struct.pack(">B6sI", 6, SERIAL.encode(), len(serial)) + serial
-            reply = [version, name, b"200", b"OK", who.encode(), property_]
+            reply = [version, name, status, b"OK", said.encode(), property_]
         else:
-            self._refused.warning(
-                "refused a client at %s: its key is not listed",
-                shown(address.decode(errors="replace")),
-            )
-            reply = [version, name, b"400", b"this key is not listed", b"", b""]
+            who = shown(address.decode(errors="replace"))
+            self._refused.warning("refused a client at %s: %s", who, said)
+            reply = [version, name, status, b"no", b"", b""]
         self._drained.send([*route, *reply])
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
     subscriber_queue: Annotated[int, Meta(ge=1)] = 10_000
     """Messages that wait for one slow subscriber; beyond it live ones are dropped."""
     writer_queue_bytes: Annotated[int, Meta(ge=2**20)] = 64 * 2**20
-    """Bytes that wait for the journal; beyond it requests are not read from their sockets."""
+    """Bytes that wait for the journal; beyond it requests are put off."""
     maintenance_seconds: Annotated[float, Meta(gt=0)] = 30.0
     """Seconds between two looks for what retention removes."""
 

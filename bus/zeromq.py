@@ -17,17 +17,19 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from bus import protocol
-from bus.errors import BusError, Closed, NotPermitted, TooLarge, Unreachable, refusal
+from bus.errors import BusError, Closed, NotPermitted, Refused, TooLarge, Unreachable, refusal
 from bus.link import Link
 from bus.security import KeyPair
 from bus.signal import Signal
-from bus.sockets import Drained, is_shed
+from bus.sockets import PARTS, Drained, is_shed
 from bus.urls import Endpoints
 
 __all__ = ["ZeroMQLink"]
 
 RESEND = 5.0
 """Seconds after which a request without an answer is sent again over the same connection."""
+LONGEST_PAUSE = 2.0
+"""Seconds after which a request that was put off, again and again, is sent at the latest."""
 MAX_REQUEST = 48 * 2**20
 _log = logging.getLogger(__name__)
 
@@ -40,6 +42,10 @@ class _Pending:
         self.answer = answer
         self.sent_at: float | None = None
         self.holders = 0
+        self.refusal: Refused | None = None
+        """Why it was put off, if it was."""
+        self.put_off = 0
+        """How often."""
 
 
 class ZeroMQLink(Link):
@@ -57,8 +63,13 @@ class ZeroMQLink(Link):
     ) -> None:
         self.url = url
         self._nonce = secrets.token_hex(8)
+        self._gait = 0.75 + secrets.randbelow(500) / 1000
+        """By what its pauses differ from others': who was put off with them comes apart."""
         self._closed = False
         self._refused = False
+        self._secured = endpoints.secured
+        self._put_off = False
+        """Whether the broker was there and ended the connection before it stood."""
         self.live = False
         self._connected = False
         self._ever = False
@@ -92,7 +103,10 @@ class ZeroMQLink(Link):
         subscriber = make(zmq.SUB)
         subscriber.setsockopt(zmq.RCVHWM, receive_queue)
         monitor = dealer.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            zmq.EVENT_HANDSHAKE_SUCCEEDED
+            | zmq.EVENT_DISCONNECTED
+            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         )
         self._monitored = dealer
         self._monitor = Drained(monitor, self._happened)
@@ -119,7 +133,7 @@ class ZeroMQLink(Link):
         if echo is not None:
             if not echo.done():
                 echo.set_result(_unheard(message[1]) if len(message) > 1 else None)
-        elif self._subscriber.pressure and is_shed(message):
+        elif len(message) > PARTS or (self._subscriber.pressure and is_shed(message)):
             self.shed += 1
         else:
             if len(message) > 1:
@@ -174,6 +188,11 @@ class ZeroMQLink(Link):
             return Closed("the bus is closed")
         if self._refused:
             return NotPermitted(f"the broker at {self.url} does not admit this key")
+        if self._put_off:
+            return Unreachable(
+                f"{what} at {self.url}: what is there ends the connection; perhaps it is another"
+                " broker than the server key says, or this key has as many as its role may"
+            )
         return Unreachable(f"{what} at {self.url}: is it running?")
 
     # the journal
@@ -200,6 +219,8 @@ class ZeroMQLink(Link):
             async with asyncio.timeout(patience):
                 return await asyncio.shield(pending.answer)
         except TimeoutError as e:
+            if pending.refusal is not None:
+                raise pending.refusal from e
             raise self._unreachable(f"no answer to {verb} within {patience:g} s") from e
         finally:
             pending.holders -= 1
@@ -238,12 +259,25 @@ class ZeroMQLink(Link):
             error = msgspec.json.decode(body, type=protocol.Error)
         except msgspec.DecodeError:
             error = protocol.Error("malformed", "the broker's answer cannot be read")
-        pending.answer.set_exception(refusal(error.code, error.message))
+        found = refusal(error.code, error.message)
+        if error.retry_after_ms is None:
+            pending.answer.set_exception(found)
+            return
+        pending.refusal = found
+        self._pending[name] = pending
+        pause = error.retry_after_ms / 1000 * 2 ** min(pending.put_off, 8) * self._gait
+        pending.put_off += 1
+        loop = asyncio.get_running_loop()
+        loop.call_later(min(max(pause, 0.01), LONGEST_PAUSE), self._ask_again, name, pending)
+
+    def _ask_again(self, name: bytes, pending: _Pending) -> None:
+        if self._pending.get(name) is pending and not pending.answer.done():
+            self._transmit(pending)
 
     def _happened(self, message: list[bytes]) -> None:
         event: Any = parse_monitor_message(message)["event"]
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._refused = False
+            self._refused = self._put_off = False
             self.reconnects += self._ever
             self._connected = self._ever = True
             for pending in list(self._pending.values()):
@@ -252,6 +286,8 @@ class ZeroMQLink(Link):
             self._connected = False
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self._refused = True
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self._put_off = self._secured
         self._ready.set()
 
     async def aclose(self) -> None:

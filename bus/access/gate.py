@@ -7,52 +7,28 @@ each is decided at once.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import socket as system
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import zmq
 
 from bus import protocol
+from bus.access.callers import Callers
 from bus.access.rights import Grant
+from bus.connected import Connection, shut
 from bus.errors import NotPermitted
 from bus.security import SERIAL
 from bus.seldom import Seldom, shown
 from bus.sockets import NOW, Drained
 
-__all__ = ["Gate", "cut", "sender"]
+__all__ = ["Gate"]
 
 MOST = 10_000
 """Topics that one connection may have asked for."""
 LONGEST = 512
 """Bytes of a topic that anybody may ask for."""
 _log = logging.getLogger(__name__)
-
-
-def sender(frame: Any) -> str:
-    """The name of the key under which the connection of a message was admitted."""
-    try:
-        return str(frame.get("User-Id"))
-    except zmq.ZMQError:
-        return ""
-
-
-def cut(frame: Any) -> None:
-    """End the connection over which this came."""
-    with contextlib.suppress(zmq.ZMQError):
-        _shut(int(frame.get(zmq.SRCFD)))
-
-
-def _shut(descriptor: int) -> None:
-    # ZeroMQ owns the descriptor: shut down through a copy, it sees the end and cleans up.
-    with (
-        contextlib.suppress(OSError),
-        contextlib.closing(system.socket(fileno=os.dup(descriptor))) as connection,
-    ):
-        connection.shutdown(system.SHUT_RDWR)
 
 
 class _Listener:
@@ -75,15 +51,18 @@ class Gate(Drained):
     def __init__(
         self,
         socket: zmq.Socket[bytes],
+        callers: Callers,
         grants: Mapping[str, Grant],
         misused: Callable[[str], None],
     ) -> None:
+        self._callers = callers
         self._grants = grants
         self._misused = misused
         self._listeners: dict[int, _Listener] = {}
         """By descriptor; a new connection with an old number has another serial."""
         self._refusals = Seldom(_log)
         self._in_order = True
+        callers.connected.ended.append(self._ended)
         super().__init__(socket, self._heard)
 
     def _receive(self) -> list[Any]:
@@ -102,24 +81,24 @@ class Gate(Drained):
 
     def _heard(self, message: list[Any]) -> None:
         (frame,) = message
-        name = sender(frame)
-        if not name:
-            return  # the end of a connection: libzmq has removed what it had
-        said = frame.bytes
+        name, said = self._callers.caller(frame), frame.bytes
         if said[:1] not in (b"\0", b"\1"):
             # libzmq 4.3 counts connections only for subscriptions: after anything else it takes
             # each for its successor's, until all that waits is read. Those must not take effect.
             self._in_order = False
-            self._refusals.warning("%r sent on egress, where one subscribes: put out", name)
-            cut(frame)
-            self._misused(name)
+            if name:
+                self._refusals.warning("%r sent on egress, where one subscribes: put out", name)
+                self._callers.cut(frame)
+                self._misused(name)
+        elif not name:
+            return  # one too many; or the end of one: libzmq has removed what it had
         elif not self._in_order:
-            cut(frame)  # it comes back, and subscribes again
+            self._callers.cut(frame)  # it comes back, and subscribes again
         else:
             grant = self._grants.get(name)
             listener = self._listener(frame, name)
             if grant is None or listener is None:
-                cut(frame)
+                self._callers.cut(frame)
             elif said[:1] == b"\1":
                 self._subscribe(listener, grant, said[1:], frame)
             else:
@@ -138,7 +117,7 @@ class Gate(Drained):
     def _subscribe(self, listener: _Listener, grant: Grant, topic: bytes, frame: Any) -> None:
         if len(topic) > LONGEST or len(listener.asked) + len(listener.refused) >= MOST:
             self._refusals.warning("%r asks for too much on egress: cut off", listener.name)
-            cut(frame)
+            self._callers.cut(frame)
         elif topic.startswith(protocol.ECHO):
             listener.asked.add(topic)
             self._set(zmq.SUBSCRIBE, topic)
@@ -188,12 +167,15 @@ class Gate(Drained):
         message = f"{grant} hears what is for its role and for itself"
         return protocol.encode(protocol.Unheard(NotPermitted.code, message, topics[:100]))
 
+    def _ended(self, connection: Connection) -> None:
+        self._listeners.pop(connection.descriptor, None)
+
     def end(self, names: Collection[str]) -> None:
         """End the connections of these keys: what they were granted is granted no more."""
         for descriptor, listener in list(self._listeners.items()):
             if listener.name in names:
                 del self._listeners[descriptor]
-                _shut(descriptor)
+                shut(descriptor)
 
     @property
     def listening(self) -> Sequence[str]:

@@ -6,8 +6,6 @@ import asyncio
 import fcntl
 import logging
 import os
-import resource
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,8 @@ from bus import protocol
 from bus.access.door import Door
 from bus.access.rights import Grant
 from bus.broker.core import SOURCE, Core
-from bus.broker.stalled import Stalled
+from bus.broker.guard import Guard, resident
+from bus.connected import Connected
 from bus.errors import BusError, InUse, InvalidUrl
 from bus.journal import groups
 from bus.settings import BrokerSettings
@@ -32,7 +31,7 @@ __all__ = ["Broker"]
 FULL = 0.8
 """The share of the byte cap at which the heartbeat says `degraded`."""
 MEMORY = 512 * 2**20
-"""Bytes of this process beyond which subscribers that do not read are cut off."""
+"""Bytes of this process beyond which those who do not read, or send without end, are cut off."""
 INGRESS = 256
 """Messages of one publisher that wait to be read; large ones are dropped before, see `_heard`."""
 UNTOLD = 4 * EASE
@@ -65,7 +64,8 @@ class Broker:
         self._ingress: Drained | None = None
         self._egress: Drained | None = None
         self._journal: Drained | None = None
-        self._stalled: Stalled | None = None
+        self._connected: dict[str, Connected] = {}
+        self._guard: Guard | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._size = 0
         self._backlog = 0
@@ -98,10 +98,15 @@ class Broker:
             self.door = Door(self._context, self.state / "keys", self.core.withdraw)
         await self.core.start()
         # Egress first: nothing may come in that could not go out.
-        self._egress = self._bind(zmq.XPUB, self.endpoints.egress, self._subscribed)
-        self._stalled = Stalled(self._egress.socket, lambda: _resident() > MEMORY)
-        self._journal = self._bind(zmq.ROUTER, self.endpoints.journal, self._asked)
-        self._ingress = self._bind(zmq.SUB, self.endpoints.ingress, self._heard)
+        self._egress = self._bind(zmq.XPUB, "egress", self._subscribed)
+        self._journal = self._bind(zmq.ROUTER, "journal", self._asked)
+        self._ingress = self._bind(zmq.SUB, "ingress", self._heard)
+        bound = {"egress": self._egress, "journal": self._journal, "ingress": self._ingress}
+        self._guard = Guard(
+            {place: (drained, self._connected[place]) for place, drained in bound.items()},
+            2 * self.settings.max_message_bytes,
+            lambda: resident() > MEMORY,
+        )
         self._maintain()
         self._beat()
 
@@ -118,9 +123,12 @@ class Broker:
         except OSError as e:
             raise InUse(f"another broker is running on {what}") from e
 
-    def _bind(self, kind: int, endpoint: str, handle: Callable[..., None]) -> Drained:
+    def _bind(self, kind: int, place: str, handle: Callable[..., None]) -> Drained:
         assert self._context is not None  # noqa: S101 (made before anything is bound)
+        endpoint: str = getattr(self.endpoints, place)
         socket = self._context.socket(kind)
+        connected = Connected(socket, None if self.door is None else self.door.numbers)
+        self._connected[place] = connected
         socket.linger = 200
         socket.setsockopt(zmq.MAXMSGSIZE, self.settings.max_message_bytes)
         alive, dead = self.endpoints.heartbeat
@@ -129,7 +137,7 @@ class Broker:
         if endpoint.startswith("tcp://["):
             socket.setsockopt(zmq.IPV6, 1)
         if self.door is not None:
-            self.door.guard(socket)
+            self.door.guard(socket, place, connected)
         if kind == zmq.XPUB:
             # Every subscriber's own: two may have chosen the same word after `_echo.`.
             socket.setsockopt(zmq.XPUB_VERBOSE, 1)
@@ -144,6 +152,7 @@ class Broker:
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as e:
+            self._connected.pop(place).close()
             socket.close()
             if e.errno == zmq.EADDRINUSE:
                 raise InUse(f"the port of {endpoint} is in use, perhaps by another broker") from e
@@ -155,9 +164,9 @@ class Broker:
         if self.door is None:
             drained = Drained(socket, handle, attachments=attachments)
         elif kind == zmq.XPUB:
-            drained = self.door.listeners(socket)
+            drained = self.door.listeners(socket, place)
         else:
-            drained = self.door.speakers(socket, handle, attachments=attachments)
+            drained = self.door.speakers(socket, place, handle, attachments=attachments)
         self._sockets.append(drained)
         return drained
 
@@ -188,16 +197,6 @@ class Broker:
             return
         name, verb, body_ = rest
         self.core.request((asker, name), verb, body_, partial(self._reply, asker, name), grant)
-        if self.core.congested and self._journal is not None:
-            self._journal.pause()
-            self._later("resume", 0.01, self._resume)
-
-    def _resume(self) -> None:
-        if self._journal is not None:
-            if self.core.congested:
-                self._later("resume", 0.01, self._resume)
-            else:
-                self._journal.resume()
 
     def _reply(self, asker: bytes, name: bytes, status: bytes, body: bytes) -> bool:
         sent = self._journal is not None and self._journal.send([asker, name, status, body])
@@ -212,8 +211,8 @@ class Broker:
 
     def _beat(self) -> None:
         self._later("beat", self.settings.heartbeat_seconds, self._beat)
-        if self._stalled is not None:
-            self._stalled.look(costly=_resident() > MEMORY)
+        if self._guard is not None:
+            self._guard.look()
         self.core.retry()
         self.core.writer.submit(groups.lags, self._counted)
         self._emit(schemas.frames(schemas.Event(data=self._heartbeat(), source=SOURCE)))
@@ -230,12 +229,13 @@ class Broker:
             pid=os.getpid(),
             state=state or ("degraded" if full or self.core.failure else "ready"),
             queue=self.core.writer.queued,
-            rss_bytes=_resident(),
+            rss_bytes=resident(),
             counters={
                 **self.core.counters,
                 "lost_replies": self._lost_replies,
-                "subscribers": self._stalled.connections if self._stalled else 0,
-                "subscribers_cut": self._stalled.cut if self._stalled else 0,
+                "subscribers": len(self._connected["egress"].open) if self._connected else 0,
+                "subscribers_cut": self._guard.subscribers.cut if self._guard else 0,
+                "connections_cut": self._guard.cut if self._guard else 0,
                 "journal_bytes": self._size,
                 "journal_bytes_limit": self.settings.retention_bytes,
                 "journal_backlog_bytes": self._backlog,
@@ -294,6 +294,10 @@ class Broker:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        if self._guard is not None:
+            self._guard.close()
+        for connected in self._connected.values():
+            connected.close()
         for drained in self._sockets:
             if drained not in (self._egress, self._journal):
                 drained.close()
@@ -306,9 +310,8 @@ class Broker:
         context, self._context = self._context, None
         for timer in self._timers.values():
             timer.cancel()
-        if self._stalled is not None:
-            self._stalled.close()
-            self._stalled = None
+        self._guard = None
+        self._connected.clear()
         for drained in self._sockets:
             drained.close()
         self._sockets.clear()
@@ -324,13 +327,3 @@ class Broker:
         for file in self._locks:
             file.close()
         self._locks.clear()
-
-
-def _resident() -> int:
-    """Bytes of memory this process holds."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    return pages * resource.getpagesize()

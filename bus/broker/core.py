@@ -21,12 +21,14 @@ from bus import protocol
 from bus.access.rights import Grant
 from bus.broker import operations
 from bus.broker.legible import check_legible
+from bus.broker.outstanding import CALLS, LEASES, RETRY_MS, Outstanding, weight
 from bus.broker.waiting import Waiter, Waiters
-from bus.errors import BusError, Damaged, NotPermitted, Refused, TooLarge
+from bus.errors import BusError, Damaged, NotPermitted, Overloaded, Refused, TooLarge
 from bus.journal.journal import Entry, Journal
 from bus.journal.writer import Committed, Writer
 from bus.seldom import Seldom, shown
 from bus.settings import BrokerSettings
+from bus.sockets import PARTS
 from schemas import EncodeFailed, EncodeRequested, Event
 
 __all__ = ["Core", "Reply"]
@@ -35,6 +37,8 @@ SOURCE = "/broker/1"
 Reply = Callable[[bytes, bytes], bool]
 """Sends a status and a body; False if the one who asked is gone."""
 
+INCOMING = 4_096
+"""Durable events from ingress, of one sender, that may be under way in the journal."""
 SHED_MS = 1_000
 """Milliseconds after which a request that was dropped may come again."""
 _log = logging.getLogger(__name__)
@@ -58,7 +62,7 @@ class Core:
         self.heads: dict[str, int] = {}
         """The last sequence of each type that was broadcast."""
         self.counters: dict[str, int] = dict.fromkeys(
-            ("ingress", "broadcast", "appended", "duplicates", "refused", "dropped"), 0
+            ("ingress", "broadcast", "appended", "duplicates", "refused", "dropped", "put_off"), 0
         )
         self._refusals = Seldom(_log)
         self.failure: BusError | None = None
@@ -66,6 +70,9 @@ class Core:
         self.failures = 0
         """Groups that could not be written."""
         self.writer = Writer(lambda: Journal(path, self.settings), self._committed)
+        share = self.settings.writer_queue_bytes // 2
+        self._asked = Outstanding(CALLS, share)
+        self._incoming = Outstanding(INCOMING, share)
         self._waiters = Waiters(self._attempt)
         self._due: asyncio.TimerHandle | None = None
         self._due_at = float("inf")
@@ -89,7 +96,7 @@ class Core:
 
     @property
     def congested(self) -> bool:
-        """Whether requests should wait outside: the journal has enough to do."""
+        """Whether the journal has enough to do, whoever asks."""
         return self.writer.queued_bytes > self.settings.writer_queue_bytes
 
     # ingress
@@ -107,15 +114,23 @@ class Core:
         try:
             if len(message) > 1 and len(message[1]) > self.settings.max_event_bytes:
                 raise self._too_large(len(message[1]))
+            if len(message) > PARTS:
+                raise TooLarge(f"a message has at most {PARTS} frames")
             event = schemas.from_frames(message)
             check_legible(message[1])
+            durable = event.data.lane is schemas.Lane.DURABLE
             if grant is not None:
                 grant.check_event(event)
+            sender = event.source if grant is None else grant.name
+            if durable and (self.congested or self._incoming.full(sender, 1, len(message[1]))):
+                self.counters["dropped"] += 1  # no receipt: its sender sends it again
+                return
+            if grant is not None:
                 grant.charge((event.type,))
                 if event.type == EncodeRequested.type and (failed := grant.beyond(event)):
                     self._fail(event, failed)
                     return
-            if event.data.lane is schemas.Lane.LIVE:
+            if not durable:
                 self.counters["broadcast"] += 1
                 self.emit(message)
                 return
@@ -127,14 +142,11 @@ class Core:
         except (ValueError, RecursionError) as e:  # JSON that is valid and absurd
             self._refuse(message[1], Refused(str(e)), grant)
             return
-        if self.congested:
-            self.counters["dropped"] += 1  # no receipt: its sender sends it again
-            return
         raw = bytes(message[1])
         entry = Entry(event.type, event.source, event.id, raw)
-        self.writer.submit(
-            operations.append_ingress(entry), partial(self._received, entry, grant), len(raw)
-        )
+        self._incoming.enter(sender, 1, len(raw))
+        received = partial(self._received, entry, grant, sender)
+        self.writer.submit(operations.append_ingress(entry), received, len(raw))
 
     def shed(self, message: Sequence[bytes], grant: Grant | None = None, *, told: bool) -> None:
         """Drop a message nearly unread, since more large ones come than can be taken.
@@ -157,7 +169,8 @@ class Core:
                 )
                 self.emit(schemas.frames(msgspec.structs.replace(answer, data=failed)))
 
-    def _received(self, entry: Entry, grant: Grant | None, result: Any) -> None:
+    def _received(self, entry: Entry, grant: Grant | None, sender: str, result: Any) -> None:
+        self._incoming.leave(sender, 1, len(entry.raw))
         if isinstance(result, BusError):
             self._refuse(entry.raw, result, grant)
         elif result is not None:  # known before: its broadcast is the receipt that was missed
@@ -212,13 +225,26 @@ class Core:
 
         `grant`: what the asker may do; None for all.
         """
+        asker = key[0] if grant is None else grant.name
+        calls = weight(verb)
+        why = (
+            "the journal has too much to do"
+            if self.congested
+            else self._asked.full(asker, calls, len(body))
+        )
+        if why:
+            self._put_off(reply, why)
+            return
         try:
             asked = protocol.parse_request(verb, body)
             if grant is not None:
                 asked = grant.check_request(asked)
             if isinstance(asked, protocol.Lease):
                 _check_durable(asked.types)
-                self._waiters.add(Waiter(key, asked, reply, grant))
+                if self._waiters.full(key, asker):
+                    self._put_off(reply, f"this client waits for leases {LEASES} times over")
+                else:
+                    self._waiters.add(Waiter(key, asker, asked, reply, grant))
                 return
             run = self._operation(asked, verb, body, grant)
         except (schemas.SchemaError, BusError) as e:
@@ -231,7 +257,20 @@ class Core:
             self.counters["refused"] += 1
             reply(protocol.ERROR, protocol.told("malformed", str(e)))
             return
-        self.writer.submit(run, partial(_answer, reply), len(body))
+        self._asked.enter(asker, calls, len(body))
+        done = partial(self._answered, asker, calls, len(body), reply)
+        self.writer.submit(run, done, len(body))
+
+    def _answered(
+        self, asker: bytes | str, calls: int, size: int, reply: Reply, result: Any
+    ) -> None:
+        self._asked.leave(asker, calls, size)
+        _answer(reply, result)
+
+    def _put_off(self, reply: Reply, why: str) -> None:
+        self.counters["put_off"] += 1
+        self._refusals.warning("put off a request to the journal: %s", why)
+        reply(protocol.ERROR, protocol.told(Overloaded.code, why, RETRY_MS))
 
     def _operation(
         self, asked: protocol.Request, verb: bytes, body: bytes, grant: Grant | None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable
 from enum import Enum, auto
 
 from bus import protocol
 from bus.access.rights import Grant
+from bus.broker.outstanding import LEASES
 
 __all__ = ["Waiter", "Waiters"]
 
@@ -29,11 +31,13 @@ class Waiter:
     def __init__(
         self,
         key: tuple[bytes, bytes],
+        asker: Hashable,
         asked: protocol.Lease,
         reply: Callable[[bytes, bytes], bool],
         grant: Grant | None = None,
     ) -> None:
         self.key = key
+        self.asker = asker
         self.asked = asked
         self.reply = reply
         self.grant = grant
@@ -49,13 +53,20 @@ class Waiters:
     def __init__(self, attempt: Callable[[Waiter], None]) -> None:
         self._attempt = attempt
         self._all: dict[tuple[bytes, bytes], Waiter] = {}
+        self._counts: Counter[Hashable] = Counter()
+        """How many wait, by who asked."""
+
+    def full(self, key: tuple[bytes, bytes], asker: Hashable) -> bool:
+        """Whether the asker may have no further one; one that replaces another it always may."""
+        return key not in self._all and self._counts[asker] >= LEASES
 
     def add(self, waiter: Waiter) -> None:
         """Try it now, and again on every `wake` until its time is up."""
-        former = self._all.pop(waiter.key, None)
+        former = self._all.get(waiter.key)
         if former is not None:
             self._leave(former)  # asked again, over a new connection perhaps
         self._all[waiter.key] = waiter
+        self._counts[waiter.asker] += 1
         if not waiter.expired:
             loop = asyncio.get_running_loop()
             waiter.timer = loop.call_later(waiter.asked.wait_ms / 1000, self._expire, waiter)
@@ -89,7 +100,6 @@ class Waiters:
         """Answer it; False if nobody is there to take the answer."""
         if waiter.state is State.GONE:
             return False
-        self._all.pop(waiter.key, None)
         self._leave(waiter)
         return waiter.reply(status, body)
 
@@ -98,8 +108,11 @@ class Waiters:
         if waiter.state is State.IDLE:
             self.finish(waiter, protocol.OK, NOTHING)
 
-    @staticmethod
-    def _leave(waiter: Waiter) -> None:
+    def _leave(self, waiter: Waiter) -> None:
+        del self._all[waiter.key]
+        self._counts[waiter.asker] -= 1
+        if not self._counts[waiter.asker]:
+            del self._counts[waiter.asker]
         waiter.state = State.GONE
         if waiter.timer is not None:
             waiter.timer.cancel()

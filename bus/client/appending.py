@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from bus import protocol
-from bus.errors import Closed, Refused
+from bus.errors import Closed, Overloaded, Refused
 from bus.link import Link
 
 __all__ = ["Appender"]
@@ -77,7 +77,7 @@ class Appender:
         try:
             sequences = await self._ask(bundle, end)
         except Refused as e:
-            if len(bundle) == 1:
+            if len(bundle) == 1 or isinstance(e, Overloaded):
                 _fail(bundle, e)
             else:  # one of them is to blame, and only that one is to suffer
                 await asyncio.gather(*(self._carry([publication], end) for publication in bundle))

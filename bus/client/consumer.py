@@ -227,7 +227,7 @@ class Member(Consumer):
                 self._fail(e)
                 return
             except Refused as e:
-                if e.code not in ("disk_full", "read_only", "damaged"):
+                if e.code not in ("disk_full", "read_only", "damaged", "overloaded"):
                     self._fail(e)
                     return
                 _log.warning("no lease for %s, trying again: %s", self._group, e)

@@ -147,11 +147,11 @@ class House:
         self._stack.callback(found.close)
         return found
 
-    async def bus(self, name: str, source: str | None = None) -> bus.Bus:
+    async def bus(self, name: str, source: str | None = None, *, patience: float = 10) -> bus.Bus:
         found = await bus.connect(
             self.url,
             source=source or f"/{name}/1",
-            patience=10,
+            patience=patience,
             key=self.keys / f"{name}.key_secret",
             server_key=self.keys / "broker.key",
         )

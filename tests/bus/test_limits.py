@@ -199,9 +199,9 @@ async def test_who_does_not_read_at_all_is_cut_off_before_the_next_heartbeat(
         deaf.subscribe(b"")
         deaf.reconnect_ivl = -1
         deaf.connect(f"{url}/egress.sock")
-        stalled = broker._stalled
-        assert stalled is not None
-        await eventually(lambda: stalled.connections == 2, 30)
+        guard, subscribers = broker._guard, broker._connected["egress"].open
+        assert guard is not None
+        await eventually(lambda: len(subscribers) == 2, 30)
         async with one.watch(SkillListed) as answers:
             ask = question(one.address)
             for n in range(200):
@@ -214,9 +214,9 @@ async def test_who_does_not_read_at_all_is_cut_off_before_the_next_heartbeat(
                 )
                 await one.publish(reply)
                 await answers.get(20)
-            assert stalled.cut == 0, "there is room"
+            assert guard.subscribers.cut == 0, "there is room"
             monkeypatch.setattr("bus.broker.broker.MEMORY", 0)
-            await eventually(lambda: stalled.cut == 1, 30)
+            await eventually(lambda: guard.subscribers.cut == 1, 30)
             await one.publish(ask.derive(SkillListed(cards=()), source="/b/1", to=one.address))
             await answers.get(20)  # who reads stays
         context.destroy(linger=0)
