@@ -51,7 +51,9 @@ def main(files: Sequence[str]) -> int:
         code, lines = verdict(json.loads(done.stdout))
     except (ValueError, KeyError, TypeError):
         said = done.stderr.strip().splitlines() or [f"pip-audit ended with {done.returncode}"]
-        code, lines = UNKNOWN, [f"NOT AUDITED, the database was not reached: {said[-1]}"]
+        code = UNKNOWN
+        lines = ["NOT AUDITED: the database of known holes was not reached, so that nobody can say"]
+        lines += [f"whether there are any in what is locked. pip-audit said last: {said[-1]}"]
     print(*lines, sep="\n", file=sys.stderr if code else sys.stdout)
     return code
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,6 +226,34 @@ def test_an_audit_that_asked_nobody_is_no_success(
 
     assert ended == code
     assert re.search(said, "\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("stand_in", "code", "said"),
+    [
+        ("import sys; sys.exit('ERROR: no route to the database')", UNKNOWN, "no route to the dat"),
+        ("raise SystemExit(1)", UNKNOWN, "pip-audit ended with 1"),
+        ("print('{}')", UNKNOWN, "pip-audit ended with 0"),
+        (f"print({json.dumps({'dependencies': [one('a')]})!r})", 0, "0 known holes"),
+    ],
+    ids=["not reached", "no word", "no report", "reached"],
+)
+def test_the_audit_says_plainly_where_the_database_was_not_reached(
+    tmp_path: Path, stand_in: str, code: int, said: str
+) -> None:
+    (tmp_path / "pip_audit.py").write_text(stand_in)
+
+    done = subprocess.run(
+        [sys.executable, LOCKS / "audit.py"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
+    assert ("NOT AUDITED: the database of known holes was not reached" in done.stderr) == bool(code)
 
 
 def test_the_bill_has_what_a_release_is_made_of_with_its_bytes_and_nothing_else() -> None:
