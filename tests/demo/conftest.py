@@ -19,7 +19,6 @@ from schemas import (
     BaseModelRef,
     CompletedRow,
     DatasetRef,
-    EncodeCompleted,
     EncodeFailed,
     EncodeRequested,
     Event,
@@ -36,7 +35,7 @@ from schemas import (
     TrainingRequested,
     now,
 )
-from services.runtime.vectors import to_stream
+from tests.services.encoded import encoded
 
 DIM = 32
 MODEL = BaseModelRef(id="stub", sha256="0" * 64)
@@ -114,17 +113,8 @@ class StubFleet:
                     else direction(text)
                     for text in data.texts
                 ]
-                attachments = (to_stream(np.stack(rows)),)
-                answer = EncodeCompleted(
-                    request_id=event.id,
-                    model="stub",
-                    dim=DIM,
-                    rows=tuple(_row(card) for _ in rows),
-                    tokens=1,
-                    queue_ms=0.0,
-                    compute_ms=0.0,
-                    attachments=("embedding",),
-                )
+                answer, stream = encoded(event.id, rows, [_row(card)] * len(rows), "stub")
+                attachments = (stream,)
             await bus.publish(
                 Event(
                     data=answer,

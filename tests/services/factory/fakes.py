@@ -16,7 +16,6 @@ from bus.memory import MemoryBus
 from schemas import (
     AppliedSkill,
     CompletedRow,
-    EncodeCompleted,
     EncodeFailed,
     EncodeRequested,
     Event,
@@ -29,7 +28,7 @@ from schemas import (
 from services.runtime.service import Context, Service
 from services.runtime.settings import Settings
 from services.runtime.state import StateFolder
-from services.runtime.vectors import to_stream
+from tests.services.encoded import encoded
 
 DIM = 48
 Vector = npt.NDArray[np.float32]
@@ -102,17 +101,7 @@ class FakeFleet:
             applied = [AppliedSkill(name="birds", version=1, digest=d, score=1.0) for d in digests]
             rows.append(CompletedRow(skills=tuple(applied)))
             vectors.append(bent)
-        answer = EncodeCompleted(
-            request_id=event.id,
-            model="fake",
-            dim=DIM,
-            rows=tuple(rows),
-            tokens=len(data.texts),
-            queue_ms=0.0,
-            compute_ms=0.0,
-            attachments=("embedding",),
-        )
-        await self._answer(event, answer, to_stream(np.stack(vectors)))
+        await self._answer(event, *encoded(event.id, vectors, rows, "fake"))
 
     async def _answer(self, event: Event[Any], data: Payload, *attachments: bytes) -> None:
         await self.bus.publish(

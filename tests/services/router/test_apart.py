@@ -31,9 +31,9 @@ from schemas import (
     SkillListRequested,
 )
 from services.fleet.bus_beats import prepare
-from services.runtime.vectors import to_stream
 from tests.bus.kit import free_port
 from tests.bus.nats_server import NatsServer, nats_binary
+from tests.services.encoded import encoded
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.timeout(180)
@@ -134,23 +134,16 @@ class Town:
     async def _encode(self, bus: Bus, event: Event[EncodeAssigned]) -> None:
         data = event.data
         self.routers[data.request_id].add(data.router)
-        completed = EncodeCompleted(
-            request_id=data.request_id,
-            model="none",
-            dim=2,
-            rows=(CompletedRow(),) * len(data.texts),
-            tokens=1,
-            queue_ms=0.0,
-            compute_ms=0.0,
-            attachments=("embedding",),
-        )
+        texts = len(data.texts)
+        vectors, rows = [np.ones(2, np.float32)] * texts, [CompletedRow()] * texts
+        completed, stream = encoded(data.request_id, vectors, rows, "none")
         await bus.publish(
             Event(
                 data=completed,
                 source=bus.source,
                 to=data.reply_to,
                 correlation_id=data.request_id,
-                attachments=(to_stream(np.ones((len(data.texts), 2), np.float32)),),
+                attachments=(stream,),
             ),
             event.derive(
                 EncodeFinished(request_id=data.request_id, worker="encoder-1"),

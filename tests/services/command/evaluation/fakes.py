@@ -21,7 +21,6 @@ from schemas import (
     AppliedSkill,
     BaseModelRef,
     CompletedRow,
-    EncodeCompleted,
     EncodeFailed,
     EncodeRequested,
     Event,
@@ -29,7 +28,7 @@ from schemas import (
     SkillListed,
     SkillListRequested,
 )
-from services.runtime.vectors import to_stream
+from tests.services.encoded import encoded
 
 DIM = 256
 MEANS = {"flumox": "refund money back", "bravik": "password reset", "trundel": "parcel tracking"}
@@ -93,17 +92,8 @@ class FakeFleet:
             await self.fail(event, "unknown_skill", f"skill {unknown[0]!r} is not installed")
             return
         made = [self.row(data, text) for text in data.texts]
-        completed = EncodeCompleted(
-            request_id=event.id,
-            model=self.model,
-            dim=DIM,
-            rows=tuple(row for _, row in made),
-            tokens=len(made),
-            queue_ms=0.0,
-            compute_ms=0.0,
-            attachments=("embedding",),
-        )
-        stream = to_stream(np.stack([vector for vector, _ in made]))
+        vectors, rows = zip(*made, strict=True)
+        completed, stream = encoded(event.id, vectors, rows, self.model)
         reply = event.derive(
             completed, source=self.bus.source, to=data.reply_to, attachments=(stream,)
         )
