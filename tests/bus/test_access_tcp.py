@@ -230,10 +230,11 @@ async def test_who_confuses_libzmq_gets_no_others_subscription(home: House) -> N
     """Anything but a subscription makes libzmq take the next one for its successor's connection."""
     home.key("mallory", role="client")
     first, second, victim = (home.guest(name) for name in ("mallory", "mallory", "victim"))
-    found = []
+    found: list[Connection] = []
     for one in (first, second, victim):
-        await one.listen("fleet.heartbeat")
-        found.append(list(home.broker._connected["egress"].open.values())[-1])
+        await one.listen("fleet.heartbeat")  # whose a connection is shows now
+        known = home.broker._connected["egress"].open.values()
+        found += (each for each in known if each.key and each not in found)
     op = await home.bus("op")
     monitor: Any = second.egress.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     # All of it waits, in this order, when the broker, which lives in this loop, has its next turn:
