@@ -191,7 +191,7 @@ class BusSettings(Section, frozen=True, kw_only=True):
         int, doc("What waits for a slow subscriber; beyond it live events drop.", "messages", ge=1)
     ] = 10_000
     writer_queue_bytes: Annotated[
-        int, doc("What waits for the journal; beyond it senders wait.", "bytes", ge=1 << 20)
+        int, doc("What waits for the journal; beyond it senders are put off.", "bytes", ge=1 << 20)
     ] = 64 << 20
     maintenance_seconds: Annotated[
         float, doc("Time between two looks for what is to be forgotten.", "s", gt=0)
