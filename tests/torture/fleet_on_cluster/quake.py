@@ -58,11 +58,12 @@ class Quake:
         began = time.monotonic()
         for fault in faults:
             await asyncio.sleep(max(0.0, began + fault.at - time.monotonic()))
+            self._look()
             await self._strike(fault)
             await asyncio.sleep(apart)
+        self._look()
 
     async def _strike(self, fault: Fault) -> None:
-        self._look()
         if fault.kind == MAJORITY:
             how, down = self._chance.choice(HOWS), self._chance.sample(SERVERS, 2)
         else:
