@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import bus
 import schemas
 from bus.broker import Broker
 from bus.journal import Entry, Journal
-from bus.journal.writer import Writer
+from bus.journal.writer import Committed, Writer
 from schemas import Event, FeedbackGiven, FleetHeartbeat, SkillListed, TrainingProgressed
 from tests.bus.kit import BrokerProcess, eventually, feedback, progress, question, short_folder
+
+LARGE = bytes(100_000)
 
 
 @pytest.fixture
@@ -25,59 +28,88 @@ def state() -> Iterator[Path]:
         yield folder
 
 
-async def test_a_full_disk_refuses_and_reading_goes_on() -> None:
-    made: list[Journal] = []
+@pytest.fixture
+def process(state: Path) -> Iterator[BrokerProcess]:
+    """A broker, to be started."""
+    made = BrokerProcess(state)
+    yield made
+    made.stop()
 
-    def make() -> Journal:
-        made.append(Journal(None))
-        return made[0]
 
-    committed: list[Any] = []
-    writer = Writer(make, committed.append)
+async def results_of(*operations: Callable[[Journal], Any]) -> list[Any]:
+    """What each comes to in the journal's thread; in one group, probably."""
+    committed: list[Committed] = []
+    writer = Writer(lambda: Journal(None), committed.append)
     await writer.start()
+    try:
+        for operation in operations:
+            writer.submit(operation, lambda result: None)
+        await eventually(lambda: sum(len(it.results) for it in committed) == len(operations))
+    finally:
+        await writer.stop()
+    return [result for group in committed for _, result in group.results]
 
+
+@contextmanager
+def deaf(url: str) -> Iterator[None]:
+    """Somebody who subscribes to everything, and reads nothing."""
+    context = zmq.Context()
+    socket = context.socket(zmq.SUB)
+    socket.linger, socket.rcvhwm = 0, 10
+    socket.subscribe(b"")
+    socket.reconnect_ivl = -1
+    socket.connect(f"{url}/egress.sock")
+    try:
+        yield
+    finally:
+        context.destroy(linger=0)
+
+
+async def answer(
+    one: bus.Bus, answers: bus.Subscription, times: int, *attachments: bytes, patience: float = 20
+) -> None:
+    """Publish so many, and hear each within `patience` seconds."""
+    ask = question(one.address)
+    for n in range(times):
+        reply = ask.derive(
+            SkillListed(cards=()),
+            source="/b/1",
+            to=one.address,
+            ordinal=n,
+            attachments=attachments,
+        )
+        await one.publish(reply)
+        await answers.get(patience)
+
+
+async def test_a_full_disk_refuses_and_reading_goes_on() -> None:
     def fill(journal: Journal) -> None:
         (pages,) = journal.connection.execute("PRAGMA page_count").fetchone()
         journal.connection.execute(f"PRAGMA max_page_count = {pages + 3}")
 
-    def append(n: int, size: int) -> Any:
+    def append(n: int, size: int) -> Callable[[Journal], Any]:
         data = FeedbackGiven(query="x" * size, relevant=())
         raw = schemas.encode(Event(data=data, source="/test/1", id=f"f{n}"))
-        return lambda journal: journal.append([(data.type, "/test/1", f"f{n}", raw)])
+        return lambda journal: journal.append([Entry(data.type, "/test/1", f"f{n}", raw)])
 
-    results: dict[str, Any] = {}
-    try:
-        writer.submit(fill, lambda result: None)
-        # In one group, probably: what does not fit must not take the others with it.
-        writer.submit(append(1, 10), lambda result: results.update(small=result))
-        writer.submit(append(2, 10**6), lambda result: results.update(large=result))
-        writer.submit(lambda j: j.heads(), lambda result: results.update(heads=result))
-        await eventually(lambda: sum(len(group.results) for group in committed) == 4)
-    finally:
-        await writer.stop()
-    for group in committed:
-        for done, result in group.results:
-            done(result)
-    assert results["small"] == [(1, False)]
-    assert isinstance(results["large"], bus.DiskFull)
-    assert results["heads"] == {"feedback.given": 1}
+    # What does not fit must not take the others with it.
+    _, small, large, heads = await results_of(
+        fill, append(1, 10), append(2, 10**6), lambda journal: journal.heads()
+    )
+    assert small == [(1, False)]
+    assert isinstance(large, bus.DiskFull)
+    assert heads == {"feedback.given": 1}
 
 
 async def test_an_operation_that_fails_ends_nothing() -> None:
-    committed: list[Any] = []
-    writer = Writer(lambda: Journal(None), committed.append)
-    await writer.start()
-    writer.submit(lambda journal: 1 / 0, lambda result: None)
-    writer.submit(lambda journal: 2, lambda result: None)
-    await eventually(lambda: sum(len(group.results) for group in committed) == 2)
-    await writer.stop()
-    results = [result for group in committed for _, result in group.results]
-    assert isinstance(results[0], bus.BusError)
-    assert results[1] == 2
+    failed, done = await results_of(lambda journal: 1 / 0, lambda journal: 2)
+    assert isinstance(failed, bus.BusError)
+    assert done == 2
 
 
-async def test_what_a_consumer_cannot_decode_is_a_dead_letter(state: Path) -> None:
-    process = BrokerProcess(state)
+async def test_what_a_consumer_cannot_decode_is_a_dead_letter(
+    state: Path, process: BrokerProcess
+) -> None:
     journal = Journal(state / "journal.sqlite")  # of a program that takes what this one does not
     events = [schemas.encode(feedback(n)) for n in (1, 2, 3)]
     events[0] = events[0].replace(b'"query":"q1"', b'"query":[1]')
@@ -98,7 +130,6 @@ async def test_what_a_consumer_cannot_decode_is_a_dead_letter(state: Path) -> No
         assert [e.id for e in (await one.read()).events] == ["f2", "f3"]
         async with one.watch(FeedbackGiven, after=0) as events:
             assert [(await events.get(5)).id for _ in range(2)] == ["f2", "f3"]
-    process.stop()
 
 
 async def test_a_consumer_goes_on_where_a_dead_letter_could_not_be_told(
@@ -130,20 +161,19 @@ async def test_a_consumer_goes_on_where_a_dead_letter_could_not_be_told(
             assert (await waiting).event.id == "f2"
 
 
-async def test_a_slow_subscriber_slows_nobody(state: Path) -> None:
-    process = BrokerProcess(state)
+async def test_a_slow_subscriber_slows_nobody(process: BrokerProcess) -> None:
     process.start()
-    fast = await bus.connect(process.url, source="/fast/1")
-    slow = await bus.connect(process.url, source="/slow/1")
-    async with slow.watch(TrainingProgressed), fast.watch(TrainingProgressed) as events:
+    async with (
+        await bus.connect(process.url, source="/fast/1") as fast,
+        await bus.connect(process.url, source="/slow/1") as slow,
+        slow.watch(TrainingProgressed),
+        fast.watch(TrainingProgressed) as events,
+    ):
         slow.link._subscriber.pause()  # type: ignore[attr-defined]  # a process that hangs
         for n in range(3000):
             await fast.publish(progress(n))
         assert [(await events.get(5)).data.step for _ in range(3000)] == list(range(3000))
         assert await fast.publish(feedback(1)) == (1,)
-    await fast.aclose()
-    await slow.aclose()
-    process.stop()
 
 
 async def test_who_never_reads_is_cut_off_where_memory_is_short(
@@ -151,40 +181,27 @@ async def test_who_never_reads_is_cut_off_where_memory_is_short(
 ) -> None:
     url = f"ipc://{state}/bus"
     settings = bus.BrokerSettings(heartbeat_seconds=0.05)
-    context = zmq.Context()
-    async with Broker(url, state, settings), await bus.connect(url, source="/a/1") as one:
-        stuck = context.socket(zmq.SUB)
-        stuck.linger, stuck.rcvhwm = 0, 10
-        stuck.subscribe(b"")
-        stuck.reconnect_ivl = -1
-        stuck.connect(f"{url}/egress.sock")
-        async with one.watch(SkillListed) as answers, one.watch(FleetHeartbeat) as beats:
+    async with (
+        Broker(url, state, settings),
+        await bus.connect(url, source="/a/1") as one,
+        one.watch(SkillListed) as answers,
+        one.watch(FleetHeartbeat) as beats,
+    ):
 
-            async def told(subscribers: int, cut: int) -> None:
-                async with asyncio.timeout(10):
-                    async for beat in beats:
-                        found = beat.data.counters
-                        if (found["subscribers"], found["subscribers_cut"]) == (subscribers, cut):
-                            return
+        async def told(subscribers: int, cut: int) -> None:
+            async with asyncio.timeout(10):
+                async for beat in beats:
+                    found = beat.data.counters
+                    if (found["subscribers"], found["subscribers_cut"]) == (subscribers, cut):
+                        return
 
+        with deaf(url):
             await told(2, 0)
-            ask = question(one.address)
-            for n in range(200):
-                reply = ask.derive(
-                    SkillListed(cards=()),
-                    source="/b/1",
-                    to=one.address,
-                    ordinal=n,
-                    attachments=[bytes(100_000)],
-                )
-                await one.publish(reply)
-                await answers.get(5)
+            await answer(one, answers, 200, LARGE, patience=5)
             await told(2, 0)  # it may be slow while there is room
             monkeypatch.setattr("bus.broker.broker.MEMORY", 0)
             await told(1, 1)
-            await one.publish(ask.derive(SkillListed(cards=()), source="/b/1", to=one.address))
-            await answers.get(5)  # who reads stays
-        context.destroy(linger=0)
+            await answer(one, answers, 1)  # who reads stays
 
 
 async def test_who_does_not_read_at_all_is_cut_off_before_the_next_heartbeat(
@@ -192,42 +209,29 @@ async def test_who_does_not_read_at_all_is_cut_off_before_the_next_heartbeat(
 ) -> None:
     url = f"ipc://{state}/bus"
     settings = bus.BrokerSettings(heartbeat_seconds=600.0)
-    context = zmq.Context()
-    async with Broker(url, state, settings) as broker, await bus.connect(url, source="/a/1") as one:
-        deaf = context.socket(zmq.SUB)
-        deaf.linger, deaf.rcvhwm = 0, 10
-        deaf.subscribe(b"")
-        deaf.reconnect_ivl = -1
-        deaf.connect(f"{url}/egress.sock")
+    async with (
+        Broker(url, state, settings) as broker,
+        await bus.connect(url, source="/a/1") as one,
+        one.watch(SkillListed) as answers,
+    ):
         guard, subscribers = broker._guard, broker._connected["egress"].open
         assert guard is not None
-        await eventually(lambda: len(subscribers) == 2, 30)
-        async with one.watch(SkillListed) as answers:
-            ask = question(one.address)
-            for n in range(200):
-                reply = ask.derive(
-                    SkillListed(cards=()),
-                    source="/b/1",
-                    to=one.address,
-                    ordinal=n,
-                    attachments=[bytes(100_000)],
-                )
-                await one.publish(reply)
-                await answers.get(20)
+        with deaf(url):
+            await eventually(lambda: len(subscribers) == 2, 30)
+            await answer(one, answers, 200, LARGE)
             assert guard.subscribers.cut == 0, "there is room"
             monkeypatch.setattr("bus.broker.broker.MEMORY", 0)
             await eventually(lambda: guard.subscribers.cut == 1, 30)
-            await one.publish(ask.derive(SkillListed(cards=()), source="/b/1", to=one.address))
-            await answers.get(20)  # who reads stays
-        context.destroy(linger=0)
+            await answer(one, answers, 1)  # who reads stays
 
 
-async def test_durable_events_that_were_lost_come_from_the_journal(state: Path) -> None:
-    process = BrokerProcess(state)
+async def test_durable_events_that_were_lost_come_from_the_journal(process: BrokerProcess) -> None:
     process.start()
-    one = await bus.connect(process.url, source="/a/1")
-    two = await bus.connect(process.url, source="/b/1")
-    async with two.watch(FeedbackGiven) as events:
+    async with (
+        await bus.connect(process.url, source="/a/1") as one,
+        await bus.connect(process.url, source="/b/1") as two,
+        two.watch(FeedbackGiven) as events,
+    ):
         await one.publish(feedback(1))
         assert (await events.get(5)).id == "f1"
         lose = two.link.on_message  # type: ignore[attr-defined]
@@ -240,9 +244,6 @@ async def test_durable_events_that_were_lost_come_from_the_journal(state: Path) 
         # No further event shows the gap: the broker's heartbeat does.
         assert [(await events.get(8)).id for _ in range(3)] == ["f2", "f3", "f4"]
         assert two.statistics().dropped == 3
-    await one.aclose()
-    await two.aclose()
-    process.stop()
 
 
 def test_exported_names_are_listed_and_sorted() -> None:
