@@ -121,10 +121,11 @@ class Core:
             durable = event.data.lane is schemas.Lane.DURABLE
             if grant is not None:
                 grant.check_event(event)
-            sender = event.source if grant is None else grant.name
-            if durable and (self.congested or self._incoming.full(sender, 1, len(message[1]))):
-                self.counters["dropped"] += 1  # no receipt: its sender sends it again
-                return
+            if durable:
+                sender = event.source if grant is None else grant.name
+                if self.congested or self._incoming.full(sender, 1, len(message[1])):
+                    self.counters["dropped"] += 1  # no receipt: its sender sends it again
+                    return
             if grant is not None:
                 grant.charge((event.type,))
                 if event.type == EncodeRequested.type and (failed := grant.beyond(event)):
