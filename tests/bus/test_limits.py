@@ -225,6 +225,32 @@ async def test_who_does_not_read_at_all_is_cut_off_before_the_next_heartbeat(
             await answer(one, answers, 1)  # who reads stays
 
 
+async def test_who_asks_and_reads_no_answers_is_cut_off_where_memory_is_short(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"ipc://{state}/bus"
+    settings = bus.BrokerSettings(heartbeat_seconds=600.0)
+    context = zmq.Context()
+    async with Broker(url, state, settings) as broker, await bus.connect(url, source="/a/1") as one:
+        guard = broker._guard
+        assert guard is not None
+        large = FeedbackGiven(query="x" * 500_000, relevant=())
+        await one.publish(*(Event(data=large, source="/a/1") for _ in range(4)))
+        deaf = context.socket(zmq.DEALER)
+        deaf.linger, deaf.rcvhwm = 0, 1
+        deaf.reconnect_ivl = -1
+        deaf.connect(f"{url}/journal.sock")
+        for n in range(10):
+            deaf.send_multipart([b"%d" % n, b"read", b"{}"])
+        await eventually(lambda: not broker.core._asked._under_way, 30)
+        await one.heads()
+        assert not guard.cut, "there is room"
+        monkeypatch.setattr("bus.broker.broker.MEMORY", 0)
+        await eventually(lambda: guard.cut == 1, 30)
+        assert await one.heads() == {FeedbackGiven.type: 4}  # who reads stays
+        context.destroy(linger=0)
+
+
 async def test_durable_events_that_were_lost_come_from_the_journal(process: BrokerProcess) -> None:
     process.start()
     async with (
