@@ -10,8 +10,9 @@ from collections.abc import Hashable
 
 __all__ = ["CALLS", "LEASES", "RETRY_MS", "Outstanding", "weight"]
 
-CALLS = 256
-"""What an asker may have under way; most requests count one."""
+CALLS = 1024
+"""What an asker may have under way; most requests count one. Tools that do not wait for one answer
+before they ask again have hundreds; of as many a queue still holds the answers."""
 LONG = 16
 """What those count that go through many events, and may have megabytes as their answer."""
 LEASES = 256
