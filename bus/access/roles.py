@@ -47,7 +47,7 @@ class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Pieces of feedback from all sources of a key together; None (ready-made ones only): any."""
     texts_per_minute: Annotated[int, Meta(ge=1)] | None = None
     """Texts that all sources of a key together may ask to have embedded; None: any."""
-    connections: Annotated[int, Meta(ge=1)] = 256
+    connections: Annotated[int, Meta(ge=1)] = 1024
     """Connections of a key to each of the broker's three sockets; a client of ours has one each."""
 
     def published(self) -> frozenset[str]:
