@@ -19,6 +19,7 @@ from bus.access.door import Door
 from bus.access.rights import Grant
 from bus.broker.core import SOURCE, Core
 from bus.broker.guard import Guard, resident
+from bus.broker.outstanding import CALLS
 from bus.connected import Connected
 from bus.errors import BusError, InUse, InvalidUrl
 from bus.journal import groups
@@ -34,6 +35,8 @@ MEMORY = 512 * 2**20
 """Bytes of this process beyond which those who do not read, or send without end, are cut off."""
 INGRESS = 256
 """Messages of one publisher that wait to be read; large ones are dropped before, see `_heard`."""
+REQUESTS = 64
+"""Requests of one connection that wait to be read; what has been read is put off, or under way."""
 UNTOLD = 4 * EASE
 """Bytes of pressure beyond which nobody is told what was dropped, and answers are dropped, too."""
 SWEEP = 0.05
@@ -147,6 +150,9 @@ class Broker:
             socket.setsockopt(zmq.RCVHWM, INGRESS)
             socket.subscribe(b"")
         else:
+            socket.setsockopt(zmq.RCVHWM, REQUESTS)
+            # The answers to all that one may ask find room, however slowly they are read.
+            socket.setsockopt(zmq.SNDHWM, 2 * CALLS)
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
             socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         try:

@@ -15,9 +15,9 @@ import zmq.asyncio
 
 import bus
 import schemas
-from bus.broker import Broker
+from bus.broker import Broker, outstanding
 from bus.broker.core import Core
-from bus.broker.outstanding import CALLS, LEASES, LONG
+from bus.broker.outstanding import LEASES, LONG
 from bus.client import ClientBus
 from bus.settings import BrokerSettings
 from bus.sockets import PARTS
@@ -25,7 +25,14 @@ from schemas import EventRefused, FeedbackGiven, TrainingProgressed
 from tests.bus.guests import house
 from tests.bus.kit import eventually, feedback, progress, short_folder
 
+CALLS = 4 * LONG
 LEASE = {"group": "g", "types": ["feedback.given"], "wait_ms": 60_000}
+
+
+@pytest.fixture(autouse=True)
+def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Than there are: it takes less time to ask so much."""
+    monkeypatch.setattr("bus.broker.core.CALLS", CALLS)
 
 
 @contextmanager
@@ -82,8 +89,10 @@ class Place:
         self._context = zmq.asyncio.Context()
         stack.callback(self._context.destroy, linger=0)
 
-    def asker(self) -> Asker:
+    def asker(self, receives: int = 1000) -> Asker:
+        """Who takes so many answers before he reads them."""
         socket = self._context.socket(zmq.DEALER)
+        socket.rcvhwm = receives
         socket.connect(f"{self.broker.url}/journal.sock")
         return Asker(socket)
 
@@ -114,6 +123,18 @@ async def test_who_asks_too_much_at_once_is_put_off_and_others_are_not() -> None
         await one.append(CALLS)  # it comes again, as it was told
         assert (await one.answer())[1] == "ok"
         assert here.core.counters["put_off"] == 3
+
+
+async def test_answers_wait_until_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bus.broker.core.CALLS", outstanding.CALLS)
+    async with place() as here:
+        one, many = here.asker(receives=1), outstanding.CALLS
+        with busy(here.core):
+            for _ in range(many):
+                await one.ask("heads")
+            await eventually(lambda: here.core.writer.queued >= many)
+        await eventually(lambda: not here.core.writer.queued)
+        assert [(await one.answer())[1] for _ in range(many)] == ["ok"] * many
 
 
 async def test_reading_counts_more_than_appending() -> None:
