@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from bus.broker.broker import Broker
 from bus.errors import BusError, Damaged
 from bus.settings import load_settings
 
+DESCRIPTORS = 2**16
+"""Open files that the broker asks the system for: each client takes three."""
 EPILOG = """\
 examples:
   python -m bus                                     the broker on ipc, state in .consonance
@@ -65,10 +68,22 @@ async def _serve(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
+    _raise_limit()
     url = arguments.url or f"ipc://{(arguments.state / 'bus').absolute()}"
     async with Broker(url, arguments.state, load_settings(arguments.config)):
         print(f"broker ready at {url}", flush=True)
         await stop.wait()
+
+
+def _raise_limit() -> None:
+    """As many descriptors as the system lets this process have; it begins with fewer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        except (OSError, ValueError) as e:  # a system with a bound of its own
+            logging.getLogger(__name__).info("descriptors stay at %d: %s", soft, e)
 
 
 def _check(state: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 import bus
+from bus.__main__ import DESCRIPTORS
 from bus.broker import Broker
 from bus.urls import endpoints
 from schemas import FeedbackGiven, LearningBatchRejected, SkillListed
@@ -103,6 +105,20 @@ async def test_publishing_waits_for_a_broker_that_is_away(process: BrokerProcess
         async with one.watch(FeedbackGiven) as events:
             await one.publish(feedback(2))
             assert (await events.get(5)).id == "f2"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil tells a process's limits there alone")
+def test_it_takes_the_descriptors_that_it_may_have(state: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    process = BrokerProcess(state)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    try:
+        process.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    most = hard if 0 <= hard < DESCRIPTORS else DESCRIPTORS
+    assert psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE) == (most, hard)
+    process.stop()
 
 
 async def test_without_a_broker_connecting_says_so(state: Path) -> None:
