@@ -33,7 +33,10 @@ def verdict(report: dict[str, Any]) -> tuple[int, list[str]]:
             for hole in one["vulns"]
         ]
     lines = [*holes, f"{known} distributions audited, {len(holes)} known holes"]
-    if unknown:
+    if unknown and not known:
+        lines = [f"NOT AUDITED: the database that was asked knows none of {len(unknown)}"]
+        lines += ["distributions, so that nobody can say whether there are holes in them"]
+    elif unknown:
         few = ", ".join(unknown[:8]) + (f" and {len(unknown) - 8} more" if unknown[8:] else "")
         lines.append(f"NOT KNOWN to the database that was asked, hence not audited: {few}")
     return (HOLES if holes else UNKNOWN if unknown or not known else 0), lines

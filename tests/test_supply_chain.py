@@ -215,9 +215,10 @@ def one(name: str, *holes: str, **more: object) -> dict[str, object]:
         ([one("a", "CVE-1"), one("b")], 1, "a 1: CVE-1, mended in 2"),
         ([one("a"), {"name": "b", "skip_reason": "not found"}], UNKNOWN, "NOT KNOWN .*: b"),
         ([one("a", "CVE-1"), {"name": "b", "skip_reason": "no"}], 1, "NOT KNOWN .*: b"),
+        ([{"name": "b", "skip_reason": "not found"}], UNKNOWN, "NOT AUDITED: .* knows none of 1"),
         ([], UNKNOWN, "0 distributions"),
     ],
-    ids=["clean", "hole", "unknown", "both", "nothing"],
+    ids=["clean", "hole", "unknown", "both", "none known", "nothing"],
 )
 def test_an_audit_that_asked_nobody_is_no_success(
     dependencies: list[dict[str, object]], code: int, said: str
