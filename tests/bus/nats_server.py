@@ -72,6 +72,15 @@ class NatsServer:
         assert self._process is not None
         return self._process.pid
 
+    def freeze(self) -> None:
+        """Return once it stands still, until `thaw`: on a busy machine a stop takes its time."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def died(self) -> bool:
         """Whether it was started and has ended by itself."""
         return self._process is not None and self._process.poll() is not None

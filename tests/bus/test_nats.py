@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -250,7 +248,7 @@ async def test_a_bus_closes_in_time_though_its_server_does_not_answer(
         work = one.consume("g", FeedbackGiven)
         await work.__aenter__()
         if how == "frozen":
-            os.kill(server.pid, signal.SIGSTOP)
+            server.freeze()
         else:
             server.stop(kill=True)
         answer = question(one.address).derive(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from pathlib import Path
 from uuid import uuid4
 
@@ -40,10 +38,10 @@ async def test_an_answer_that_nobody_waits_for_any_more_ends_no_connection(tmp_p
     connection = Connection(place_of(server.url), name="a")
     try:
         await connection.open(PATIENCE)
-        os.kill(server.pid, signal.SIGSTOP)
+        server.freeze()
         with pytest.raises(bus.Unreachable):
             await until_silent(connection)
-        os.kill(server.pid, signal.SIGCONT)
+        server.thaw()
         end = asyncio.get_running_loop().time() + PATIENCE
         await connection.request("$JS.API.INFO", b"", end)
         assert not connection.reconnects

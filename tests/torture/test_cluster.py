@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,11 +115,11 @@ async def test_the_witness_asks_again_where_a_server_stood_still(
         await writer.add_stream(name="many", subjects=["many.*"])
         for n in range(7):
             await witness.plant(client, f"many.{n}", b"")
-        os.kill(server.pid, signal.SIGSTOP)
+        server.freeze()
         reading = asyncio.create_task(witness.stored(client, "many"))
         await asyncio.wait({reading}, timeout=0.5)
         assert not reading.done()
-        os.kill(server.pid, signal.SIGCONT)
+        server.thaw()
         found, counts = await reading
         assert [message.subject for message in found] == [f"many.{n}" for n in range(7)]
         assert list(counts.values()) == [7]

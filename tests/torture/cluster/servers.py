@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 from tests.bus.kit import free_port
@@ -52,12 +50,12 @@ class Cluster:
         self._servers[name].stop(kill=kill)
 
     def freeze(self, name: str) -> None:
-        """Stop one where it is, until `thaw`."""
-        os.kill(self._servers[name].pid, signal.SIGSTOP)
+        """Stop one where it is, until `thaw`; returns once it stands still."""
+        self._servers[name].freeze()
 
     def thaw(self, name: str) -> None:
         """Let it go on."""
-        os.kill(self._servers[name].pid, signal.SIGCONT)
+        self._servers[name].thaw()
 
     def died(self) -> list[str]:
         """Those that ended by themselves."""

@@ -54,6 +54,8 @@ _READER = {
     "num_replicas": 1,
     "mem_storage": True,
 }
+_ALONE = {"leader": "alone"}
+"""Of a server that is in no cluster, which need not say so."""
 _GROUP = msgspec.json.Decoder(Group).decode
 
 
@@ -126,7 +128,7 @@ async def stored(client: Client, stream: str) -> tuple[list[Msg], dict[str, int]
 
 async def _stored(client: Client, stream: str, end: float) -> tuple[list[Msg], dict[str, int]]:
     """As it is now. What reads is placed on any server: as often as it takes until each was met."""
-    about = (await _asked(client, f"STREAM.INFO.{stream}"))["cluster"]
+    about = (await _asked(client, f"STREAM.INFO.{stream}")).get("cluster", _ALONE)
     servers = {about["leader"], *(each["name"] for each in about.get("replicas", ()))}
     found: list[Msg] = []
     counts: dict[str, int] = {}

@@ -75,7 +75,7 @@ class Quake:
         try:
             for name in down:
                 if how == "freeze":
-                    servers.freeze(name)
+                    await asyncio.to_thread(servers.freeze, name)
                 else:
                     await asyncio.to_thread(servers.end, name, kill=how == "kill")
             await asyncio.sleep(fault.lasts)
