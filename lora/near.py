@@ -1,22 +1,27 @@
-"""What lies near a vector on a shelf: searched where it may lie, and nowhere else."""
+"""What lies near a vector on a shelf: searched where it may lie, and nowhere else.
+
+Mostly a few points are likelier near than all others, and one of them settles it; or the vector
+lies on the sides of few boundaries, and only the points of those skills are read. What neither
+settles needs every score; vectors of which that is so are multiplied with all points together.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lora.adapter import FloatArray
-from lora.planes import Sides
 from lora.sieve import Sieved
 
 if TYPE_CHECKING:
     from lora.shelf import Shelf
 
-__all__ = ["DECIMALS", "Calls", "Near", "search"]
+__all__ = ["DECIMALS", "Around", "Hits", "ask_each"]
 
 DECIMALS: Final = 6
 """Scores are compared after this many decimals: floating point differs from machine to machine."""
@@ -25,7 +30,7 @@ TOGETHER: Final = 32
 """Vectors searched for at once: their scores do not fill the memory."""
 
 FEW: Final = 1024
-"""So many points are read as they are, without a sieve."""
+"""So many points are read as they are, without a closer look at their bounds."""
 
 SPARSE: Final = 8
 """Where more than one in so many points remains to be read, all are, at once."""
@@ -34,133 +39,204 @@ AHEAD: Final = 0.1
 """Points whose bound is so near to the highest are looked at before all others."""
 
 _SLACK: Final = np.float32(10.0**-DECIMALS)
+"""More than rounding adds to a score."""
 _APART: Final = np.float32(1.5 * 10.0**-DECIMALS)
 """Two scores of one point may differ by so much: they come from products of different shapes."""
-"""More than rounding adds to a score."""
 
 Ints = npt.NDArray[np.int64]
+Scored = tuple[Ints, FloatArray]
+"""Rows of a shelf, and their scores."""
+
+Hits = Sequence[tuple[str, float]]
+"""Digests and scores of the skills that a vector calls for, the best first."""
+
+Found = TypeVar("Found")
 
 
-class Calls(NamedTuple):
-    """The skills that a vector calls for."""
-
-    scores: dict[str, float]
-    """The best score of each, by digest; boundaries are heeded only as far as they are certain."""
-    doubtful: set[str]
-    """Those of which a boundary must be asked on which side the vector lies."""
+class _TooMany(Exception):
+    """Of so many points the scores are needed that all had better be made."""
 
 
-def search(shelf: Shelf, unit: FloatArray, least: FloatArray) -> Iterator[Near]:
-    """Of unit vectors (n, dim), one after another, what is near; nothing may change meanwhile.
+def ask_each(
+    shelves: Sequence[tuple[Shelf, FloatArray]],
+    unit: FloatArray,
+    ask: Callable[[Around], Found],
+) -> list[Found]:
+    """What `ask` finds around each of unit vectors (n, dim); nothing may change meanwhile.
 
-    `least` (p,) are the cosines from which on points count.
+    With each shelf come the cosines (p,) from which on its points count. `ask` is called again
+    for a vector that a first look does not settle.
     """
+    found: dict[int, Found] = {}
+    left: list[int] = []
+    for place, around in enumerate(_around(shelves, unit, whole=False)):
+        try:
+            found[place] = ask(around)
+        except _TooMany:
+            left.append(place)
+    for place, around in zip(left, _around(shelves, unit[left], whole=True), strict=True):
+        found[place] = ask(around)
+    return [found[place] for place in range(len(unit))]
+
+
+def _around(
+    shelves: Sequence[tuple[Shelf, FloatArray]], unit: FloatArray, *, whole: bool
+) -> Iterator[Around]:
     for start in range(0, len(unit), TOGETHER):
-        some = _Together(shelf, unit[start : start + TOGETHER])
-        for row in range(len(some.unit)):
-            yield Near(some, row, least)
+        part = unit[start : start + TOGETHER]
+        some = [(_Together(shelf, part, whole=whole), least) for shelf, least in shelves]
+        for row in range(len(part)):
+            yield Around([_Near(of, row, least) for of, least in some])
+
+
+class Around:
+    """What is near one vector, on one shelf or more."""
+
+    def __init__(self, nears: Sequence[_Near]) -> None:
+        """The first shelf is of the skills that are here."""
+        self._nears = nears
+
+    def hits(self, margin: float = math.inf) -> Hits:
+        """The skills with a point that reaches its least cosine, on whose side the vector lies.
+
+        All of them, or at least all whose score is less than the best by no more than `margin`.
+        """
+        calls = [call for near in self._nears for call in near.calls(margin).items()]
+        return sorted(calls, key=lambda call: (-call[1], call[0]))
+
+    def above(self, score: float) -> Iterator[str]:
+        """The skills that are here and can be routed to of which a point is nearer than this
+        score; each at least once, the likeliest first."""
+        return self._nears[0].above(score)
 
 
 class _Together:
     """Several vectors, whose products with everything are made at once, when first needed."""
 
-    def __init__(self, shelf: Shelf, unit: FloatArray) -> None:
+    def __init__(self, shelf: Shelf, unit: FloatArray, *, whole: bool) -> None:
+        """With `whole`, or where the shelf has no sieve, all scores are made."""
         self.shelf, self.unit = shelf, unit
-        self.sides: Sides | None = shelf.sides(unit)
-        self._scores: FloatArray | None = None
-        self._sieved: Sieved | None = None
+        self._whole = whole
 
-    @property
-    def scores(self) -> FloatArray:
-        """(n, p)"""
-        if self._scores is None:
-            self._scores = self.shelf.scores(self.unit)
-        return self._scores
-
-    @property
+    @cached_property
     def sieved(self) -> Sieved | None:
-        """Bounds of these scores; None where there is no sieve, or the scores are known."""
+        """None where the scores themselves are to be made."""
         sieve = self.shelf.sieve
-        if self._scores is not None or sieve is None:
+        if self._whole or sieve is None:
             return None
-        if self._sieved is None:
-            self._sieved = sieve.bounds(self.unit, len(self.shelf.owners))
-        return self._sieved
+        return sieve.bounds(self.unit, len(self.shelf.owners))
+
+    @cached_property
+    def most(self) -> FloatArray:
+        """(n, p) what no score is above; the scores themselves where there are no bounds."""
+        return self.shelf.scores(self.unit) if self.sieved is None else self.sieved.most
+
+    @cached_property
+    def sides(self) -> npt.NDArray[np.bool_] | None:
+        """As `Shelf.sides`."""
+        return self.shelf.sides(self.unit)
 
 
-class Near:
+class _Near:
     """One vector among the points of a shelf."""
 
     def __init__(self, some: _Together, row: int, least: FloatArray) -> None:
         self._some, self._shelf, self._row, self._least = some, some.shelf, row, least
         self._query: FloatArray = some.unit[row]
+        self._seen: Scored = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        self._bar = math.inf
+        """Among those that were seen are all whose score is this or more."""
 
-    def calls(self) -> Calls:
-        """The skills with a point that reaches its least cosine, on whose side the vector lies."""
+    def calls(self, margin: float) -> dict[str, float]:
+        """The best score of each skill as of `Around.hits`, by digest."""
         if not self._query.any():
-            return Calls({}, set())
-        shelf, sides = self._shelf, self._some.sides
-        among = None if sides is None else shelf.rows_of(np.flatnonzero(sides.held[self._row]))
-        rows, scores = self._reaching(self._least, among)
-        best: dict[str, float] = {}
-        for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
-            digest = shelf.owners[row]
-            if score > best.get(digest, -math.inf):
-                best[digest] = score
-        doubtful: set[str] = set()
-        if sides is not None and len(rows):
-            again = rows[sides.doubtful(self._row, shelf.slots.take(rows))]
-            doubtful = {shelf.owners[row] for row in again.tolist()}
-        return Calls(best, doubtful)
+            return {}
+        sieved = self._some.sieved
+        if margin < math.inf and (sieved is None or sieved.tells(self._row)):
+            found = self._calls(self._seen, margin) if self._see(self._high) else {}
+            if found and self._see(max(found.values()) - margin):
+                return self._calls(self._seen, margin)
+        scored = self._read(self._rows(), self._least)
+        if scored is None:
+            raise _TooMany
+        return self._calls(scored, margin)
 
     def above(self, score: float) -> Iterator[str]:
-        """The skills that can be routed to of which a point is nearer than this score; each at
-        least once, the likeliest first."""
-        bar = np.float32(score)
-        sieved = self._some.sieved
-        if sieved is not None:
-            # Mostly there are none; and where there are many the first will do.
-            most = sieved.most[self._row]
-            high = np.float32(most.max(initial=-1) - AHEAD)
-            if high > bar:
-                yield from self._nearer(bar, np.flatnonzero(most >= high))
-        yield from self._nearer(bar, None)
+        """As `Around.above`."""
+        # Mostly there are none; and where there are many the first will do.
+        for bar in (max(self._high, score), score):
+            if not self._see(bar):
+                raise _TooMany
+            rows, scores = self._seen
+            nearer = rows[scores > np.float32(score) + _APART]
+            for row in nearer[np.isfinite(self._shelf.least.take(nearer))].tolist():
+                yield self._shelf.owners[row]
 
-    def _nearer(self, bar: np.float32, among: Ints | None) -> Sequence[str]:
-        shelf = self._shelf
-        rows, scores = self._reaching(bar, among)
-        nearer = rows[(scores > bar + _APART) & np.isfinite(shelf.least.take(rows))]
-        return [shelf.owners[row] for row in nearer.tolist()]
+    @property
+    def _most(self) -> FloatArray:
+        most: FloatArray = self._some.most[self._row]
+        return most
 
-    def _reaching(
-        self, least: FloatArray | np.float32, among: Ints | None
-    ) -> tuple[Ints, FloatArray]:
-        """Rows whose score is `least` (p,), or one for all, or more; and these scores.
+    @property
+    def _high(self) -> float:
+        return float(self._most.max(initial=-1)) - AHEAD
 
-        Only of the rows `among`, where they are given.
-        """
-        each = least if isinstance(least, np.ndarray) else None
-        rows = among
-        if (rows is None or len(rows) > FEW) and (sieved := self._some.sieved) is not None:
-            rows = self._sifted(sieved, least, rows)
-        many = rows is None or SPARSE * len(rows) > len(self._shelf.owners)
-        if many and (rows is None or len(rows) > FEW):
-            scores = self._some.scores[self._row]
-            if rows is None:
-                rows = np.flatnonzero(scores >= least - _SLACK)
-            scores = scores.take(rows)
+    def _see(self, bar: float) -> bool:
+        """Whether all rows with this score or more could be read."""
+        if bar < self._bar:
+            least = np.float32(bar)
+            scored = self._read(np.flatnonzero(self._most >= least - _SLACK), least)
+            if scored is None:
+                return False
+            self._seen, self._bar = scored, bar
+        return True
+
+    def _rows(self) -> Ints:
+        """Those that may reach their least cosine, and may have the vector on their side."""
+        if self._some.sieved is not None and (sides := self._some.sides) is not None:
+            rows = self._shelf.rows_of(np.flatnonzero(sides[self._row]))
+            if rows is not None:
+                return rows
+        return np.flatnonzero(self._most >= self._least - _SLACK)
+
+    def _read(self, rows: Ints, least: FloatArray | np.float32) -> Scored | None:
+        """The scores of rows, at any rate of those that reach `least`, which is (p,) or one for
+        all; None where they are too many."""
+        sieved, shelf = self._some.sieved, self._shelf
+        if sieved is not None and len(rows) > FEW:
+            bar = least.take(rows) if isinstance(least, np.ndarray) else least
+            rows = self._sifted(sieved, rows, bar)
+            if len(rows) > FEW and SPARSE * len(rows) > len(shelf.owners):
+                return None
+        if sieved is None and len(rows) > FEW:
+            scores = self._most.take(rows)
         else:
-            assert rows is not None  # noqa: S101 (few of them are)
-            scores = self._shelf.points.take(rows, axis=0) @ self._query
-        scores = np.round(scores, DECIMALS)
-        kept = scores >= (least if each is None else each.take(rows))
-        return rows[kept], scores[kept]
+            # Even where all scores are known: those of a vector alone are these to the last digit.
+            scores = shelf.points.take(rows, axis=0) @ self._query
+        return rows, np.round(scores, DECIMALS)
 
-    def _sifted(self, sieved: Sieved, least: FloatArray | np.float32, among: Ints | None) -> Ints:
-        most = sieved.most[self._row]
-        if among is None:
-            among = np.flatnonzero(most >= least)
-        if SPARSE * len(among) > len(most) or self._shelf.sieve is None:
-            return among
-        bar = least.take(among) if isinstance(least, np.ndarray) else least
-        return self._shelf.sieve.left(sieved, self._row, among, bar)
+    def _sifted(self, sieved: Sieved, rows: Ints, bar: FloatArray | np.float32) -> Ints:
+        kept = self._most.take(rows) >= bar - _SLACK
+        rows, bar = rows[kept], bar[kept] if isinstance(bar, np.ndarray) else bar
+        if SPARSE * len(rows) > len(self._shelf.owners) or self._shelf.sieve is None:
+            return rows
+        return self._shelf.sieve.left(sieved, self._row, rows, bar - _SLACK)
+
+    def _calls(self, scored: Scored, margin: float) -> dict[str, float]:
+        """Of these rows, those that call; of each skill the best score."""
+        rows, scores = scored
+        kept = scores >= self._least.take(rows)
+        rows, scores = rows[kept], scores[kept]
+        if len(rows) > FEW and (sides := self._some.sides) is not None:
+            kept = sides[self._row].take(self._shelf.slots.take(rows))
+            rows, scores = rows[kept], scores[kept]
+        held = self._shelf.holds(self._query, rows)
+        rows, scores = rows[held], scores[held]
+        if len(rows) and margin < math.inf:
+            kept = scores >= scores.max() - np.float32(margin) - _SLACK
+            rows, scores = rows[kept], scores[kept]
+        best: dict[str, float] = {}
+        for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
+            digest = self._shelf.owners[row]
+            best[digest] = max(score, best.get(digest, -math.inf))
+        return best

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,14 @@ from lora.errors import ConfigError
 from lora.guard import Guard
 from lora.head import normalize
 from lora.names import Names
-from lora.near import Near, search
+from lora.near import Around, ask_each
 from lora.neighbours import beside, stacking
-from lora.routing import Decision, Hits, Judge, Match, Skill, check_top, checked, prepared
+from lora.routing import Decision, Judge, Match, Skill, check_top, checked, prepared
 from lora.shelf import Shelf
 
 __all__ = ["DESCRIPTION_THRESHOLD", "Decision", "LoRARouter", "Match"]
+
+Found = TypeVar("Found")
 
 DESCRIPTION_THRESHOLD: Final = 0.5
 """Least cosine to its description at which a card without prototypes is routed to."""
@@ -191,10 +193,9 @@ class LoRARouter:
         """As `select`, for each row of (n, dim)."""
         check_top(top_k)
         with self._lock:
-            found = self._found(vectors, threshold)
-            return [
-                [self._skills[it].match(score) for it, score in hits[:top_k]] for _, hits in found
-            ]
+            margin = 0.0 if top_k == 1 else math.inf
+            found = self._ask(vectors, lambda around: around.hits(margin), threshold)
+            return [[self._skills[it].match(score) for it, score in hits[:top_k]] for hits in found]
 
     def decide(
         self,
@@ -218,21 +219,23 @@ class LoRARouter:
         """
         check_top(top_k)
         with self._lock:
-            found = self._found(vectors, None, offers=offers, without=without)
-            return [self._judge.decide(near, hits, top_k) for near, hits in found]
+            return self._ask(
+                vectors,
+                lambda around: self._judge.decide(around, top_k),
+                offers=offers,
+                without=without,
+            )
 
-    def _found(
+    def _ask(
         self,
         vectors: npt.ArrayLike,
-        least_of_all: float | None,
+        ask: Callable[[Around], Found],
+        least_of_all: float | None = None,
         *,
         offers: bool = True,
         without: Collection[str] = (),
-    ) -> Iterator[tuple[Near, Hits]]:
-        """Of each row what lies near it among the skills that are here, and those it calls for.
-
-        To be called, and to be used up, under the lock.
-        """
+    ) -> list[Found]:
+        """What `ask` finds around each row; to be called under the lock."""
         unit = checked(vectors, self.dim)
         shelves = (self._here, self._offered) if offers and len(self._offered) else (self._here,)
         least = [shelf.least for shelf in shelves]
@@ -243,18 +246,7 @@ class LoRARouter:
             least[1] = least[1].copy()
             for digest in passed:
                 least[1][self._offered.rows(digest)] = np.inf
-        searches = [search(shelf, unit, of) for shelf, of in zip(shelves, least, strict=True)]
-        for query, *around in zip(unit, *searches, strict=True):
-            hits: list[tuple[float, str]] = []
-            for near in around:
-                scores, doubtful = near.calls()
-                hits += [
-                    (-score, digest)
-                    for digest, score in scores.items()
-                    if digest not in doubtful or self._skills[digest].holds(query)
-                ]
-            hits.sort()
-            yield around[0], [(digest, -score) for score, digest in hits]
+        return ask_each(list(zip(shelves, least, strict=True)), unit, ask)
 
     def scores(self, vectors: npt.ArrayLike) -> FloatArray:
         """(n,) the best cosine of each row of (n, dim) to any prototype routed to; -1 with none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,10 +15,10 @@ from lora.authors import Edition
 from lora.boundary import Boundary
 from lora.errors import CardInvalidError, ConfigError
 from lora.head import normalize
-from lora.near import Near
+from lora.near import Around, Hits
 from lora.neighbours import AMBIGUOUS, BETWEEN
 
-__all__ = ["Decision", "Hits", "Judge", "Match", "Skill", "check_top", "checked", "prepared"]
+__all__ = ["Decision", "Judge", "Match", "Skill", "check_top", "checked", "prepared"]
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,6 @@ class Skill:
     @property
     def edition(self) -> Edition:
         return Edition(self.author, self.version, self.created, self.digest)
-
-    def holds(self, query: FloatArray) -> bool:
-        """Whether a unit vector (dim,) lies on its side of its boundary."""
-        return self.boundary is None or bool(self.boundary.holds(query[None])[0])
 
     def match(self, score: float) -> Match:
         """The skill as an answer."""
@@ -130,10 +126,6 @@ def _tame(points: FloatArray) -> FloatArray:
     return tamed
 
 
-Hits = Sequence[tuple[str, float]]
-"""Digests and scores of the skills that a vector calls for, the best first."""
-
-
 class Judge:
     """Decides between the skills that a query calls for; `LoRARouter.decide` says how."""
 
@@ -141,34 +133,37 @@ class Judge:
         """`known`: the skills by digest, as the router keeps them."""
         self._known = known
 
-    def decide(self, near: Near, hits: Hits, top_k: int) -> Decision:
-        """`hits` by a vector, and `near` is what lies there among the skills that are here."""
-        decision = self._judged(near, hits, top_k)
+    def decide(self, around: Around, top_k: int) -> Decision:
+        """Which skills answer a vector, by what is found around it."""
+        hits = around.hits(max(AMBIGUOUS, BETWEEN) if top_k > 1 else AMBIGUOUS)
+        decision = self._judged(around, hits, top_k)
         for claimed in (self._virtual, self._foreign):
             if decision.reason == "ambiguous" and claimed(hits[0][0]):
-                # A claim keeps no skill from answering that is more than that.
-                left = [hit for hit in hits if not claimed(hit[0])]
+                # A claim keeps no skill from answering that is more than that; what is on offer
+                # is another author's, too.
+                left = [hit for hit in around.hits() if not claimed(hit[0])]
                 if not left:
                     break
-                hits, decision = left, self._judged(near, left, top_k)
+                hits, decision = left, self._judged(around, left, top_k)
         return decision
 
-    def _judged(self, near: Near, hits: Hits, top_k: int) -> Decision:
+    def _judged(self, around: Around, hits: Hits, top_k: int) -> Decision:
         if not hits:
             return Decision(reason="below_threshold")
         first, best = hits[0]
         winner = self._known[first]
-        for silent in near.above(best):
-            if silent == first or self._known[silent].name in winner.beside:
-                continue
-            if self._rivals(winner, silent):
-                return Decision(reason="ambiguous")
         for digest, score in hits[1:]:
             if best - score >= AMBIGUOUS:
                 break
             other = self._known[digest]
             told = other.name in winner.beside or winner.name in other.beside
             if self._rivals(winner, digest) and not told:
+                return Decision(reason="ambiguous")
+        # To know that nothing is nearer takes longest.
+        for silent in around.above(best):
+            if silent == first or self._known[silent].name in winner.beside:
+                continue
+            if self._rivals(winner, silent):
                 return Decision(reason="ambiguous")
         chosen = [winner.match(best)]
         for digest, score in hits[1:]:

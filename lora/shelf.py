@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lora.adapter import FloatArray
 from lora.boundary import Boundary
-from lora.planes import Planes, Sides
+from lora.planes import Planes
 from lora.sieve import Sieve
 
 __all__ = ["Shelf"]
@@ -25,6 +25,7 @@ TOGETHER: Final = 32
 """Vectors whose scores are made at once."""
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 class Shelf:
@@ -138,9 +139,14 @@ class Shelf:
             best[start : start + TOGETHER] = part.max(axis=1)
         return best
 
-    def sides(self, unit: FloatArray) -> Sides | None:
-        """Of unit vectors (n, dim) whose boundaries they lie on which side of, by slot."""
+    def sides(self, unit: FloatArray) -> Bools | None:
+        """(n, slots) whether unit vectors (n, dim) lie on the sides of skills, or nearly; None
+        where none has a boundary."""
         return self._planes.sides(unit, len(self._rows))
+
+    def holds(self, query: FloatArray, rows: Ints) -> Bools:
+        """(k,) whether a unit vector (dim,) lies on the side of the skill of each row."""
+        return self._planes.holds(query, self._slot.take(rows))
 
     def rows_of(self, slots: Ints) -> Ints | None:
         """The rows of the skills in these slots; None where most skills are among them."""

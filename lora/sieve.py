@@ -12,7 +12,7 @@ cosine is ever left out, whatever the basis; a bad one makes it slow, not wrong.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -32,19 +32,34 @@ SAMPLE = 4096
 SLACK = 1e-5
 """More than what rounding takes from a bound."""
 
+OUTSIDE = 0.5
+"""Of the square of its length: with so much outside the basis, a vector's bounds say little."""
+
 _REST = 1e-6
 """Added to the square of a rest: a difference of two near numbers may have come out too small."""
 
 
-class Sieved(NamedTuple):
+class Sieved:
     """Bounds of the cosines of some vectors to all points."""
 
-    most: FloatArray
-    """(n, p) by the first table."""
-    coarse: FloatArray
-    """(n, 64) the vectors as the first table has points."""
-    fine: FloatArray
-    """(n, 64) and as the second has them."""
+    def __init__(self, table: FloatArray, coarse: FloatArray, fine: FloatArray) -> None:
+        """`table` (p, 64) is the first; the vectors are (n, 64) as each of the two has points."""
+        self._table = table
+        self.coarse, self.fine = coarse, fine
+
+    @cached_property
+    def most(self) -> FloatArray:
+        """(n, p) by the first table; made when it is first asked for."""
+        coarse, table = self.coarse, self._table
+        # A product with one row is slower as a matrix.
+        most = coarse @ table.T if len(coarse) > 1 else (table @ coarse[0])[None]
+        most += np.float32(SLACK)
+        return most
+
+    def tells(self, row: int) -> bool:
+        """Whether bounds can be expected to say much of a vector: most of it lies in the basis."""
+        rest = float(self.coarse[row, -1])
+        return rest * rest < OUTSIDE
 
 
 class Sieve:
@@ -78,12 +93,7 @@ class Sieve:
 
     def bounds(self, unit: FloatArray, count: int) -> Sieved:
         """Of the cosines of unit vectors (n, dim) to the first `count` points."""
-        coarse, fine = self._parts(unit)
-        table = self._coarse[:count]
-        # A product with one row is slower as a matrix.
-        most = coarse @ table.T if len(unit) > 1 else (table @ coarse[0])[None]
-        most += np.float32(SLACK)
-        return Sieved(most, coarse, fine)
+        return Sieved(self._coarse[:count], *self._parts(unit))
 
     def left(self, sieved: Sieved, row: int, rows: Ints, least: FloatArray | np.float32) -> Ints:
         """Of the points `rows` those whose cosine to vector `row` may be `least` or more.
