@@ -51,6 +51,8 @@ class ApiContext:
     dimensions: Dimensions = field(default_factory=Dimensions)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is to end: streams end, readiness is over."""
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it can wait no longer: who has no answer by then is told to come again."""
     observers: list[Callable[[Answered], None]] = field(default_factory=list)
     """Called for every request once it is answered; they must neither fail nor wait."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from starlette.requests import Request
@@ -139,9 +139,9 @@ class Guarded:
         if operation.takes is not None:
             body = await read_body(request, self._gate.context.settings.api.max_body_bytes)
             request = Request(scope, _again(body, receive))
-        if operation.finishes or operation.lasting:
+        if operation.lasting:
             return await operation.handler(request)
-        return await _unless_gone(request, operation, receive)
+        return await _in_time(request, operation, receive, self._gate.context.leaving)
 
     def _translated(self, error: Exception, request: Request) -> ApiError:
         """What the caller is told."""
@@ -169,24 +169,32 @@ class _Gone(Exception):
     """The caller went away."""
 
 
-async def _unless_gone(request: Request, operation: Operation, receive: Receive) -> Response:
-    """The handler's response; its work ends where the caller goes away before."""
+async def _in_time(
+    request: Request, operation: Operation, receive: Receive, leaving: asyncio.Event
+) -> Response:
+    """The handler's response; its work ends where this process has to, or, unless it is carried
+    through, where the caller goes away before."""
 
     async def until_gone() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
     work = asyncio.ensure_future(operation.handler(request))
-    gone = asyncio.ensure_future(until_gone())
+    left = asyncio.ensure_future(leaving.wait())
+    ends: list[asyncio.Future[Any]] = [left]
+    if not operation.finishes:
+        ends.append(asyncio.ensure_future(until_gone()))
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise _Gone
-        return work.result()
+        await asyncio.wait({work, *ends}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        if left.done():
+            raise FleetAway("the API is stopped before there is an answer: ask again")
+        raise _Gone
     finally:
-        for task in (work, gone):
+        for task in (work, *ends):
             task.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)
+        await asyncio.gather(work, *ends, return_exceptions=True)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

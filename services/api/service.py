@@ -31,6 +31,8 @@ __all__ = ["ApiService"]
 
 IN_FLIGHT = 4
 """Parts of one request that are encoded at a time."""
+LAST_WORDS = 1.0
+"""Seconds for telling everybody, of those that are kept for closing down."""
 
 
 class ApiService(Service):
@@ -102,12 +104,20 @@ class ApiService(Service):
         self.log.info("serving", url=self.url, keys=len(keys.list()))
 
     async def drain(self) -> None:
-        """Take no new connection; answer what was asked, end the streams."""
+        """Take no new connection; answer what was asked, end the streams.
+
+        Cancelled, it has everybody told to come again who has no answer yet.
+        """
         if self._server is None or self._serving is None or self._api is None:
             return
         self._api.draining.set()
         self._server.should_exit = True
-        await asyncio.wait({self._serving})
+        try:
+            await asyncio.wait({self._serving})
+        except asyncio.CancelledError:
+            self._api.leaving.set()
+            await asyncio.wait({self._serving}, timeout=LAST_WORDS)
+            raise
 
     async def aclose(self) -> None:
         """Close what looks at the fleet."""

@@ -8,16 +8,19 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from schemas import Event, FeedbackGiven
 from services.api import presence
 from services.api.keys import KeyStore
 from services.errors import SettingsError
 from services.runtime import api_address
 from services.runtime.api_address import bound
 from services.runtime.settings_api import ApiSettings
+from tests.bus.kit import eventually
 from tests.services.api.kit import Door, opened
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -93,6 +96,39 @@ async def test_what_is_asked_is_answered_before_it_ends(tmp_path: Path) -> None:
             await door.client.get("/healthz")
 
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("what", ["asked", "given"])
+async def test_who_has_no_answer_when_the_grace_is_over_is_told_to_come_again(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as door:
+        bus, at_work = door.service.bus, asyncio.Event()
+        publish = bus.publish
+
+        async def silent(*events: Event[Any]) -> Any:
+            if not isinstance(events[0].data, FeedbackGiven):
+                return await publish(*events)
+            at_work.set()
+            return await asyncio.Event().wait()  # as where the journal has no majority
+
+        monkeypatch.setattr(bus, "publish", silent)
+        if what == "asked":
+            asking = asyncio.create_task(door.embed("slow"))
+            await eventually(lambda: bool(door.player.asked))
+        else:
+            given = {"query": "q", "relevant": ["a"]}
+            asking = asyncio.create_task(door.client.post("/v1/feedback", json=given))
+            await asyncio.wait_for(at_work.wait(), 10)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await door.service.drain()
+        answer = await asyncio.wait_for(asking, 10)
+
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "fleet_unavailable"
+    assert "ask again" in answer.json()["error"]["message"]
+    assert answer.headers["retry-after"]
 
 
 async def test_requests_are_counted_for_the_heartbeat(tmp_path: Path) -> None:
