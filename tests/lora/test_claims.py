@@ -69,12 +69,16 @@ def test_theirs_answers_only_nearer_to_it_than_anything_of_ours_is(first: str) -
     assert names(router, 81) == ([], "below_threshold"), "40 degrees away is too far"
 
 
-def test_where_theirs_would_be_a_guess_ours_answers_however_much_further_it_is() -> None:
+@pytest.mark.parametrize("installed", [True, False])
+def test_where_theirs_would_be_a_guess_ours_answers_however_far_it_is(installed: bool) -> None:
     router = LoRARouter(2)
     strict = card("strict", 44, threshold=0.9999)
     router.register_card(strict)
     router.register_card(card("ours", 0, metrics={beside_key("strict"): 0.0}))
-    virtual(router, "theirs", 40)
+    if installed:
+        foreign(router, card("theirs", 40, threshold=-1.0))
+    else:
+        virtual(router, "theirs", 40)
     assert names(router, 41) == (["theirs"], None)
     assert names(router, 42.5) == (["ours"], None), "silent, and nearer than theirs"
 
