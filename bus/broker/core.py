@@ -37,7 +37,7 @@ SOURCE = "/broker/1"
 Reply = Callable[[bytes, bytes], bool]
 """Sends a status and a body; False if the one who asked is gone."""
 
-INCOMING = 4_096
+INCOMING = 16_384
 """Durable events from ingress, of one sender, that may be under way in the journal."""
 SHED_MS = 1_000
 """Milliseconds after which a request that was dropped may come again."""
