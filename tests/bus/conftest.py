@@ -19,6 +19,12 @@ from tests.bus.nats_server import NatsServer, nats_binary
 Connect = Callable[..., Awaitable[bus.Bus]]
 
 
+@pytest.fixture(autouse=True)
+def room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker in the tests' own process is not short of memory by what other tests hold there."""
+    monkeypatch.setattr("bus.broker.broker.MEMORY", 2**60)
+
+
 @pytest.fixture(scope="session")
 def nats_server() -> Iterator[NatsServer]:
     """One server for all tests: each takes a fleet's name of its own."""

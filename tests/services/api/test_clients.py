@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,9 @@ async def test_a_key_is_sent_as_the_client_sends_it(door: Door) -> None:
 @asynccontextmanager
 async def langchain(door: Door, **options: Any) -> AsyncIterator[OpenAIEmbeddings]:
     """LangChain's embeddings over HTTP clients that are closed at the end, as it closes none."""
-    from langchain_openai import OpenAIEmbeddings  # takes seconds, which not every worker need wait
+    # Takes seconds: not every worker need wait for it, nor the fleet, which is heard in this loop.
+    await asyncio.to_thread(importlib.import_module, "langchain_openai")
+    from langchain_openai import OpenAIEmbeddings
 
     with openai.DefaultHttpxClient() as plain:
         async with openai.DefaultAsyncHttpxClient() as concurrent:
