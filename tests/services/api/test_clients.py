@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import importlib
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
+from services.api import presence
 from tests.services.api.kit import Door, card, vector
 
 if TYPE_CHECKING:
@@ -122,11 +123,11 @@ async def test_a_key_is_sent_as_the_client_sends_it(door: Door) -> None:
 @asynccontextmanager
 async def langchain(door: Door, **options: Any) -> AsyncIterator[OpenAIEmbeddings]:
     """LangChain's embeddings over HTTP clients that are closed at the end, as it closes none."""
-    # Takes seconds: not every worker need wait for it, nor the fleet, which is heard in this loop.
-    await asyncio.to_thread(importlib.import_module, "langchain_openai")
-    from langchain_openai import OpenAIEmbeddings
+    from langchain_openai import OpenAIEmbeddings  # takes seconds, which not every worker need wait
 
-    with openai.DefaultHttpxClient() as plain:
+    with pytest.MonkeyPatch.context() as patch, openai.DefaultHttpxClient() as plain:
+        # So long that a fleet which is played, and says but once that it is there, counts as gone.
+        patch.setattr(presence, "PATIENCE", math.inf)
         async with openai.DefaultAsyncHttpxClient() as concurrent:
             yield OpenAIEmbeddings(
                 model="auto",
