@@ -82,6 +82,8 @@ class Connection:
                 **options,
             )
         )
+        # However it ends, whoever opens it is told here.
+        connecting.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             async with asyncio.timeout(patience):
                 await asyncio.wait([connecting, self._refused], return_when=asyncio.FIRST_COMPLETED)
@@ -96,20 +98,11 @@ class Connection:
         except (OSError, ValueError, nats.errors.Error) as e:
             raise Unreachable(f"cannot connect to {self.place.shown}: {e}") from e
         finally:
-            await self._given_up(connecting)
+            if not connecting.done():
+                await self._end(connecting)
             self._refused.cancel()
         self._opened = True
         self._up.set()
-
-    async def _given_up(self, connecting: asyncio.Task[None]) -> None:
-        """End an attempt that is not over yet."""
-        for _ in range(INSISTING):
-            if connecting.done():
-                break
-            connecting.cancel()
-            await asyncio.wait({connecting, *self._client.abandon()}, timeout=PAUSE)
-        if connecting.done() and not connecting.cancelled():
-            connecting.exception()  # whoever opens it was told
 
     async def aclose(self) -> None:
         """Send what was to be sent, and close."""
@@ -123,13 +116,18 @@ class Connection:
         await asyncio.wait([closing], timeout=CLOSING)
         if not closing.done():
             _log.info("the connection to %s is given up as it is", self.place.shown)
-            closing.cancel()
         # An error on the way, as of a socket that broke, leaves the library's tasks as they were.
+        await self._end(closing)
+
+    async def _end(self, work: asyncio.Task[None]) -> None:
+        """End this, and whatever of the library still runs; it loses a cancellation now and then,
+        and would go on for ever."""
         for _ in range(INSISTING):
+            work.cancel()
             running = self._client.abandon()
-            if not running and closing.done():
+            if work.done() and not running:
                 return
-            await asyncio.wait({closing, *running}, timeout=PAUSE)
+            await asyncio.wait({work, *running}, timeout=PAUSE)
 
     async def _close(self) -> None:
         """As the library does it, which may take as long as a server is frozen."""

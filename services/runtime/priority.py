@@ -22,7 +22,7 @@ def stand_back(niceness: int, process: int | None = None) -> None:
 
     Where Linux divides processors by session first (sched_autogroup(7)), niceness counts within a
     session only: one that the process leads itself stands back as a whole. What the system does
-    not allow is left as it is. May take half a second.
+    not allow is left as it is. May take most of a second.
     """
     if not niceness:
         return
