@@ -16,6 +16,11 @@ COLUMN = "embedding"
 FRAMED = range(64, 1 << 16)
 """Numbers of values for which a stream's frame is kept to be used again: writing one takes 0.1 ms.
 Fewer might be found where they do not stand."""
+FRAMES = 256
+"""Shapes whose frames are kept."""
+_shapes: dict[int, tuple[int, int]] = {}
+"""Of streams that were read, by their length: another so long is likely framed as they are. Reading
+one takes 45 µs, comparing its frame 2."""
 
 
 def to_stream(vectors: NDArray[np.float32]) -> bytes:
@@ -29,7 +34,7 @@ def to_stream(vectors: NDArray[np.float32]) -> bytes:
     return b"".join((before, rows.data, after))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=FRAMES)
 def _frame(rows: int, dim: int) -> tuple[bytes, bytes]:
     """What stands before and behind the values: it depends on nothing but their number."""
     values = np.arange(1, rows * dim + 1, dtype=np.float32).reshape(rows, dim)
@@ -52,7 +57,34 @@ def _written(rows: NDArray[np.float32]) -> bytes:
 
 
 def from_stream(stream: bytes) -> NDArray[np.float32]:
-    """The rows (n, dim) float32 of an attachment; raises `AttachmentError`."""
+    """The rows (n, dim) float32 of an attachment, read-only; raises `AttachmentError`."""
+    shape = _shapes.get(len(stream))
+    if shape is not None:
+        found = _framed(stream, *shape)
+        if found is not None:
+            return found
+    read = _read(stream)
+    if read.size in FRAMED:
+        if len(_shapes) >= FRAMES:
+            _shapes.clear()
+        _shapes[len(stream)] = read.shape
+    return read
+
+
+def _framed(stream: bytes, rows: int, dim: int) -> NDArray[np.float32] | None:
+    """The values of a stream that is the one written here in every byte but theirs."""
+    before, after = _frame(rows, dim)
+    begin, end = len(before), len(stream) - len(after)
+    if end - begin != 4 * rows * dim or stream[:begin] != before or stream[end:] != after:
+        return None
+    flat = np.frombuffer(stream, np.float32, rows * dim, begin)
+    if not flat.flags.aligned:  # it may lie anywhere in what was received
+        flat = flat.copy()
+    flat.flags.writeable = False
+    return flat.reshape(rows, dim)
+
+
+def _read(stream: bytes) -> NDArray[np.float32]:
     try:
         with pa.ipc.open_stream(stream) as reader:
             table = reader.read_all()
@@ -63,7 +95,7 @@ def from_stream(stream: bytes) -> NDArray[np.float32]:
         column = table.column(COLUMN).combine_chunks()
         rows, dim = len(column), kind.list_size
         values = column.values.slice(column.offset * dim, rows * dim)
-    except (pa.ArrowException, KeyError) as e:
+    except (pa.ArrowException, KeyError, OSError, UnicodeDecodeError) as e:
         raise AttachmentError(f"the attachment is no stream of embeddings: {e}") from e
     if column.null_count or values.null_count:
         raise AttachmentError("the attachment has rows or values that are missing")

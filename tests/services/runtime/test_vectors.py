@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from services.errors import AttachmentError
-from services.runtime.vectors import from_stream, to_stream
+from services.runtime.vectors import FRAMES, _shapes, from_stream, to_stream
 
 
 @given(
@@ -37,6 +37,57 @@ def test_a_stream_is_the_same_however_often_its_like_was_written(shape):
     assert to_stream(vectors) == first
 
 
+def read(stream):
+    """What a stream holds, or why it cannot be read."""
+    try:
+        return from_stream(stream)
+    except AttachmentError as error:
+        return str(error)
+
+
+FRAME = to_stream(np.zeros((2, 48), np.float32))
+
+
+@given(
+    place=st.integers(0, len(FRAME) - 1),
+    bits=st.integers(0, 255),
+    cut=st.none() | st.integers(1, 40),
+    shift=st.none() | st.integers(0, 3),
+)
+def test_a_stream_like_one_that_was_read_is_read_as_if_it_were_the_first(place, bits, cut, shift):
+    vectors = np.random.default_rng(place).normal(size=(2, 48)).astype(np.float32)
+    damaged = bytearray(to_stream(vectors))
+    damaged[place] ^= bits
+    stream = bytes(damaged[:-cut] if cut else damaged)
+    if shift is not None:  # as it may lie in what was received
+        stream = memoryview(bytes(shift) + stream)[shift:]
+    _shapes.clear()
+    first = read(stream)
+    assert isinstance(read(FRAME), np.ndarray)
+    again = read(stream)
+    if isinstance(first, str):
+        assert again == first
+        return
+    assert (again.shape, again.dtype) == (first.shape, first.dtype)
+    assert again.tobytes() == first.tobytes()
+    assert again.flags == first.flags
+    assert not again.flags.writeable
+
+
+def test_streams_of_one_length_and_different_shapes_are_told_apart():
+    values = np.random.default_rng(0).normal(size=96).astype(np.float32)
+    shapes = [(2, 48), (48, 2), (1, 96)] * 2
+    streams = [to_stream(values.reshape(shape)) for shape in shapes]
+    assert len({*map(len, streams)}) == 1
+    assert [from_stream(stream).shape for stream in streams] == shapes
+
+
+def test_a_stream_keeps_no_more_shapes_than_a_few():
+    for dim in range(64, 64 + 16 * FRAMES, 8):
+        from_stream(to_stream(np.ones((1, dim), np.float32)))
+        assert len(_shapes) <= FRAMES
+
+
 def test_the_stream_is_what_the_wire_document_says():
     stream = to_stream(np.ones((2, 3), np.float32))
     with pa.ipc.open_stream(stream) as reader:
@@ -46,7 +97,20 @@ def test_the_stream_is_what_the_wire_document_says():
     assert batches[0].schema.field("embedding").type.list_size == 3
 
 
-@pytest.mark.parametrize("stream", [b"", b"nonsense", to_stream(np.ones((2, 3), np.float32))[:60]])
+WHOLE = to_stream(np.ones((2, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"",
+        b"nonsense",
+        WHOLE[:60],
+        b"\xfe" + WHOLE[1:],
+        WHOLE.replace(b"embedding", b"embed\xffing"),
+    ],
+    ids=["empty", "nonsense", "cut", "damaged length", "damaged name"],
+)
 def test_what_is_no_stream_is_refused(stream):
     with pytest.raises(AttachmentError):
         from_stream(stream)
