@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Coroutine, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Generator, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ import msgspec
 import schemas
 from bus import protocol
 from bus.client.appending import Appender
+from bus.client.asking import Question
 from bus.client.consumer import Leased, Member
 from bus.client.reading import JournalReader, kinds_of
 from bus.client.sinks import Heartbeats, Refusals, Replies, Sink, Topics
@@ -23,7 +24,6 @@ from bus.errors import (
     Closed,
     NotPermitted,
     Refused,
-    RequestTimeout,
     StaleLease,
     Unreachable,
     refusal,
@@ -161,13 +161,22 @@ class ClientBus(JournalReader):
         if self._sends % YIELD == 0:
             await asyncio.sleep(0)  # who publishes in a loop must hear, too
         self._sends += 1
+        for pause in self._attempts(message):
+            await asyncio.sleep(pause)
+
+    def _attempts(self, message: Sequence[bytes]) -> Generator[float, None, None]:
+        """Send; while the queue is full, the seconds until the next attempt."""
         for pause in FULL_PAUSES:
             if self.link.send(message):
                 self._published += 1
                 return
             if not self.link.live:
                 break
-            await asyncio.sleep(pause)
+            try:
+                yield pause
+            except GeneratorExit:  # given up meanwhile
+                self.dropped += 1
+                raise
         self.dropped += 1
 
     async def call(self, verb: str, request: protocol.Request) -> bytes:
@@ -255,20 +264,24 @@ class ClientBus(JournalReader):
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
         answer = self._replies.expect(event.id, tuple(kind.type for kind in chosen))
+        late = f"nobody answered {event.type} {event.id} within {timeout:g} s"
+        question = Question(answer, self._asking(message, resend), end=end, late=late)
         try:
             if not self._answerable.issuperset(topics):
                 await self._hear_answers(topics, end)
-            pause = resend
-            while (left := end - loop.time()) > 0:
-                self._check()
-                await self._send(message)
-                await asyncio.wait([answer], timeout=min(left, pause))
-                if answer.done():
-                    return answer.result()
-                pause = min(2 * pause, MAX_RESEND)
+            question.go_on()
+            return await answer
         finally:
+            question.end()
             self._replies.forget(event.id, answer)
-        raise RequestTimeout(f"nobody answered {event.type} {event.id} within {timeout:g} s")
+
+    def _asking(self, message: Sequence[bytes], resend: float) -> Generator[float, None, None]:
+        """Send, and send again; the seconds until it is to go on."""
+        while True:
+            self._check()
+            yield from self._attempts(message)
+            yield resend
+            resend = min(2 * resend, MAX_RESEND)
 
     async def _hear_answers(self, topics: Sequence[str], end: float) -> None:
         """Listen to answers, once and for all; given up at `end`, the loop's time."""
