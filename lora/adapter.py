@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -177,6 +177,11 @@ class Adapter:
         if self.a_scale is not None and self.b_scale is not None:
             found |= {"a_scale": self.a_scale, "b_scale": self.b_scale}
         return found
+
+    @cached_property
+    def kept(self) -> dict[str, Any]:
+        """What others made of the matrices, by their names for it: it goes with the adapter."""
+        return {}
 
     @cached_property
     def factors(self) -> tuple[FloatArray, FloatArray]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from lora import layout
 from lora.adapter import HEAD, MAX_ALPHA, MAX_RANK, Adapter, FloatArray
 from lora.boundary import Boundary
 from lora.errors import CardInvalidError, CardNotFiniteError, CardSchemaError
+from lora.outline import Place, matrices, outline
 from lora.verified import Identity, Verified, identity
 
 __all__ = [
@@ -39,7 +41,8 @@ EXTENSION: Final = ".lora.arrow"
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ROLES: Final = ("query", "document")
 
-_sound: Final = Verified()
+_sound: Final = Verified[str](most=16_384)
+"""The digests of files that were read whole and found sound."""
 
 MAX_VERSION: Final = 2**31 - 1
 MAX_MODULES: Final = 4096
@@ -367,29 +370,34 @@ class LoRAFormat:
 
         The order of the checks: size, digest over the raw bytes, then parsing, exact schema, full
         validation, limits, shapes, finite values. A file that this process has found sound is not
-        hashed again, nor its values looked at, until it changes (`lora.verified`). It must not be
-        changed while it is mapped.
+        hashed again, nor its values looked at, nor what it says parsed, until it changes
+        (`lora.verified`). It must not be changed while it is mapped.
         `hashed` is for a caller that has itself just seen that the bytes have this `digest`.
 
         Raises:
             CardNotFoundError, CardTooLargeError, CardDigestError, CardCorruptError,
             CardSchemaError, CardInvalidError, CardNotFiniteError
         """
-        before = _identity(Path(path))
-        with layout.mapped(Path(path), max_bytes) as buffer:
-            state = before if before == _identity(Path(path)) else None
-            sound = None if state is None else _sound.digest(state)
+        path = Path(path)
+        before = _identity(path)
+        with layout.mapped(path, max_bytes) as buffer:
+            state = before if before == _identity(path) else None
+            sound = None if state is None else _sound.get(state)
             if sound is None and digest is not None and hashed:
                 found = digest
             else:
                 found = sound or layout.digest_of_bytes(buffer)
             layout.check_digest(digest, found, str(path))
-            words, modules, prototypes = layout.decode(buffer)
-            card = _card(words, modules, prototypes, found, buffer.size)
+            known = None if sound is None or state is None else _known.get(state)
+            if known is not None:
+                return known.mapped(buffer)
+            words, places = outline(buffer)
+            card = _card(words, *matrices(places, buffer), found, buffer.size)
             if sound is None:
                 card.check_finite()
-                if state is not None and not hashed:
-                    _sound.learn(state, found)
+            if state is not None and not (hashed and sound is None):
+                _sound.learn(state, found)
+                _known.learn(state, _Known.of(card, places))
             return card
 
     @staticmethod
@@ -397,6 +405,30 @@ class LoRAFormat:
         """`sha256:` and 64 digits over the file's bytes, which are not parsed."""
         with layout.mapped(Path(path), max_bytes) as buffer:
             return layout.digest_of_bytes(buffer)
+
+
+class _Known(NamedTuple):
+    """A card without its matrices, all of it checked, and where in the file they lie."""
+
+    fields: dict[str, Any]
+    places: tuple[Place, ...]
+
+    @classmethod
+    def of(cls, card: LoRACard, places: tuple[Place, ...]) -> _Known:
+        kept = {each.name for each in fields(card)} - {"modules", "prototypes"}
+        said = {name: value for name, value in vars(card).items() if name in kept}
+        return cls(said, tuple(sorted(places, key=lambda place: place.module)))
+
+    def mapped(self, buffer: pa.Buffer) -> LoRACard:
+        """The card, its matrices views of another mapping of the same file."""
+        modules, prototypes = matrices(self.places, buffer)
+        card = object.__new__(LoRACard)  # whose checks it has passed
+        vars(card).update(self.fields, modules=MappingProxyType(modules), prototypes=prototypes)
+        return card
+
+
+_known: Final = Verified[_Known](most=1024)
+"""Of files that are read again and again: some 10 kB each."""
 
 
 def _identity(path: Path) -> Identity | None:

@@ -13,14 +13,16 @@ LoRA: arXiv 2106.09685. Segments over sorted rows are the idea of Punica, arXiv 
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
-from weakref import WeakKeyDictionary
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils.dlpack import from_dlpack
 
 from lora.adapter import Adapter
 from lora.errors import ModuleShapeError, UnknownCardError
@@ -63,34 +65,51 @@ class Weights:
         Views take no memory, so the same ones are given again as long as the adapter lives. int8
         travels as it is stored, and is multiplied by its scales once, where it arrives.
         """
-        known = _VIEWS.get(adapter)
+        known = adapter.kept.get(_VIEWS)
         if known is not None and (known.a.dtype, known.a.device) == (like.dtype, like.device):
-            return known
+            return cast("Weights", known)
         a = _placed(adapter.a, adapter.a_scale, like)
         b = _placed(adapter.b, adapter.b_scale, like)
         made = cls(a, b, adapter.scale)
         if adapter.dtype == "float32" and (a.dtype, a.device.type) == (torch.float32, "cpu"):
-            _VIEWS[adapter] = made
+            adapter.kept[_VIEWS] = made
         return made
 
 
-_VIEWS: WeakKeyDictionary[Adapter, Weights] = WeakKeyDictionary()
-"""Weights that are views of their adapter's matrices."""
+_VIEWS: Final = "views"
+"""Under this name an adapter keeps weights that are views of its matrices."""
 
 
 class _Foreign:
-    """Lends an array's memory to NumPy as writable, and keeps the array alive.
-
-    Torch warns about read-only arrays since it cannot keep them so. The layers never write to an
-    adapter's weights, so the mapping can be lent as it is.
-    """
+    """Lends an array's memory to NumPy as writable, and keeps the array alive."""
 
     def __init__(self, owner: npt.NDArray[Any]) -> None:
         self.owner = owner
-        self.__array_interface__ = {
-            **owner.__array_interface__,
-            "data": (owner.__array_interface__["data"][0], False),
-        }
+        self.__array_interface__ = owner.__array_interface__  # one of its own, each time
+        self.__array_interface__["data"] = (self.__array_interface__["data"][0], False)
+
+
+def _lent(array: npt.NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.asarray(_Foreign(array)))
+
+
+def _taker() -> Callable[[npt.NDArray[Any]], Tensor]:
+    """What makes a tensor over an array's memory.
+
+    `from_numpy` warns of read-only arrays since it cannot keep them so; DLPack, from its version 1
+    on, is told that they are. The layers never write to an adapter's weights, so that a mapping can
+    as well be lent as if it were writable.
+    """
+    sample = np.frombuffer(bytes(8), np.uint16)
+    try:
+        with warnings.catch_warnings(action="error"):
+            from_dlpack(sample)
+    except (BufferError, RuntimeError, TypeError, Warning):
+        return _lent
+    return cast("Callable[[npt.NDArray[Any]], Tensor]", from_dlpack)
+
+
+_over: Final = _taker()
 
 
 def as_tensor(matrix: npt.NDArray[Any]) -> Tensor:
@@ -98,13 +117,15 @@ def as_tensor(matrix: npt.NDArray[Any]) -> Tensor:
 
     The tensor must not be written to: the memory may be a read-only mapping.
     """
-    tensor = torch.from_numpy(np.asarray(_Foreign(np.ascontiguousarray(matrix))))
+    tensor = _over(np.ascontiguousarray(matrix))
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
 def _placed(stored: npt.NDArray[Any], scale: npt.NDArray[Any] | None, like: Tensor) -> Tensor:
     if scale is None:
-        return as_tensor(stored).to(like.device, like.dtype)
+        tensor = as_tensor(stored)
+        fits = tensor.dtype == like.dtype and tensor.device == like.device
+        return tensor if fits else tensor.to(like.device, like.dtype)
     widths = as_tensor(scale).to(like.device)
     return (as_tensor(stored).to(like.device) * widths).to(like.dtype)
 

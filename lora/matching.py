@@ -47,8 +47,8 @@ def match_keys(keys: Iterable[str], modules: Iterable[str]) -> Matching:
     A looser match counts only where it is the only one and its module is not taken; each is logged.
     """
     available = list(modules)
-    keys = list(keys)
-    pairs = {key: key for key in keys if key in set(available)}
+    keys, named = list(keys), set(available)
+    pairs = {key: key for key in keys if key in named}
     taken = set(pairs.values())
     loose: list[tuple[str, str, str]] = []
 

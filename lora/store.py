@@ -65,9 +65,12 @@ class CardStore:
     def open(self, digest: str) -> LoRACard:
         """The card of this digest, verified and mapped."""
         path = self.path(digest)
-        if not path.exists():
-            raise CardNotFoundError(f"the store has no card {digest}")
-        return LoRAFormat.read(path, digest=digest, max_bytes=self.max_bytes)
+        try:
+            return LoRAFormat.read(path, digest=digest, max_bytes=self.max_bytes)
+        except CardNotFoundError:
+            if path.exists():  # and is something else than a file
+                raise
+            raise CardNotFoundError(f"the store has no card {digest}") from None
 
     def bring(self, digest: str) -> Path:
         """The card's file on this machine, not looked into; raises `CardNotFoundError`."""

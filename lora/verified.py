@@ -1,4 +1,5 @@
-"""Files that this process has read whole and found sound: they need not be hashed at each opening.
+"""Files that this process has read whole and found sound: they need not be hashed at each
+opening, nor what they say be read and checked again.
 
 A file is known by its place on the disk, its size and its times. Whoever writes to it changes the
 time of change (`st_ctime`), which cannot be set back; one that has changed within `SETTLED_S` of
@@ -12,14 +13,14 @@ import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 __all__ = ["SETTLED_S", "Identity", "Verified", "identity"]
 
 SETTLED_S: Final = 2.0
 """Seconds; the coarsest clock among file systems in use ticks once in so many."""
 
-_KEPT: Final = 16_384
+T = TypeVar("T")
 
 
 class Identity(NamedTuple):
@@ -42,23 +43,28 @@ def identity(path: Path) -> Identity:
     return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-class Verified:
-    """Digests by identity, the latest ones; used from any thread."""
+class Verified(Generic[T]):
+    """What was found of files, by their state: of the `most` last used ones; from any thread."""
 
-    def __init__(self) -> None:
-        self._digests: OrderedDict[Identity, str] = OrderedDict()
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._found: OrderedDict[Identity, T] = OrderedDict()
         self._lock = threading.Lock()
 
-    def digest(self, seen: Identity) -> str | None:
-        """The digest that this state of the file was found to have."""
+    def get(self, seen: Identity) -> T | None:
+        """What was found of the file in this state."""
         with self._lock:
-            return self._digests.get(seen)
+            found = self._found.get(seen)
+            if found is not None:
+                self._found.move_to_end(seen)
+            return found
 
-    def learn(self, seen: Identity, digest: str) -> None:
-        """Remember a file that was read whole in this state, unless it changed just now."""
+    def learn(self, seen: Identity, found: T) -> None:
+        """Remember what a file holds that was read whole in this state, unless it changed just
+        now."""
         if not seen.settled(time.time_ns()):
             return
         with self._lock:
-            self._digests[seen] = digest
-            while len(self._digests) > _KEPT:
-                self._digests.popitem(last=False)
+            self._found[seen] = found
+            while len(self._found) > self._most:
+                self._found.popitem(last=False)

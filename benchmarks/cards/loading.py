@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from benchmarks.kit.rounds import compare, figure
 from lora.card import LoRACard
 from lora.engine import ArrowEngine
 from lora.store import CardStore
+from lora.verified import SETTLED_S
 
 __all__ = ["come_and_go"]
 
@@ -61,6 +63,7 @@ def _kind(
         peft = _Theirs(engine, folder / "peft", cards, turns)
         found["theirs"] = peft.turn
         _check(engine, texts.mixed(8), ours, peft)
+    time.sleep(SETTLED_S)  # a file that is as new as that might still change unseen
     for turn in found.values():
         turn()
     ours.clear()

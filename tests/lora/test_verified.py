@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lora import LoRAFormat, layout
+from lora import LoRACard, LoRAFormat, layout
 from lora.errors import CardDigestError, CardError
+from lora.verified import Identity, Verified
 from tests.lora.cards import card
 
 
@@ -78,3 +81,38 @@ def test_what_is_not_sound_is_never_remembered(tmp_path: Path, hashed: list[int]
     for _ in range(2):
         with pytest.raises(CardError):
             LoRAFormat.read(path)
+
+
+def test_what_a_sound_file_says_is_read_once(
+    tmp_path: Path, hashed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.lora.arrow"
+    LoRAFormat.write(card(name="a", extra={"b": "c"}, prototypes=np.eye(2, 6, dtype="f4")), path)
+    first = LoRAFormat.read(path)
+    monkeypatch.setattr("lora.card.outline", None)  # not to be called
+    again = LoRAFormat.read(path)
+    for name in (each.name for each in fields(LoRACard)):
+        one, other = getattr(first, name), getattr(again, name)
+        if name == "modules":
+            assert list(one) == list(other)
+            for mine, theirs in zip(one.values(), other.values(), strict=True):
+                assert (mine.rank, mine.alpha) == (theirs.rank, theirs.alpha)
+                assert mine.matrices.keys() == theirs.matrices.keys()
+                for role, matrix in mine.matrices.items():
+                    np.testing.assert_array_equal(matrix, theirs.matrices[role], strict=True)
+                    assert not theirs.matrices[role].flags.writeable
+        elif name == "prototypes":
+            np.testing.assert_array_equal(one, other, strict=True)
+        else:
+            assert one == other
+    assert LoRAFormat.encode(again) == path.read_bytes()
+
+
+def test_only_the_latest_are_remembered() -> None:
+    known = Verified[str](most=2)
+    states = [Identity(0, number, 0, 0, 0) for number in range(3)]
+    for state in states[:2]:
+        known.learn(state, "old")
+    assert known.get(states[0]) == "old"
+    known.learn(states[2], "new")
+    assert [known.get(state) for state in states] == ["old", None, "new"]
