@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -16,9 +14,16 @@ import numpy as np
 import pyarrow as pa
 
 from lora import layout
-from lora.adapter import HEAD, MAX_ALPHA, MAX_RANK, Adapter, FloatArray
+from lora.adapter import HEAD, Adapter, FloatArray
 from lora.boundary import Boundary
-from lora.errors import CardInvalidError, CardNotFiniteError, CardSchemaError
+from lora.card_checks import (
+    MAX_PARENTS,
+    SHA256,
+    check_fields,
+    checked_prototypes,
+    require,
+)
+from lora.errors import CardNotFiniteError, CardSchemaError
 from lora.outline import Place, matrices, outline
 from lora.verified import Identity, Verified, identity
 
@@ -26,8 +31,6 @@ __all__ = [
     "DEFAULT_MAX_BYTES",
     "EXTENSION",
     "HEAD",
-    "NAME",
-    "ROLES",
     "Adapter",
     "BaseModel",
     "LoRACard",
@@ -38,41 +41,11 @@ DEFAULT_MAX_BYTES: Final = 256 * 1024 * 1024
 """The largest card file believed unless the caller says otherwise, in bytes."""
 
 EXTENSION: Final = ".lora.arrow"
-NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-ROLES: Final = ("query", "document")
 
 _sound: Final = Verified[str](most=16_384)
 """The digests of files that were read whole and found sound."""
 
-MAX_VERSION: Final = 2**31 - 1
-MAX_MODULES: Final = 4096
-MAX_DIM: Final = 65536
-MAX_PROTOTYPES: Final = 256
-MAX_TEXT: Final = 8192
-MAX_ENTRIES: Final = 256
-MAX_PARENTS: Final = 64
-MAX_INT: Final = 2**63 - 1
-
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
-
 Metric = float | int | str | bool | None
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise CardInvalidError(message)
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether it can be told to others."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _now() -> str:
@@ -90,9 +63,9 @@ class BaseModel:
     """64 hexadecimal digits over the weight file (over a list of files where there are several)."""
 
     def __post_init__(self) -> None:
-        _require(0 < len(self.id) <= 256, f"a base model's id has 1 to 256 characters: {self.id!r}")
-        _require(
-            _SHA256.fullmatch(self.sha256) is not None,
+        require(0 < len(self.id) <= 256, f"a base model's id has 1 to 256 characters: {self.id!r}")
+        require(
+            SHA256.fullmatch(self.sha256) is not None,
             f"a base model's sha256 must be 64 hexadecimal digits, not {self.sha256!r}",
         )
 
@@ -173,11 +146,9 @@ class LoRACard:
         put(self, "target_modules", tuple(self.target_modules) or tuple(self.modules))
         put(self, "applies_to", tuple(self.applies_to))
         put(self, "parents", tuple(self.parents))
-        self._check_words()
-        self._check_numbers()
-        self._check_modules()
+        check_fields(self)
         if self.prototypes is not None:
-            put(self, "prototypes", self._checked_prototypes(self.prototypes))
+            put(self, "prototypes", checked_prototypes(self.prototypes, self.dim))
         Boundary.of(self.extra, self.dim)  # one that cannot be read is refused here
 
     @property
@@ -226,116 +197,6 @@ class LoRACard:
             adapter.check_finite(name)
         if self.prototypes is not None and not np.all(np.isfinite(self.prototypes)):
             raise CardNotFiniteError("the prototypes hold NaN or infinity")
-
-    def _check_words(self) -> None:
-        _require(
-            NAME.fullmatch(self.name) is not None,
-            f"a card's name must match {NAME.pattern}, not {self.name!r}",
-        )
-        for label, text in (
-            ("description", self.description),
-            ("author", self.author),
-            ("trainer", self.trainer),
-        ):
-            _require(len(text) <= MAX_TEXT, f"{label} has more than {MAX_TEXT} characters")
-        said = (self.base_model.id, self.description, self.author, self.trainer)
-        measured = (value for value in self.metrics.values() if isinstance(value, str))
-        _require(
-            all(
-                map(
-                    _is_unicode,
-                    (*said, *self.metrics, *measured, *self.extra, *self.extra.values()),
-                )
-            ),
-            "a text of the card cannot be written as UTF-8: it holds half of a surrogate pair",
-        )
-        _require(
-            _TIME.fullmatch(self.created) is not None,
-            f"created must be an RFC 3339 time, not {self.created!r}",
-        )
-        for label, digest in (("data_digest", self.data_digest), ("digest", self.digest or "")):
-            _require(
-                not digest or _DIGEST.fullmatch(digest) is not None,
-                f"{label} must be 'sha256:' and 64 hexadecimal digits, not {digest!r}",
-            )
-        _require(
-            len(self.parents) <= MAX_PARENTS
-            and all(_DIGEST.fullmatch(parent) for parent in self.parents),
-            f"parents must be at most {MAX_PARENTS} digests, not {self.parents!r}",
-        )
-        _require(
-            bool(self.applies_to)
-            and set(self.applies_to) <= set(ROLES)
-            and len(set(self.applies_to)) == len(self.applies_to),
-            f"applies_to must name roles of {ROLES} once each, not {self.applies_to!r}",
-        )
-        _require(
-            len(self.extra) <= MAX_ENTRIES
-            and all(len(key) + len(value) <= MAX_TEXT for key, value in self.extra.items()),
-            f"extra may hold at most {MAX_ENTRIES} entries of {MAX_TEXT} characters",
-        )
-
-    def _check_numbers(self) -> None:
-        _require(
-            type(self.version) is int and 1 <= self.version <= MAX_VERSION,
-            f"version must be an integer from 1 to {MAX_VERSION}, not {self.version!r}",
-        )
-        _require(
-            type(self.rank) is int and 1 <= self.rank <= MAX_RANK,
-            f"rank must be an integer from 1 to {MAX_RANK}, not {self.rank!r}",
-        )
-        _require(
-            math.isfinite(self.alpha) and 0 < self.alpha <= MAX_ALPHA,
-            f"alpha must be above 0 and at most {MAX_ALPHA}, not {self.alpha!r}",
-        )
-        _require(
-            type(self.dim) is int and 1 <= self.dim <= MAX_DIM,
-            f"dim must be an integer from 1 to {MAX_DIM}, not {self.dim!r}",
-        )
-        _require(
-            self.threshold is None or (math.isfinite(self.threshold) and -1 <= self.threshold <= 1),
-            f"threshold must be a cosine from -1 to 1, or None, not {self.threshold!r}",
-        )
-        _require(len(self.metrics) <= MAX_ENTRIES, f"more than {MAX_ENTRIES} metrics")
-        for key, value in dict[str, object](self.metrics).items():
-            finite = not isinstance(value, float) or math.isfinite(value)
-            _require(
-                finite and (value is None or isinstance(value, str | bool | int | float)),
-                f"metric {key!r} must be a finite number, a flag or a text, not {value!r}",
-            )
-            _require(
-                not isinstance(value, int) or abs(value) <= MAX_INT,
-                f"metric {key!r} is a whole number of more than 64 bits",
-            )
-
-    def _check_modules(self) -> None:
-        _require(
-            0 < len(self.modules) <= MAX_MODULES,
-            f"a card needs 1 to {MAX_MODULES} modules, not {len(self.modules)}",
-        )
-        for name in (*self.modules, *self.target_modules):
-            _require(
-                _MODULE.fullmatch(name) is not None,
-                f"a module's name must match {_MODULE.pattern}, not {name!r}",
-            )
-        head = self.head
-        _require(
-            head is None or (head.inputs == self.dim and head.outputs == self.dim),
-            f"the head must go from {self.dim} to {self.dim} dimensions",
-        )
-
-    def _checked_prototypes(self, prototypes: FloatArray) -> FloatArray:
-        rows = np.asarray(prototypes)
-        _require(
-            rows.dtype == np.float32
-            and rows.ndim == 2
-            and 1 <= rows.shape[0] <= MAX_PROTOTYPES
-            and rows.shape[1] == self.dim,
-            f"prototypes must be float32 of 1 to {MAX_PROTOTYPES} rows by {self.dim}, "
-            f"not {rows.dtype} {rows.shape}",
-        )
-        _require(bool(np.all(np.any(rows != 0, axis=1))), "a prototype is the zero vector")
-        return rows
 
 
 class LoRAFormat:

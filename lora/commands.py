@@ -13,7 +13,8 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from lora.card import EXTENSION, NAME, LoRAFormat
+from lora.card import EXTENSION, LoRAFormat
+from lora.card_checks import NAME
 from lora.errors import InstrumentError, LoRAError
 
 __all__ = ["extract", "main", "probe"]

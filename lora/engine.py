@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from lora.adapter import Adapter, FloatArray
 from lora.batching import DEFAULT_BATCH_TOKENS, Batch, pack
-from lora.card import ROLES, BaseModel, LoRACard, LoRAFormat
+from lora.card import BaseModel, LoRACard, LoRAFormat
+from lora.card_checks import ROLES
 from lora.core import DEFAULT_PACKED, InferenceCore, Notes, TokenIds, core_for
 from lora.encoder import SentenceModel, pick_device
 from lora.errors import (

@@ -18,7 +18,8 @@ from typing import Any, Final
 import numpy as np
 
 from lora.adapter import HEAD, Adapter
-from lora.card import MAX_MODULES, BaseModel, LoRACard
+from lora.card import BaseModel, LoRACard
+from lora.card_checks import MAX_MODULES
 from lora.errors import InteropError
 from lora.layout import write_atomically
 from lora.patterns import Pattern

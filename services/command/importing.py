@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora.card import EXTENSION, HEAD, NAME, LoRACard, LoRAFormat
+from lora.card import EXTENSION, HEAD, LoRACard, LoRAFormat
+from lora.card_checks import NAME
 from lora.errors import CardInvalidError
 from lora.interop import import_peft, import_safetensors, load_adapters
 from lora.model import find_model

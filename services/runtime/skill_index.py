@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora.boundary import BOUNDARY
-from lora.card import MAX_PROTOTYPES, LoRACard
+from lora.card import LoRACard
+from lora.card_checks import MAX_PROTOTYPES
 from lora.errors import LoRAError
 from lora.router import Decision, LoRARouter, Match
 from schemas import Role, SkillCard

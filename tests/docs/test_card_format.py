@@ -17,9 +17,10 @@ import pyarrow as pa
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from lora import LoRAFormat, card, layout
+from lora import LoRAFormat, card_checks, outline
 from lora.adapter import MAX_ALPHA, MAX_RANK
 from lora.boundary import BOUNDARY, Boundary
+from lora.card import DEFAULT_MAX_BYTES
 from lora.errors import CardError
 from lora.head import bend
 from lora.model import weights_sha256
@@ -184,19 +185,19 @@ def test_the_tables_name_every_column_and_every_key(written: Any, tmp_path: Path
 
 def test_the_limits_are_those_of_the_code() -> None:
     for limit in (
-        f"1 to {layout.MAX_SIDE:,}",
-        f"1 to {card.MAX_MODULES:,} modules, rank 1 to {MAX_RANK:,}",
+        f"1 to {outline.MAX_SIDE:,}",
+        f"1 to {card_checks.MAX_MODULES:,} modules, rank 1 to {MAX_RANK:,}",
         f"at most {MAX_ALPHA:,.0f}.",
-        f"1 to {card.MAX_PROTOTYPES} rows",
-        f"width of the embedding, 1 to {card.MAX_DIM:,}",
-        f"at most {card.MAX_TEXT:,} characters",
-        f"at most {card.MAX_PARENTS} digests",
-        f"at most {card.MAX_ENTRIES} texts by key",
-        f"`{card.NAME.pattern}`",
-        f"ours is {card.DEFAULT_MAX_BYTES >> 20} MiB",
+        f"1 to {card_checks.MAX_PROTOTYPES} rows",
+        f"width of the embedding, 1 to {card_checks.MAX_DIM:,}",
+        f"at most {card_checks.MAX_TEXT:,} characters",
+        f"at most {card_checks.MAX_PARENTS} digests",
+        f"at most {card_checks.MAX_ENTRIES} texts by key",
+        f"`{card_checks.NAME.pattern}`",
+        f"ours is {DEFAULT_MAX_BYTES >> 20} MiB",
     ):
         assert limit in " ".join(TEXT.split()), limit
-    assert card.MAX_VERSION == 2**31 - 1
+    assert card_checks.MAX_VERSION == 2**31 - 1
 
 
 def test_a_model_is_known_by_what_the_page_says(tmp_path: Path) -> None:
