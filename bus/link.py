@@ -26,7 +26,10 @@ class Link(ABC):
 
     @abstractmethod
     def send(self, message: Sequence[bytes]) -> bool:
-        """Send to everybody, without waiting; False if it was dropped."""
+        """Send to everybody, without waiting; False if it was dropped: the queue is full.
+
+        It may leave at the end of the loop's turn, with what else was sent in it, in order.
+        """
 
     @abstractmethod
     async def call(

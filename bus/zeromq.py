@@ -17,6 +17,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from bus import protocol
+from bus.burst import Burst
 from bus.errors import BusError, Closed, NotPermitted, Refused, TooLarge, Unreachable, refusal
 from bus.link import Link
 from bus.security import KeyPair
@@ -31,6 +32,8 @@ RESEND = 5.0
 LONGEST_PAUSE = 2.0
 """Seconds after which a request that was put off, again and again, is sent at the latest."""
 MAX_REQUEST = 48 * 2**20
+LINGER = 0.5
+"""Seconds for which what was sent may still leave when the link is closed."""
 _log = logging.getLogger(__name__)
 
 
@@ -82,7 +85,7 @@ class ZeroMQLink(Link):
 
         def make(kind: int) -> zmq.Socket[bytes]:
             socket = self._context.socket(kind)
-            socket.linger = 500
+            socket.linger = round(1000 * LINGER)
             socket.setsockopt(zmq.RECONNECT_IVL, 50)
             socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1_000)
             socket.setsockopt(zmq.HEARTBEAT_IVL, alive)
@@ -111,6 +114,7 @@ class ZeroMQLink(Link):
         self._monitored = dealer
         self._monitor = Drained(monitor, self._happened)
         self._publisher = Drained(publisher, self._heard)
+        self._burst = Burst(self._publisher)
         self._subscriber = Drained(subscriber, self._received, attachments=True)
         self._dealer = Drained(dealer, self._answered)
         publisher.connect(endpoints.ingress)
@@ -122,7 +126,7 @@ class ZeroMQLink(Link):
     def send(self, message: Sequence[bytes]) -> bool:
         if self._closed:
             raise Closed("the bus is closed")
-        return self.live and self._publisher.send(message)
+        return self.live and self._burst.send(message)
 
     def _heard(self, message: list[bytes]) -> None:
         self.live = message[0][:1] == b"\x01"
@@ -304,6 +308,7 @@ class ZeroMQLink(Link):
         self._pending.clear()
         for echo in self._echoes.values():
             echo.cancel()
+        await self._burst.aclose(LINGER)
         self._monitored.disable_monitor()
         self._monitor.close()
         for drained in (self._publisher, self._subscriber, self._dealer):

@@ -18,7 +18,7 @@ import bus
 from bus.__main__ import DESCRIPTORS
 from bus.broker import Broker
 from bus.urls import endpoints
-from schemas import FeedbackGiven, LearningBatchRejected, SkillListed
+from schemas import FeedbackGiven, LearningBatchRejected, SkillListed, TrainingProgressed
 from tests.bus.kit import (
     ROOT,
     BrokerProcess,
@@ -232,6 +232,28 @@ async def test_a_request_has_its_own_deadline_while_the_broker_is_frozen(
                 await asker.request(question(asker.address), SkillListed, timeout=0.5)
         finally:
             os.kill(process.pid, signal.SIGCONT)
+
+
+async def test_a_live_event_is_published_or_dropped_however_full_the_queue_is(
+    process: BrokerProcess,
+) -> None:
+    hearer = await bus.connect(process.url, source="/hearer/1")
+    async with hearer, hearer.watch(TrainingProgressed, buffer=50_000) as heard:
+        async with await bus.connect(process.url, source="/speaker/1") as speaker:
+            sent = 0
+            os.kill(process.pid, signal.SIGSTOP)
+            try:
+                while not speaker.statistics().dropped:
+                    await speaker.publish(progress(sent))
+                    sent += 1
+            finally:
+                os.kill(process.pid, signal.SIGCONT)
+            told = speaker.statistics()
+            assert (told.published, told.dropped) == (sent - 1, 1)
+            steps = [(await heard.get(10)).data.step for _ in range(told.published)]
+            assert steps == [*range(sent - 1)]
+            await speaker.publish(progress(sent))  # and closes at once
+        assert (await heard.get(10)).data.step == sent
 
 
 async def test_a_broker_that_is_stopped_takes_its_sockets_with_it(process: BrokerProcess) -> None:
