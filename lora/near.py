@@ -2,7 +2,8 @@
 
 Mostly a few points are likelier near than all others, and one of them settles it; or the vector
 lies on the sides of few boundaries, and only the points of those skills are read. What neither
-settles needs every score; vectors of which that is so are multiplied with all points together.
+settles needs every score; vectors of which that is so are multiplied with all points together. For
+one alone that means to read the whole memory; with closer bounds of all points it is half of that.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ SPARSE: Final = 8
 
 AHEAD: Final = 0.1
 """Points whose bound is so near to the highest are looked at before all others."""
+
+LIKELY: Final = 64
+"""Skills whose boundaries a vector is nearest to passing are looked at before all others."""
 
 _SLACK: Final = np.float32(10.0**-DECIMALS)
 """More than rounding adds to a score."""
@@ -127,14 +131,34 @@ class _Together:
         return sieve.bounds(self.unit, len(self.shelf.owners))
 
     @cached_property
+    def leaning(self) -> FloatArray | None:
+        """(k,) the products of one vector alone, of which the first bounds say little, with the
+        normals of boundaries: by these there are closer ones. None where there are not."""
+        sieved = self.sieved
+        if sieved is None or len(self.unit) > 1 or sieved.tells(0) or self.along is None:
+            return None
+        leaning: FloatArray = self.along[0]
+        return leaning
+
+    @cached_property
     def most(self) -> FloatArray:
         """(n, p) what no score is above; the scores themselves where there are no bounds."""
-        return self.shelf.scores(self.unit) if self.sieved is None else self.sieved.most
+        sieve, sieved = self.shelf.sieve, self.sieved
+        if sieve is None or sieved is None:
+            return self.shelf.scores(self.unit)
+        if self.leaning is not None:
+            return sieve.closer(sieved, 0, self.shelf.slots, self.leaning)[None]
+        return sieved.most
+
+    @cached_property
+    def along(self) -> FloatArray | None:
+        """As `Shelf.along`."""
+        return self.shelf.along(self.unit)
 
     @cached_property
     def sides(self) -> npt.NDArray[np.bool_] | None:
-        """As `Shelf.sides`."""
-        return self.shelf.sides(self.unit)
+        """As `Shelf.sides`; None where no skill has a boundary."""
+        return None if self.along is None else self.shelf.sides(self.along)
 
 
 class _Near:
@@ -151,8 +175,7 @@ class _Near:
         """The best score of each skill as of `Around.hits`, by digest."""
         if not self._query.any():
             return {}
-        sieved = self._some.sieved
-        if margin < math.inf and (sieved is None or sieved.tells(self._row)):
+        if margin < math.inf and self._told:
             found = self._calls(self._seen, margin) if self._see(self._high) else {}
             if found and self._see(max(found.values()) - margin):
                 return self._calls(self._seen, margin)
@@ -164,13 +187,30 @@ class _Near:
     def above(self, score: float) -> Iterator[str]:
         """As `Around.above`."""
         # Mostly there are none; and where there are many the first will do.
-        for bar in (max(self._high, score), score):
-            if not self._see(bar):
+        for scored in self._likeliest(score):
+            if scored is None:
                 raise _TooMany
-            rows, scores = self._seen
+            rows, scores = scored
             nearer = rows[scores > np.float32(score) + _APART]
             for row in nearer[np.isfinite(self._shelf.least.take(nearer))].tolist():
                 yield self._shelf.owners[row]
+
+    def _likeliest(self, score: float) -> Iterator[Scored | None]:
+        """A few of the likeliest points, then all with this score or more; None for too many."""
+        some = self._some
+        settles = True
+        if self._told or some.along is None:
+            yield self._seen if self._see(max(self._high, score)) else None
+        else:
+            yield self._scored(self._shelf.likeliest(some.along[self._row], LIKELY))
+            settles = some.leaning is not None
+        yield self._seen if settles and self._see(score) else None
+
+    @property
+    def _told(self) -> bool:
+        """Whether the first bounds, or the scores themselves, say much of this vector."""
+        sieved = self._some.sieved
+        return sieved is None or sieved.tells(self._row)
 
     @property
     def _most(self) -> FloatArray:
@@ -209,16 +249,19 @@ class _Near:
             if len(rows) > FEW and SPARSE * len(rows) > len(shelf.owners):
                 return None
         if sieved is None and len(rows) > FEW:
-            scores = self._most.take(rows)
-        else:
-            # Even where all scores are known: those of a vector alone are these to the last digit.
-            scores = shelf.points.take(rows, axis=0) @ self._query
+            return rows, np.round(self._most.take(rows), DECIMALS)
+        # Even where all scores are known: those of a vector alone are these to the last digit.
+        return self._scored(rows)
+
+    def _scored(self, rows: Ints) -> Scored:
+        scores = self._shelf.points.take(rows, axis=0) @ self._query
         return rows, np.round(scores, DECIMALS)
 
     def _sifted(self, sieved: Sieved, rows: Ints, bar: FloatArray | np.float32) -> Ints:
         kept = self._most.take(rows) >= bar - _SLACK
         rows, bar = rows[kept], bar[kept] if isinstance(bar, np.ndarray) else bar
-        if SPARSE * len(rows) > len(self._shelf.owners) or self._shelf.sieve is None:
+        many = SPARSE * len(rows) > len(self._shelf.owners)
+        if many or self._some.leaning is not None or self._shelf.sieve is None:
             return rows
         return self._shelf.sieve.left(sieved, self._row, rows, bar - _SLACK)
 

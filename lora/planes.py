@@ -40,20 +40,45 @@ class Planes:
             self._grow(max(64, row + 1, 2 * len(self._low)))
         self._boundaries[row] = boundary
         self._normals[row] = boundary.normal
-        slack = SLACK * float(np.linalg.norm(boundary.normal.astype(np.float64)))
+        slack = SLACK * math.sqrt(float(boundary.normal @ boundary.normal))
         self._low[row], self._high[row] = boundary.offset - slack, boundary.offset + slack
 
-    def sides(self, unit: FloatArray, count: int) -> Bools | None:
-        """(n, count) whether unit vectors (n, dim) lie on the sides of the first `count` rows, or
-        nearly; None where no row has a boundary."""
+    def normals(self, count: int) -> FloatArray:
+        """(count, dim) the normals of the first rows; zero where there is no boundary."""
+        known = self._normals[:count]
+        none = np.zeros((count - len(known), self._dim), np.float32)
+        return np.concatenate([known, none])
+
+    def normal(self, row: int) -> FloatArray:
+        """(dim,) the normal of a row; zero where it has no boundary."""
+        known = row < len(self._normals)
+        return self._normals[row] if known else np.zeros(self._dim, np.float32)
+
+    def along(self, unit: FloatArray, count: int) -> FloatArray | None:
+        """(n, k) the products of unit vectors (n, dim) with the normals of the first `count` rows,
+        or of so many of them that none of the others has a boundary; None where none at all has."""
         if not self._boundaries:
             return None
-        known = min(count, len(self._low))
-        normals = self._normals[:known]
-        along = unit @ normals.T if len(unit) > 1 else (normals @ unit[0])[None]
-        sides = np.ones((len(unit), count), bool)
+        normals = self._normals[:count]
+        return unit @ normals.T if len(unit) > 1 else (normals @ unit[0])[None]
+
+    def sides(self, along: FloatArray, count: int) -> Bools:
+        """(n, count) whether vectors with these products lie on the sides of the first `count`
+        rows, or nearly."""
+        sides = np.ones((len(along), count), bool)
+        known = along.shape[1]
         np.greater_equal(along, self._low[:known], out=sides[:, :known])
         return sides
+
+    def likeliest(self, along: FloatArray, count: int) -> Ints:
+        """About `count` rows on whose sides, or nearest to them, a vector with these products (k,)
+        lies."""
+        low = self._low[: len(along)]
+        # Those without a boundary have everything on their side, which says nothing.
+        inward = np.where(low > -np.inf, along - low, -np.inf)
+        if len(inward) <= count:
+            return np.arange(len(inward))
+        return np.argpartition(inward, -count)[-count:]
 
     def holds(self, query: FloatArray, rows: Ints) -> Bools:
         """(k,) whether a unit vector (dim,) lies on the sides of these rows, as the boundaries

@@ -100,6 +100,8 @@ class LoRARouter:
             points = np.atleast_2d(np.asarray(description_vector, np.float32))
             if threshold is not None:
                 threshold = max(threshold, self.description_threshold)
+        # What is for named use only is compared with nothing.
+        heeded = author is None and threshold is not None
         self._put(
             Skill(
                 card.name,
@@ -111,8 +113,8 @@ class LoRARouter:
                 points,
                 math.inf if threshold is None else threshold,
                 boundary,
-                beside(card.metrics) if author is None else frozenset(),
-                stacking(card.metrics) if author is None else frozenset(),
+                beside(card.metrics) if heeded else frozenset(),
+                stacking(card.metrics) if heeded else frozenset(),
             ),
             floor,
         )

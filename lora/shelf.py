@@ -101,7 +101,7 @@ class Shelf:
             self.owners[row] = digest
         self._places[digest], self._slots[digest] = rows, slot
         if self.sieve is not None:
-            self.sieve.put(rows, points)
+            self.sieve.put(rows, points, slot, self._planes.normal(slot))
 
     def drop(self, digest: str) -> None:
         """Free the rows of a skill."""
@@ -139,10 +139,20 @@ class Shelf:
             best[start : start + TOGETHER] = part.max(axis=1)
         return best
 
-    def sides(self, unit: FloatArray) -> Bools | None:
-        """(n, slots) whether unit vectors (n, dim) lie on the sides of skills, or nearly; None
-        where none has a boundary."""
-        return self._planes.sides(unit, len(self._rows))
+    def along(self, unit: FloatArray) -> FloatArray | None:
+        """(n, k) the products of unit vectors (n, dim) with the normals of the boundaries of the
+        first slots; None where no skill has a boundary, and none beyond these k has."""
+        return self._planes.along(unit, len(self._rows))
+
+    def sides(self, along: FloatArray) -> Bools:
+        """(n, slots) whether vectors with these products lie on the sides of skills, or nearly."""
+        return self._planes.sides(along, len(self._rows))
+
+    def likeliest(self, along: FloatArray, count: int) -> Ints:
+        """The rows of about so many skills of whose boundaries a vector with these products (k,)
+        lies on the right side, or nearest to it."""
+        parts = [self._rows[slot] for slot in self._planes.likeliest(along, count).tolist()]
+        return np.concatenate(parts)
 
     def holds(self, query: FloatArray, rows: Ints) -> Bools:
         """(k,) whether a unit vector (dim,) lies on the side of the skill of each row."""
@@ -175,4 +185,5 @@ class Shelf:
         if self.sieve is not None and len(before) > SETTLED:
             self.sieve.grow(room)
         elif len(before) >= MANY and Sieve.serves(self._dim):
-            self.sieve = Sieve(before, room)
+            normals = self._planes.normals(len(self._rows))
+            self.sieve = Sieve(before, room, self._slot[: len(before)], normals)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora.adapter import FloatArray
+from lora.lean import Lean
 
 __all__ = ["Sieve", "Sieved"]
 
@@ -65,14 +66,19 @@ class Sieved:
 class Sieve:
     """Two tables beside the points; rows are filled as the points' are."""
 
-    def __init__(self, points: FloatArray, room: int) -> None:
-        """`points` (p, dim), normalised or zero, with `room` for so many rows."""
+    def __init__(self, points: FloatArray, room: int, slots: Ints, normals: FloatArray) -> None:
+        """`points` (p, dim), normalised or zero, with `room` for so many rows; `slots` (p,) are
+        those of their skills, whose boundaries have the `normals` (s, dim), zero for none."""
         self._first = COLUMNS - 1
         step = max(1, len(points) // SAMPLE)
         self._basis = _leading(points[::step][:SAMPLE], 2 * self._first)
         self._coarse = np.empty((room, COLUMNS), np.float32)
         self._fine = np.empty((room, COLUMNS), np.float32)
-        self.put(slice(0, len(points)), points)
+        self._lean = Lean(room, 2 * self._first)
+        inside = normals @ self._basis
+        self._put_normals(0, normals, inside)
+        theirs = normals.take(slots, axis=0), inside.take(slots, axis=0)
+        self._put(slice(0, len(points)), points, points @ self._basis, slots, theirs)
 
     def grow(self, room: int) -> None:
         """Have room for so many rows; those that are filled stay as they are."""
@@ -81,19 +87,44 @@ class Sieve:
             wide = np.empty((room, COLUMNS), np.float32)
             wide[: len(table)] = table
             setattr(self, name, wide)
+        self._lean.grow(room)
 
     @staticmethod
     def serves(dim: int) -> bool:
         """Whether the space is wide enough for this to save anything."""
         return dim >= 4 * COLUMNS
 
-    def put(self, rows: slice | list[int], points: FloatArray) -> None:
-        """These rows hold these points (k, dim) now."""
-        self._coarse[rows], self._fine[rows] = self._parts(points)
+    def put(self, rows: list[int], points: FloatArray, slot: int, normal: FloatArray) -> None:
+        """These rows hold these points (k, dim) now, of the skill in this slot; the normal of its
+        boundary is (dim,), zero for none."""
+        inside = np.concatenate([points, normal[None]]) @ self._basis
+        self._put_normals(slot, normal[None], inside[-1:])
+        theirs = normal[None], inside[-1:]
+        self._put(rows, points, inside[:-1], slice(slot, slot + 1), theirs)
+
+    def _put_normals(self, first: int, normals: FloatArray, inside: FloatArray) -> None:
+        whole = np.einsum("ij,ij->i", normals, normals)
+        rest = whole - np.einsum("ij,ij->i", inside, inside)
+        self._lean.put_normals(first, inside, whole, rest)
+
+    def _put(
+        self,
+        rows: slice | list[int],
+        points: FloatArray,
+        inside: FloatArray,
+        slots: slice | Ints,
+        theirs: tuple[FloatArray, FloatArray],
+    ) -> None:
+        """`theirs` are the normals (k, dim), or (1, dim) one for all, and what they have inside."""
+        coarse, fine = self._parts(points, inside)
+        self._coarse[rows], self._fine[rows] = coarse, fine
+        normals, within = theirs
+        along = np.einsum("ij,ij->i", points, normals) - np.einsum("ij,ij->i", inside, within)
+        self._lean.put(rows, slots, fine[:, -1], along)
 
     def bounds(self, unit: FloatArray, count: int) -> Sieved:
         """Of the cosines of unit vectors (n, dim) to the first `count` points."""
-        return Sieved(self._coarse[:count], *self._parts(unit))
+        return Sieved(self._coarse[:count], *self._parts(unit, unit @ self._basis))
 
     def left(self, sieved: Sieved, row: int, rows: Ints, least: FloatArray | np.float32) -> Ints:
         """Of the points `rows` those whose cosine to vector `row` may be `least` or more.
@@ -107,9 +138,24 @@ class Sieve:
         found: Ints = rows[most >= least]
         return found
 
-    def _parts(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
-        along = points @ self._basis
-        first, second = along[:, : self._first], along[:, self._first :]
+    def closer(self, sieved: Sieved, row: int, slots: Ints, along: FloatArray) -> FloatArray:
+        """(p,) bounds of the cosines of vector `row` to all points by all that is known of them.
+
+        `slots` (p,) are those of the points, `along` (s,) the vector's products with the normals
+        of boundaries, by slot, as far as there are any.
+        """
+        # The rests are bounded apart.
+        coarse, fine = sieved.coarse[row].copy(), sieved.fine[row].copy()
+        coarse[-1] = fine[-1] = 0
+        inside = np.concatenate([coarse[:-1], fine[:-1]])
+        most = self._lean.most(slots, along, inside, float(sieved.fine[row, -1]))
+        most += self._coarse[: len(slots)] @ coarse
+        most += self._fine[: len(slots)] @ fine
+        most += np.float32(SLACK)
+        return most
+
+    def _parts(self, points: FloatArray, inside: FloatArray) -> tuple[FloatArray, FloatArray]:
+        first, second = inside[:, : self._first], inside[:, self._first :]
         left = np.einsum("ij,ij->i", points, points) - np.einsum("ij,ij->i", first, first)
         less = left - np.einsum("ij,ij->i", second, second)
         return (

@@ -17,6 +17,7 @@ from lora.card import BaseModel, LoRACard
 from lora.head import normalize
 from lora.neighbours import AMBIGUOUS, BETWEEN, beside_key, stacks_key
 from lora.router import Decision
+from lora.shelf import Shelf
 from lora.sieve import Sieve
 
 DIM = 256
@@ -117,6 +118,11 @@ def unit(rows: Any) -> np.ndarray:
     return normalize(np.asarray(rows, np.float32))
 
 
+def half(rows: np.ndarray) -> np.ndarray:
+    """With the precision in which boundaries are written."""
+    return rows.astype(np.float16).astype(np.float32)
+
+
 def spectrum(kind: str) -> np.ndarray:
     """How far vectors spread along each direction: as those of a model do, or the same along all,
     where no sieve is of use."""
@@ -148,10 +154,12 @@ def between(some: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def apart(kind: str, rng: np.random.Generator, some: np.ndarray) -> np.ndarray:
-    """Vectors that lie about these, and further in directions in which no point does."""
+    """Vectors that lie about these, and further in directions in which no point does; every other
+    one so far that it is hardly nearer to these than to any."""
     if kind == "signs":
         return np.where(some == 0, centres_of(kind, rng, 4)[-1], some)
-    return unit(some) + 1.2 * unit(rng.normal(size=some.shape))
+    far = np.where(np.arange(len(some)) % 2, 2.4, 1.2)[:, None]
+    return unit(some) + far * unit(rng.normal(size=some.shape))
 
 
 def population(kind: str, planes: bool, rng: np.random.Generator) -> tuple[Kept, np.ndarray]:
@@ -159,8 +167,9 @@ def population(kind: str, planes: bool, rng: np.random.Generator) -> tuple[Kept,
     kept: Kept = {}
     for number, centre in enumerate(centres):
         points = drawn(kind, rng, np.tile(centre, (int(rng.integers(3, 9)), 1)), 0.5)
-        normal = unit(centre).astype(np.float16).astype(np.float32)
-        plane = Boundary(normal, float(rng.choice([0.25, 0.5, 0.75])))
+        plane = Boundary(half(unit(centre)), float(rng.choice([0.25, 0.5, 0.75])))
+        if number % 9 < 3:  # that of another card says nothing of where these points lie
+            plane = Boundary(half(unit(centres[-number])), float(rng.choice([-0.25, 0.0])))
         extra = {BOUNDARY: plane.to_text()} if planes and number % 9 else {}
         others = [number - 1, number - 2, number + 1]
         metrics: dict[str, Any] = {beside_key(f"s{other}"): 0.0 for other in others}
@@ -224,7 +233,9 @@ def test_it_answers_as_a_plain_search_does(
     """Whatever it takes for few, and for near: among so few skills its limits hardly count."""
     if tight:
         monkeypatch.setattr("lora.near.FEW", 32)
+        monkeypatch.setattr("lora.near.SPARSE", 16)
         monkeypatch.setattr("lora.near.AHEAD", 0.0)
+        monkeypatch.setattr("lora.near.LIKELY", 4)
     rng = np.random.default_rng(1)
     kept, centres = population(kind, planes, rng)
     router = LoRARouter(DIM)
@@ -268,22 +279,63 @@ def test_it_answers_as_a_plain_search_does(
     assert router.scores(queries) == pytest.approx(np.array(best), abs=1e-5)
 
 
+def test_one_alone_that_a_skill_answers_is_not_compared_with_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Even where few columns say little of it: boundaries tell what is nowhere near."""
+    rng = np.random.default_rng(2)
+    kept, _ = population("round", True, rng)
+    router = LoRARouter(DIM)
+    register(router, kept)
+    points = np.concatenate([entry.card.prototypes for entry in kept.values()])[::40]
+    queries = unit(points + 0.8 * rng.normal(size=points.shape))
+    expected = said(router.decide(queries))
+    answered = [row for row, (named, _) in enumerate(expected) if named]
+    everything = Shelf.scores
+
+    def seldom(shelf: Shelf, unit: np.ndarray) -> np.ndarray:
+        assert shelf.sieve is None, "all points were read"
+        return everything(shelf, unit)
+
+    monkeypatch.setattr(Shelf, "scores", seldom)
+    assert len(answered) > 10
+    for row in answered:
+        assert said(router.decide(queries[row][None])) == [expected[row]]
+
+
 def test_no_bound_is_below_its_cosine() -> None:
-    """Of points that the basis was not made for, too, and of those that lie in it wholly."""
+    """Of points that the basis was not made for, too, of those that lie in it wholly, and of those
+    that lean along their boundary's normal or the other way, whatever its length."""
     rng = np.random.default_rng(0)
     points = unit(rng.normal(size=(600, DIM)) * spectrum("model"))
     odd = unit(rng.normal(size=(300, DIM)))
-    sieve = Sieve(points, 900)
-    sieve.put(slice(600, 900), odd)
     everything = np.concatenate([points, odd])
-    queries = np.concatenate([everything[::40], unit(rng.normal(size=(20, DIM)))])
+    slots = np.arange(900) // 3
+    normals = everything[::3] + 0.02 * rng.normal(size=(300, DIM)).astype(np.float32)
+    normals *= np.resize([1, -3, 1e-4, 6e4], (300, 1)).astype(np.float32)
+    normals[::7] = 0
+    normals[3::7] = np.eye(DIM)[0]
+    sieve = Sieve(points, 700, slots[:600], normals[:200])
+    sieve.grow(900)
+    for slot in range(200, 300):
+        rows = np.flatnonzero(slots == slot).tolist()
+        sieve.put(rows, everything[rows[::-1]], slot, -normals[slot])
+        sieve.put(rows, everything[rows], slot, normals[slot])
+    away = unit(rng.normal(size=(20, DIM)))
+    queries = np.concatenate([everything[::40], away, unit(normals[1:40:3]), -away[:5]])
     sieved = sieve.bounds(queries, 900)
     cosines = queries @ everything.T
     assert (sieved.most >= cosines).all()
-    for row in range(len(queries)):
+    closer = []
+    for row, query in enumerate(queries):
         among = np.arange(900)
         left = sieve.left(sieved, row, among, cosines[row])
         assert len(left) == 900, "each may have its own cosine"
         left = sieve.left(sieved, row, among, np.float32(0.6))
         assert set(np.flatnonzero(cosines[row] >= 0.6)) <= set(left.tolist())
+        closer.append(sieve.closer(sieved, row, slots, normals @ query))
+        assert (closer[-1] >= cosines[row]).all()
     assert (sieved.most[:15] > 0.7).mean() < 0.5, "and most say something"
+    slack = np.array(closer) - cosines
+    has = normals.any(axis=1)[slots]
+    assert slack[:, has].mean() < 0.9 * slack[:, ~has].mean(), "a boundary says more"
