@@ -35,7 +35,8 @@ class ObjectPlace:
 
     url: str
     endpoint: str | None = None
-    """`http(s)://HOST:PORT` of a server that speaks the protocol; None: the provider's own."""
+    """`http(s)://HOST:PORT` of a server that speaks the protocol; None: the provider's own.
+    Of `gs://` one without TLS is an emulator: it is asked without credentials."""
     region: str | None = None
     """Of S3 alone; None: as the bucket says, or with an endpoint `us-east-1`."""
     ca_file: str | None = None
@@ -70,6 +71,10 @@ class ObjectPlace:
             raise ConfigError(f"an endpoint is http(s)://HOST:PORT, not {self.endpoint!r}")
         if self.endpoint and not at.hostname:
             raise ConfigError(f"the endpoint names no host: {self.endpoint!r}")
+        if parts.scheme != "s3" and (self.region or self.ca_file):
+            raise ConfigError(
+                f"region and ca_file are for s3:// alone, and the store's url is {self.url!r}"
+            )
 
     @property
     def scheme(self) -> str:
@@ -98,8 +103,8 @@ class ObjectPlace:
     def connect(self, stall: float = STALL_S) -> FileSystem:
         """The file system; it may ask the provider for the bucket's region.
 
-        One attempt a request, given up after `stall` seconds without a byte (at least one): who
-        calls tries again, within a deadline. Raises `OSError`.
+        One attempt a request, given up after `stall` seconds without a byte (at least one; Google's
+        client only after two minutes): who calls tries again, within a deadline. Raises `OSError`.
         """
         from pyarrow import fs  # some 30 ms, and S3's own threads: only where there is a store
 
@@ -109,8 +114,10 @@ class ObjectPlace:
             return fs.LocalFileSystem()
         if self.scheme == "gs":
             return fs.GcsFileSystem(
+                # No token of ours travels where anybody can read it.
+                anonymous=at is not None and at.scheme == "http",
                 **({"scheme": at.scheme, "endpoint_override": at.netloc} if at else {}),
-                retry_time_limit=timedelta(seconds=max(1.0, stall)),
+                retry_time_limit=timedelta(seconds=1),  # shorter than the pause before a second
             )
         region = self.region
         if region is None:

@@ -13,6 +13,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -25,13 +27,14 @@ from lora.errors import (
     ObjectNotFoundError,
     ObjectTooLargeError,
     StoreAwayError,
+    StoreError,
     StoreRefusedError,
 )
-from lora.object_errors import judged
+from lora.object_errors import judged, keyless
 from lora.object_place import STALL_S, ObjectPlace
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import FileInfo, FileSystem
 
 __all__ = ["DEADLINE_S", "Objects"]
 
@@ -50,7 +53,8 @@ class Objects:
     """One kind of object below one place: `<place>/<folder>/<64 hex><suffix>`.
 
     Every method may wait for `deadline` seconds, so none belongs on an event loop; all may be
-    called from any thread. Nothing is asked of the store before the first of them.
+    called from any thread. Nothing is asked of the store before the first of them. Whatever hangs
+    is left behind at the deadline, in a thread that ends when what it waits for does.
 
     Raises of every method:
         StoreAwayError: it does not answer, or cannot now, until the deadline.
@@ -112,7 +116,9 @@ class Objects:
 
         def fetch(fs: FileSystem, ends: float) -> None:
             found = hashlib.sha256()
-            with fs.open_input_file(key) as source, path.open("wb") as file:
+            file.seek(0)
+            file.truncate()
+            with _opened(fs, key) as source:
                 size = source.size()
                 if size > max_bytes:
                     raise ObjectTooLargeError(
@@ -122,6 +128,7 @@ class Objects:
                 for chunk in _chunks(source, ends):
                     found.update(chunk)
                     file.write(chunk)
+            file.flush()
             if (actual := f"sha256:{found.hexdigest()}") != digest:
                 raise ObjectDamagedError(
                     f"the object {key} in {self.place.words} is damaged: its bytes have the digest "
@@ -129,7 +136,10 @@ class Objects:
                 )
 
         try:
-            self._tried(f"fetching {key}", fetch)
+            # Opened here: what is left behind at the deadline never opens a path that is by then
+            # another's.
+            with path.open("wb") as file:
+                self._tried(f"fetching {key}", fetch)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -147,11 +157,16 @@ class Objects:
         """The digests of all objects of this kind, sorted."""
         from pyarrow.fs import FileSelector
 
+        folder = FileSelector(self._folder, allow_not_found=True)
+
+        def listed(fs: FileSystem, ends: float) -> list[FileInfo]:
+            found: list[FileInfo] = fs.get_file_info(folder)
+            if not found:  # or no bucket: the error for what is not there says which
+                fs.open_input_file(f"{self._folder}/none").close()
+            return found
+
         try:
-            found = self._tried(
-                f"listing {self._folder}",
-                lambda fs, _: fs.get_file_info(FileSelector(self._folder)),
-            )
+            found = self._tried(f"listing {self._folder}", listed)
         except ObjectNotFoundError:
             return []
         names = (self._name.fullmatch(info.base_name) for info in found)
@@ -169,27 +184,37 @@ class Objects:
         """What `work` returns; it is tried again, ever later, until the deadline."""
         ends = time.monotonic() + self.deadline
         wait = _FIRST_S
+        before: StoreError | None = None
         while True:
-            fs: FileSystem | None = None
             try:
-                fs = self._file_system()
-                return work(fs, ends)
-            except FileNotFoundError as error:
-                # A bucket that is not there answers like an object that is not.
-                if fs is None or not self._tried_bucket(fs):
-                    raise StoreRefusedError(
-                        f"the object store {self.place.words} has no such bucket"
-                    ) from error
-                raise ObjectNotFoundError(
-                    f"the object store {self.place.words} does not have it ({what})"
-                ) from error
-            except OSError as error:
+                return _within(ends, lambda: self._once(what, work, ends))
+            except (OSError, pa.ArrowException) as error:
                 found = judged(error, self.place.words, what)
+                if before is not None and time.monotonic() >= ends:
+                    found = before  # it says more than that the time is over
                 pause = wait * random.uniform(0.5, 1.0)
                 if isinstance(found, StoreRefusedError) or time.monotonic() + pause >= ends:
                     raise found from error
+                before = found
             time.sleep(pause)
             wait = min(2 * wait, _LONGEST_S)
+
+    def _once(self, what: str, work: Callable[[FileSystem, float], T], ends: float) -> T:
+        fs: FileSystem | None = None
+        try:
+            fs = self._file_system()
+            return work(fs, ends)
+        except FileNotFoundError as error:
+            if keyless(error):  # the machine has no account, says who would know it
+                raise
+            # A bucket that is not there answers like an object that is not.
+            if fs is None or not self._tried_bucket(fs):
+                raise StoreRefusedError(
+                    f"the object store {self.place.words} has no such bucket"
+                ) from error
+            raise ObjectNotFoundError(
+                f"the object store {self.place.words} does not have it ({what})"
+            ) from error
 
     def _tried_bucket(self, fs: FileSystem) -> bool:
         """Whether there is the bucket, as far as may be known."""
@@ -197,7 +222,7 @@ class Objects:
 
         try:
             return bool(fs.get_file_info(self.place.bucket).type != FileType.NotFound)
-        except OSError:  # it may be read and not listed
+        except (OSError, pa.ArrowException):  # it may be read and not looked at itself
             return True
 
     def _file_system(self) -> FileSystem:
@@ -214,10 +239,23 @@ def _size(fs: FileSystem, key: str) -> int | None:
 
 def _digest(fs: FileSystem, key: str, ends: float) -> str:
     found = hashlib.sha256()
-    with fs.open_input_file(key) as source:
+    with _opened(fs, key) as source:
         for chunk in _chunks(source, ends):
             found.update(chunk)
     return f"sha256:{found.hexdigest()}"
+
+
+@contextmanager
+def _opened(fs: FileSystem, key: str) -> Iterator[pa.NativeFile]:
+    with fs.open_input_file(key) as source:
+        try:
+            if source.closed:  # so is one that Google's client could not open, and it hides why
+                fs.open_input_stream(key).close()
+                raise OSError("it could not be opened")
+            yield source
+        except FileNotFoundError as error:
+            # That client reads what was there when it asked, which may be gone by now.
+            raise OSError("it was written again while it was read") from error
 
 
 def _chunks(source: pa.NativeFile, ends: float) -> Iterator[bytes]:
@@ -225,3 +263,26 @@ def _chunks(source: pa.NativeFile, ends: float) -> Iterator[bytes]:
         yield chunk
         if time.monotonic() > ends:
             raise StoreAwayError("the object store is too slow: it did not arrive in time")
+
+
+def _within(ends: float, work: Callable[[], T]) -> T:
+    """What `work` returns or raises; `TimeoutError` where it does neither until `ends`.
+
+    Not every client can be told to give up: Google's waits two minutes for a server that says
+    nothing, and who looks into a folder that was mounted waits for ever.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="object-store", daemon=True).start()
+    try:
+        return done.result(max(ends - time.monotonic(), 0.0))
+    except TimeoutError as error:
+        if done.done():
+            raise
+        raise TimeoutError("nothing was heard in time") from error

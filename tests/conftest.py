@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.object_server import ENVIRONMENT, ObjectServer, object_server
+from tests.object_server import ENVIRONMENT, KINDS, ObjectServer, object_server
 
 # Before any test module imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -82,22 +84,36 @@ def short_path() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def s3_server() -> Iterator[ObjectServer]:
-    """The object store of a file's tests; skips where there is none, fails where CI needs one."""
-    if importlib.util.find_spec("moto") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("CI needs moto: it is of the extra `test`")
-        pytest.skip("needs moto")
-    with object_server() as server:
-        yield server
+def object_servers() -> Iterator[Callable[[str], ObjectServer]]:
+    """The object stores of a file's tests, each started when it is first asked for; skips where
+    there is none, fails where CI needs one."""
+    with ExitStack() as stack:
+
+        @cache
+        def started(kind: str) -> ObjectServer:
+            if importlib.util.find_spec(KINDS[kind]) is None:
+                if os.environ.get("CI") == "true":
+                    pytest.fail(f"CI needs {KINDS[kind]}: it is of the extra `test`")
+                pytest.skip(f"needs {KINDS[kind]}")
+            return stack.enter_context(object_server(kind))
+
+        yield started
 
 
 @pytest.fixture
-def s3(s3_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
-    """The object store with an empty bucket; who may use it stands in the environment."""
+def s3(
+    object_servers: Callable[[str], ObjectServer], monkeypatch: pytest.MonkeyPatch
+) -> ObjectServer:
+    """A store that speaks S3, with an empty bucket; who may use it stands in the environment."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    return s3_server.with_bucket(f"fleet-{next(BUCKETS)}")
+    return object_servers("s3").with_bucket(f"fleet-{next(BUCKETS)}")
+
+
+@pytest.fixture
+def gs(object_servers: Callable[[str], ObjectServer]) -> ObjectServer:
+    """A store that speaks Google's protocol, with an empty bucket; anybody may use it."""
+    return object_servers("gs").with_bucket(f"fleet-{next(BUCKETS)}")
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,10 @@ class StoreSettings(Section, frozen=True, kw_only=True):
     ] = None
     endpoint: Annotated[
         str | None,
-        doc("`http(s)://HOST:PORT` of a server that speaks the protocol; not set: the provider's."),
+        doc(
+            "`http(s)://HOST:PORT` of a server that speaks the protocol; not set: the provider's. "
+            "Without TLS one of `gs://` is an emulator, and is asked without credentials."
+        ),
     ] = None
     region: Annotated[
         str | None,

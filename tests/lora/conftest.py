@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.object_server import ObjectServer
+
 
 @pytest.fixture(scope="session")
 def shared_engine():
@@ -30,3 +32,10 @@ def tiny(tiny_folder: Path):
     from lora import ArrowEngine
 
     return ArrowEngine(tiny_folder, device="cpu")
+
+
+@pytest.fixture(params=["s3", "gs"])
+def server(request: pytest.FixtureRequest) -> ObjectServer:
+    """An object store with an empty bucket, of each protocol."""
+    started: ObjectServer = request.getfixturevalue(request.param)
+    return started

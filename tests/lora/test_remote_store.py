@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import threading
@@ -16,53 +17,24 @@ from lora.errors import (
     CardDigestError,
     CardNotFoundError,
     CardTooLargeError,
-    StoreAwayError,
-    StoreRefusedError,
 )
 from lora.object_place import ObjectPlace
 from lora.objects import Objects
-from lora.remote_store import FOLDER, RemoteCardStore
+from lora.remote_store import RemoteCardStore
+from tests.lora import stores
 from tests.lora.cards import card
-from tests.object_server import ENVIRONMENT, ObjectServer
-
-ROOM = 1 << 30
+from tests.object_server import ObjectServer
 
 Machine = Callable[..., RemoteCardStore]
 
 
-@pytest.fixture(params=["s3", "folder"])
+@pytest.fixture(params=["s3", "gs", "folder"])
 def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
     """Makes the store of one machine: each has a folder of its own, and all share one place."""
     place = ObjectPlace(f"file://{tmp_path}/shared")
-    if request.param == "s3":
-        place = _place(request.getfixturevalue("s3"))
-    return lambda name="a", **given: _machine(tmp_path / name, place, **given)
-
-
-def _machine(
-    folder: Path,
-    place: ObjectPlace,
-    *,
-    deadline: float = 20.0,
-    room: int = ROOM,
-    max_bytes: int = 1 << 20,
-) -> RemoteCardStore:
-    objects = Objects(place, FOLDER, ".lora.arrow", deadline=deadline)
-    return RemoteCardStore(folder, objects, cache_bytes=room, max_bytes=max_bytes)
-
-
-def _at(s3: ObjectServer, folder: Path, **given: float | int) -> RemoteCardStore:
-    return _machine(folder, _place(s3), **given)  # type: ignore[arg-type]
-
-
-def _place(s3: ObjectServer) -> ObjectPlace:
-    return ObjectPlace(f"s3://{s3.bucket}/a/prefix", s3.endpoint)
-
-
-def _key(s3: ObjectServer, digest: str | None) -> str:
-    assert digest is not None
-    name = digest.removeprefix("sha256:")
-    return f"/{s3.bucket}/a/prefix/cards/{name}.lora.arrow"
+    if request.param != "folder":
+        place = stores.place(request.getfixturevalue(request.param))
+    return lambda name="a", **given: stores.machine(tmp_path / name, place, **given)
 
 
 def test_a_card_put_by_one_machine_is_opened_by_another(machine: Machine) -> None:
@@ -157,7 +129,7 @@ def test_a_card_that_is_open_is_not_evicted(machine: Machine) -> None:
 
 
 def _open_and_wait(folder: Path, shared: Path, digest: str, ends: object) -> None:
-    held = _machine(folder, ObjectPlace(f"file://{shared}")).open(digest)
+    held = stores.machine(folder, ObjectPlace(f"file://{shared}")).open(digest)
     ends.send(held.digest)  # type: ignore[attr-defined]
     ends.recv()  # type: ignore[attr-defined]
     os._exit(0)  # as a kill would, with the card open
@@ -165,7 +137,7 @@ def _open_and_wait(folder: Path, shared: Path, digest: str, ends: object) -> Non
 
 def test_a_card_that_another_process_has_open_is_not_evicted(tmp_path: Path) -> None:
     place = ObjectPlace(f"file://{tmp_path}/shared")
-    far = _machine(tmp_path / "far", place)
+    far = stores.machine(tmp_path / "far", place)
     digests = [str(far.put(card(f"card-{i}")).digest) for i in range(3)]
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -174,7 +146,7 @@ def test_a_card_that_another_process_has_open_is_not_evicted(tmp_path: Path) -> 
     )
     child.start()
     assert ours.recv() == digests[0]
-    near = _machine(tmp_path / "near", place, room=0)
+    near = stores.machine(tmp_path / "near", place, room=0)
     near.open(digests[1])
     assert digests[0] in near.local()
     ours.send("enough")
@@ -224,12 +196,12 @@ def test_a_copy_that_was_damaged_here_is_fetched_again(machine: Machine) -> None
     ],
 )
 def test_what_was_changed_in_the_store_is_refused_and_can_be_mended(
-    s3: ObjectServer, tmp_path: Path, made: Callable[[bytes], bytes], error: type[Exception]
+    server: ObjectServer, tmp_path: Path, made: Callable[[bytes], bytes], error: type[Exception]
 ) -> None:
-    here, there = _at(s3, tmp_path / "here"), _at(s3, tmp_path / "there")
+    here, there = stores.at(server, tmp_path / "here"), stores.at(server, tmp_path / "there")
     digest = here.put(card()).digest
     assert digest is not None
-    s3.ask("PUT", _key(s3, digest), made(here.path(digest).read_bytes()))
+    stores.write(server, digest, made(here.path(digest).read_bytes()))
     with pytest.raises(error, match=digest.removeprefix("sha256:")):
         there.open(digest)
     assert there.local() == []
@@ -239,13 +211,13 @@ def test_what_was_changed_in_the_store_is_refused_and_can_be_mended(
 
 
 def test_what_has_the_right_name_but_is_no_card_never_comes_into_the_folder(
-    s3: ObjectServer, tmp_path: Path
+    server: ObjectServer, tmp_path: Path
 ) -> None:
     rubbish = b"rubbish that is long enough to be looked at"
     (tmp_path / "file").write_bytes(rubbish)
     digest = LoRAFormat.digest_of(tmp_path / "file")
-    s3.ask("PUT", _key(s3, digest), rubbish)
-    store = _at(s3, tmp_path / "here")
+    stores.write(server, digest, rubbish)
+    store = stores.at(server, tmp_path / "here")
     with pytest.raises(CardCorruptError):
         store.open(digest)
     assert store.local() == []
@@ -254,122 +226,42 @@ def test_what_has_the_right_name_but_is_no_card_never_comes_into_the_folder(
 def test_a_small_card_goes_up_in_one_request_and_comes_down_once(
     s3: ObjectServer, tmp_path: Path
 ) -> None:
-    here, there = _at(s3, tmp_path / "here"), _at(s3, tmp_path / "there")
+    here, there = stores.at(s3, tmp_path / "here"), stores.at(s3, tmp_path / "there")
     digest = here.put(card()).digest
     assert digest is not None
     assert [it for it in s3.asked() if not it.startswith(("HEAD", "GET"))] == [
-        f"PUT {_key(s3, digest)}"
+        f"PUT {stores.key(s3, digest)}"
     ]
     s3.mend()
     there.open(digest)
-    assert s3.asked().count(f"GET {_key(s3, digest)}") == 1
+    assert s3.asked().count(f"GET {stores.key(s3, digest)}") == 1
     s3.mend()
     there.open(digest)
     here.open(digest)
     assert s3.asked() == []
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param({"status": 503, "code": "SlowDown", "times": 3}, id="busy"),
-        pytest.param({"status": 500, "code": "InternalError", "times": 2}, id="broken"),
-        pytest.param({"status": 429, "code": "TooManyRequests", "times": 2}, id="throttled"),
-    ],
-)
-def test_what_passes_is_waited_for(
-    s3: ObjectServer, tmp_path: Path, fault: dict[str, float | str | int]
+def test_what_is_large_goes_up_in_parts_and_comes_down_whole(
+    server: ObjectServer, tmp_path: Path
 ) -> None:
-    store = _at(s3, tmp_path / "here")
-    s3.fail(**fault)  # type: ignore[arg-type]
-    digest = store.put(card()).digest
-    assert s3.stored() == [_key(s3, digest).removeprefix(f"/{s3.bucket}/")]
-    s3.fail(**fault)  # type: ignore[arg-type]
-    assert _at(s3, tmp_path / "there").open(digest).digest == digest
+    data = bytes(range(256)) * (11 << 12)  # 11 MB: more than a part of S3's has
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    objects = Objects(stores.place(server), "datasets", ".parquet")
+    objects.put(digest, data)
+    assert not objects.offer(digest, data)
+    objects.fetch(digest, tmp_path / "there", len(data))
+    assert (tmp_path / "there").read_bytes() == data
 
 
-def test_after_the_deadline_the_store_is_away_and_what_is_here_still_serves(
-    s3: ObjectServer, tmp_path: Path
+def test_what_is_written_again_while_it_is_read_is_read_again(
+    gs: ObjectServer, tmp_path: Path
 ) -> None:
-    store = _at(s3, tmp_path / "here", deadline=0.5)
-    digest = store.put(card()).digest
-    s3.fail(status=503, code="SlowDown", times=10_000)
-    with pytest.raises(StoreAwayError, match=r"the object store s3://.* is not to be had"):
-        store.put(card("other"))
-    assert store.local() == [digest]
-    assert store.open(digest).digest == digest
-    with pytest.raises(StoreAwayError):
-        store.delete(digest)
-    assert store.local() == [digest]
-
-
-def test_a_store_that_takes_requests_and_says_nothing_is_away(
-    s3: ObjectServer, tmp_path: Path
-) -> None:
-    s3.fail(hang=600, times=10_000)
-    with pytest.raises(StoreAwayError, match="Timeout"):
-        _at(s3, tmp_path / "here", deadline=0.5).put(card())
-
-
-def test_a_store_that_nobody_answers_for_is_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    place = ObjectPlace("s3://fleet/a", "http://127.0.0.1:1")
-    with pytest.raises(StoreAwayError, match=r"127\.0\.0\.1:1 is not to be had for fetching"):
-        _machine(tmp_path, place, deadline=0.3).open("sha256:" + "0" * 64)
-
-
-@pytest.mark.parametrize(
-    ("fault", "why"),
-    [
-        pytest.param({"code": "AccessDenied"}, "do not allow it", id="denied"),
-        pytest.param({"code": "InvalidAccessKeyId"}, "do not allow|not known", id="unknown key"),
-        pytest.param({"code": "ExpiredToken", "status": 400}, "status 400", id="expired"),
-        pytest.param({"code": "PermanentRedirect", "status": 301}, "another region", id="region"),
-    ],
-)
-def test_what_will_not_pass_is_told_at_once(
-    s3: ObjectServer, tmp_path: Path, fault: dict[str, str | int], why: str
-) -> None:
-    store = _at(s3, tmp_path / "here", deadline=1000)
-    for work in (
-        lambda: store.put(card()),
-        lambda: store.open("sha256:" + "1" * 64),
-        store.digests,
-    ):
-        s3.fail(**{"status": 403, "times": 1000, **fault})  # type: ignore[arg-type]
-        with pytest.raises(StoreRefusedError, match=why):
-            work()
-        s3.mend()
-    assert store.local() == []
-
-
-def test_without_credentials_nothing_is_done(
-    s3: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(StoreRefusedError, match="credentials are missing"):
-        _at(s3, tmp_path / "here", deadline=1000).put(card())
-    assert s3.stored() == []
-
-
-def test_a_bucket_that_is_not_there_is_told_from_a_card_that_is_not(
-    s3: ObjectServer, tmp_path: Path
-) -> None:
-    place = ObjectPlace("s3://no-such-bucket/a", s3.endpoint)
-    store = _machine(tmp_path / "here", place, deadline=1000)
-    for work in (
-        lambda: store.put(card()),
-        lambda: store.open("sha256:" + "1" * 64),
-        lambda: store.delete("sha256:" + "1" * 64),
-        store.digests,
-    ):
-        with pytest.raises(StoreRefusedError, match="no such bucket"):
-            work()
-    assert _at(s3, tmp_path / "there").digests() == []
-    with pytest.raises(CardNotFoundError):
-        _at(s3, tmp_path / "there").open("sha256:" + "1" * 64)
+    # Google's client asks for what was there when it opened it, and is told that it is gone.
+    digest = stores.at(gs, tmp_path / "here").put(card()).digest
+    assert digest is not None
+    for store in (stores.at(gs, tmp_path / "there"), stores.at(gs, tmp_path / "here")):
+        gs.fail(query="alt=media", status=404, times=2)
+        assert store.put(card()).digest == digest
+        store.path(digest).unlink()
+        gs.fail(query="alt=media", status=404, times=2)
+        assert store.open(digest).digest == digest

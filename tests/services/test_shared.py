@@ -39,13 +39,13 @@ from tests.services.federation.nodes import AUTHOR
 from tests.services.forgetting import word
 
 
-@pytest.fixture(params=["s3", "folder"])
+@pytest.fixture(params=["s3", "gs", "folder"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """The keys of `[store]`."""
     if request.param == "folder":
         return {"url": f"file://{tmp_path}/shared"}
-    s3 = request.getfixturevalue("s3")
-    return {"url": f"s3://{s3.bucket}/fleet", "endpoint": s3.endpoint}
+    server: ObjectServer = request.getfixturevalue(request.param)
+    return {"url": f"{server.url}/fleet", "endpoint": server.endpoint}
 
 
 @pytest.fixture
@@ -125,10 +125,12 @@ async def test_cards_from_before_the_store_come_into_it(
     assert there.open(event.data.card.digest).name == "law"
 
 
+@pytest.mark.parametrize("kind", ["s3", "gs"])
 async def test_a_bucket_that_is_not_there_is_told_at_the_start(
-    machines: tuple[Processes, Processes], s3: ObjectServer
+    machines: tuple[Processes, Processes], request: pytest.FixtureRequest, kind: str
 ) -> None:
-    shared = settings(store={"url": "s3://no-such-bucket", "endpoint": s3.endpoint})
+    server: ObjectServer = request.getfixturevalue(kind)
+    shared = settings(store={"url": f"{kind}://no-such-bucket", "endpoint": server.endpoint})
     with pytest.raises(ManagerError, match=r"the card store cannot be used: .* no such bucket"):
         await machines[0].start(AdapterManagerService, settings=shared)
 
