@@ -303,6 +303,33 @@ def test_one_alone_that_a_skill_answers_is_not_compared_with_all(
         assert said(router.decide(queries[row][None])) == [expected[row]]
 
 
+def test_bounds_follow_the_skills_that_come_and_go() -> None:
+    """Rows and slots are used again, by points with other boundaries, or with none."""
+    rng = np.random.default_rng(3)
+    shelf = Shelf(DIM)
+
+    def put(number: int) -> None:
+        points = unit(rng.normal(size=(int(rng.integers(3, 9)), DIM)))
+        boundary = Boundary(half(points.mean(axis=0)), 0.1) if rng.random() < 0.8 else None
+        shelf.put(f"s{number}", points, 0.5, 0.0, boundary)
+
+    for number in range(450):
+        put(number)
+    for number in range(0, 450, 2):
+        shelf.drop(f"s{number}")
+    for number in range(450, 750):
+        put(number)
+    assert shelf.sieve is not None
+    queries = unit(shelf.points[::50] + 0.05 * rng.normal(size=shelf.points[::50].shape))
+    sieved = shelf.sieve.bounds(queries, len(shelf.owners))
+    along = shelf.along(queries)
+    assert along is not None
+    taken = np.isfinite(shelf.least)
+    for row, scores in enumerate(shelf.scores(queries)):
+        closer = shelf.sieve.closer(sieved, row, shelf.slots, along[row])
+        assert (closer >= scores)[taken].all()
+
+
 def test_no_bound_is_below_its_cosine() -> None:
     """Of points that the basis was not made for, too, of those that lie in it wholly, and of those
     that lean along their boundary's normal or the other way, whatever its length."""
@@ -314,7 +341,7 @@ def test_no_bound_is_below_its_cosine() -> None:
     normals = everything[::3] + 0.02 * rng.normal(size=(300, DIM)).astype(np.float32)
     normals *= np.resize([1, -3, 1e-4, 6e4], (300, 1)).astype(np.float32)
     normals[::7] = 0
-    normals[3::7] = np.eye(DIM)[0]
+    normals[3::7] = np.linalg.svd(points)[2][0]  # lies in the basis, as far as can be told
     sieve = Sieve(points, 700, slots[:600], normals[:200])
     sieve.grow(900)
     for slot in range(200, 300):
