@@ -14,10 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PAGE", "Image"]
+__all__ = ["LOG_VERSION", "PAGE", "Image"]
 
 PAGE = 4096
 """Bytes of a page; the journal is made with this size."""
+LOG_VERSION = 3_007_000
+"""What the log's header states: there is no other version of its format."""
 
 _LEAF = 0x0D
 _FRAME = 24
@@ -127,9 +129,10 @@ class Image:
         """
         if len(log) < 32 + _FRAME + PAGE:
             return
-        magic, _, _, _, *salts, first, second = struct.unpack_from(">8I", log)
+        magic, version, _, _, *salts, first, second = struct.unpack_from(">8I", log)
         order = ">" if magic == 0x377F0683 else "<"
-        if (first, second) == _sums(log[:24], (0, 0), order):
+        # Two changes may leave the sum as it was; then SQLite opens nothing.
+        if version == LOG_VERSION and (first, second) == _sums(log[:24], (0, 0), order):
             gathered = self._frames(log, salts, (first, second), order)
         else:  # its first page cannot be told sound; rows say themselves whether they are
             salts = list(struct.unpack_from(">2I", log, 32 + 8))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bus.errors import BusError, Damaged, DiskFull, ReadOnly
 from bus.journal.books import tally_path, tied
+from bus.journal.pages import LOG_VERSION
 
 __all__ = [
     "UNREADABLE",
@@ -95,6 +96,8 @@ def open_database(path: Path | None) -> sqlite3.Connection:
     except sqlite3.Error as e:
         if path is not None and _is_other(e) and not tally_path(path).exists():
             raise BusError(f"{path} is not a journal: {e}") from e
+        if path is not None and _is_strange(e, path):
+            raise Damaged("its log states a format that SQLite does not know") from e
         raise broken(e, path) from e
     except UnicodeDecodeError as e:
         raise Damaged("its words are damaged") from e
@@ -103,6 +106,18 @@ def open_database(path: Path | None) -> sqlite3.Connection:
 
 def _is_other(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB
+
+
+def _is_strange(error: sqlite3.Error, path: Path) -> bool:
+    """Whether the log's header is damaged where its sum does not show it: sums are not proof."""
+    if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_CANTOPEN:
+        return False
+    try:
+        with path.with_name(path.name + "-wal").open("rb") as log:
+            stated = log.read(8)[4:]
+    except OSError:
+        return False
+    return len(stated) == 4 and int.from_bytes(stated, "big") != LOG_VERSION
 
 
 def _find(path: Path) -> None:

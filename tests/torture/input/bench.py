@@ -38,17 +38,9 @@ CODES = {
     "unknown_type",
     "too_large",
     "stale_lease",
+    "consumed",
     "not_permitted",
     "overloaded",
-}
-ANSWERS: dict[bytes, type[Any]] = {
-    b"append": protocol.Appended,
-    b"ack": protocol.Appended,
-    b"read": protocol.Page,
-    b"lease": protocol.Deliveries,
-    b"heads": protocol.Heads,
-    b"dead": protocol.DeadList,
-    b"erase": protocol.Erased,
 }
 _loop: list[asyncio.AbstractEventLoop] = []
 

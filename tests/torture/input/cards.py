@@ -148,7 +148,7 @@ def _mutate(data: bytes, random: Random) -> bytes:
                 values = values[:at] + step + values[at + 4 :]
             case _:
                 offsets = sorted(offsets)
-    with contextlib.suppress(pa.ArrowException, ValueError, TypeError, OverflowError):
+    with contextlib.suppress(pa.ArrowException, OSError, ValueError, TypeError, OverflowError):
         return _put_together(metadata, columns, offsets, values, random)
     return dented(data, random)
 

@@ -6,7 +6,10 @@ from typing import Final
 
 __all__ = ["PACKAGES"]
 
-_LORA: Final = ("lora.card", "lora.layout", "lora.arrowfile", "lora.adapter", "lora.boundary")
+_LORA: Final = (
+    *("lora.card", "lora.card_checks", "lora.outline", "lora.layout", "lora.arrowfile"),
+    *("lora.adapter", "lora.boundary"),
+)
 
 PACKAGES: Final = {
     "events": ("schemas",),
