@@ -9,13 +9,18 @@ who are served: then more comes before it than waits now. Divided by the pace, t
 encoders get done in a second, it is the wait. So a query is let in before a bulk that waits for
 minutes, while the bulk's own client is told to come again.
 
+Small requests that get in all the time would keep a large one out until its deadline. So it is
+remembered who was told to come again: who does may wait as long as its deadline lets it, where an
+equal share of the encoders gets it done by then. That takes nothing from those who share.
+
 Several routers share requests and encoders evenly: each has its part of the pace, and of the texts
-that may wait.
+that may wait. Each remembers whom it told itself.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -32,6 +37,9 @@ UNKNOWN: Final = 0.5
 FADING: Final = 5.0
 """Seconds over which it is averaged how much is refused."""
 
+REMEMBERED: Final = 1024
+"""Clients that were told to come again."""
+
 SPREAD: Final = (math.sqrt(5) - 1) / 2
 """Steps of the golden ratio lie evenly: who was refused together does not come again together."""
 
@@ -43,7 +51,8 @@ class Limits(NamedTuple):
     """Of all clients."""
     seconds: float
     """A request that would wait longer is refused; of a client for which something waits already,
-    half as long: the other half is kept for those who have nothing yet."""
+    half as long: the other half is kept for those who have nothing yet. Who comes again when it
+    was told to may wait longer."""
 
 
 class Admission:
@@ -65,6 +74,7 @@ class Admission:
         self._refused = 0.0
         self._refused_at = 0.0
         self._place = 0.0
+        self._told: OrderedDict[str, float] = OrderedDict()  # when to come again
 
     def _pace(self) -> float:
         return self._whole() / self._routers()
@@ -97,15 +107,34 @@ class Admission:
             why = f"{waiting} texts are unanswered, {most} may be"
         elif held and held + texts > free:
             why = f"{held} texts of this client are unanswered, there is room for {free}"
-        elif wait > limit:
+        elif wait > limit and not self._passed_over(source, texts, tokens, left, now):
             why = f"it would wait {wait:.1f} s, {limit:g} s are allowed"
         elif wait > left:
             why = f"it would wait {wait:.1f} s, its deadline is in {left:.1f} s"
             limit = left
         else:
+            self._told.pop(source, None)
             return
-        after = self._after(wait, limit, tokens, now)
-        raise Refused("overloaded", why, retry_after_ms=int(1000 * after))
+        after = int(1000 * self._after(wait, limit, tokens, now))
+        self._told[source] = now + after / 1000
+        self._told.move_to_end(source)
+        if len(self._told) > REMEMBERED:
+            self._told.popitem(last=False)
+        raise Refused("overloaded", why, retry_after_ms=after)
+
+    def _passed_over(self, source: str, texts: int, tokens: int, left: float, now: float) -> bool:
+        """Whether it came again as it was told, others get in before it, and it can be done."""
+        books, limits, pace = self._books, self._limits, self._pace()
+        told = self._told.get(source)
+        if told is None or not told <= now <= told + LATEST or books.held(source).texts:
+            return False
+        waiting = books.all
+        small = waiting.tokens / waiting.texts  # who asks for one text more is let in
+        return (
+            books.clients * small <= pace * limits.seconds / 2
+            and books.clients * tokens <= pace * left
+            and waiting.texts + texts <= limits.texts // self._routers() // 2
+        )
 
     def _after(self, wait: float, limit: float, tokens: int, now: float) -> float:
         """Seconds until it is worth coming again.

@@ -272,7 +272,8 @@ class RouterSettings(Section, frozen=True, kw_only=True):
         float,
         doc(
             "A request that would wait longer for its turn is refused at once; one of a client "
-            "for which something waits already, half as long.",
+            "for which something waits already, half as long. Who comes again when told may wait "
+            "longer, by its share.",
             "s",
             gt=0,
         ),

@@ -24,7 +24,7 @@ from services.encoder.batcher import Batcher, Job
 from services.router.admission import Limits
 from services.router.service import RouterService
 from tests.services.encoder.processes import Processes, settings, until
-from tests.torture.overload.crowd import Shape
+from tests.torture.overload.crowd import Asked, Shape
 from tests.torture.overload.promises import FAIR, medians, shares
 from tests.torture.overload.simulated import Simulated
 
@@ -70,6 +70,18 @@ def test_the_queue_is_no_longer_than_can_be_served_soon() -> None:
     assert found.most * 12 / found.pace <= 6.0
     served = [it.seconds for it in found.asked if it.code == "completed"]
     assert max(served) <= 7.5
+
+
+def test_who_asks_for_much_and_comes_again_when_told_gets_its_share() -> None:
+    simulated = Simulated(PACE / 5)
+    bulk = Shape("16 texts", texts=16)
+    patient = [Asked(50 + number, bulk, 5.0 + number, 65.0 + number) for number in range(5)]
+    rate = 10 * PACE / 5 / 12
+    simulated.flood(rate, 45.0, [1.0] * 50, QUERY, Random(8), deadline=30.0, patient=patient)
+    assert {it.code for it in patient} == {"completed"}
+    served = [it.seconds for it in simulated.asked if it.code == "completed"]
+    assert max(served) <= 7.5, "nobody waits longer for it"
+    assert all(it.code in ("completed", "overloaded") for it in simulated.asked)
 
 
 def test_without_an_overload_nobody_is_refused() -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.router.admission import LATEST, SOONEST, Admission, Limits
+from services.router.admission import LATEST, REMEMBERED, SOONEST, Admission, Limits
 from services.router.errors import Refused
 from services.router.outstanding import Entry, Outstanding
 
@@ -145,3 +145,69 @@ def test_a_client_that_asks_more_never_takes_the_place_of_others(clients: int) -
             desk.hold(f"/c/{client}", 1, 10)
             let_in += 1
     assert let_in >= min(clients, 30)
+
+
+def crowded(limits: Limits = LIMITS) -> Desk:
+    """A request of 200 tokens would wait for 20 s, one of 10 tokens for 1 s."""
+    desk = Desk(limits=limits)
+    for client in range(10):
+        desk.hold(f"/c/{client}", 30, 300)
+    return desk
+
+
+def again(desk: Desk, source: str = "/large", **given: float) -> tuple[float, Refused | None]:
+    """Refused, and back when it was told to be: when that is, and what it is told then."""
+    refused = desk.refusal(source, 20, 200)
+    assert refused is not None
+    assert refused.retry_after_ms is not None
+    now = refused.retry_after_ms / 1000 + given.pop("late", 0.0)
+    return now, desk.refusal(source, 20, 200, now=now, **given)
+
+
+def test_who_comes_again_when_told_is_let_in_if_its_share_gets_it_done() -> None:
+    assert again(crowded(), left=25.0)[1] is None
+    assert again(crowded(), left=15.0)[1] is not None, "20 s are too long for it"
+
+
+def test_who_comes_again_at_another_time_is_as_any_other() -> None:
+    assert again(crowded(), late=-0.002)[1] is not None
+    assert again(crowded(), late=LATEST + 0.1)[1] is not None
+    desk = crowded()
+    again(desk)
+    assert desk.refusal("/other", 20, 200) is not None
+
+
+def test_who_was_let_in_is_not_remembered() -> None:
+    desk = crowded()
+    now, refused = again(desk)
+    assert refused is None
+    assert desk.refusal("/large", 20, 200, now=now) is not None
+
+
+def test_a_client_for_which_something_waits_is_not_let_in_by_its_patience() -> None:
+    desk = crowded()
+    desk.hold("/large", 1, 10)
+    assert again(desk)[1] is not None
+
+
+def test_patience_takes_no_more_than_half_of_the_texts_that_may_wait() -> None:
+    assert again(crowded(Limits(texts=640, seconds=6.0)))[1] is None
+    assert again(crowded(Limits(texts=638, seconds=6.0)))[1] is not None
+
+
+def test_patience_is_of_no_use_where_those_who_ask_for_little_wait_as_well() -> None:
+    desk = Desk()
+    for client in range(70):
+        desk.hold(f"/c/{client}", 1, 10)
+    assert again(desk, left=1000.0)[1] is not None, "they wait for 7 s, and half of 6 is allowed"
+
+
+def test_of_those_who_were_refused_the_last_are_remembered() -> None:
+    desk = crowded()
+    first = desk.refusal("/first", 20, 200)
+    assert first is not None
+    times = [desk.refusal(f"/then/{number}", 20, 200) for number in range(REMEMBERED)]
+    assert times[-1] is not None
+    assert desk.refusal("/first", 20, 200, now=(first.retry_after_ms or 0) / 1000) is not None
+    now = (times[-1].retry_after_ms or 0) / 1000
+    assert desk.refusal(f"/then/{REMEMBERED - 1}", 20, 200, now=now) is None

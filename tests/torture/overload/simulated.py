@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from heapq import heapify, heappop, heappush
 from random import Random
 from typing import Final
 
@@ -39,6 +40,7 @@ class Simulated:
         self._batcher = Batcher(BUDGET, self.limits.seconds)
         self._jobs: dict[Job, tuple[Asked, Entry]] = {}
         self._free = 0.0
+        self._made = 0
 
     def flood(
         self,
@@ -50,26 +52,41 @@ class Simulated:
         *,
         deadline: float,
         since: float = 0.0,
+        patient: Sequence[Asked] = (),
     ) -> None:
-        """Ask at random from `since` on, and serve until all is over."""
+        """Ask at random from `since` on, and serve until all is over.
+
+        Who is `patient` asks once, and when refused comes again when it was told to.
+        """
         now, clients = since, range(len(weights))
+        turns = [(asked.at, place) for place, asked in enumerate(patient)]
+        heapify(turns)
         while (now := now + random.expovariate(rate)) < since + seconds:
+            while turns and turns[0][0] <= now:
+                at, place = heappop(turns)
+                self._serve(at)
+                asked = patient[place]
+                self._ask(asked, at)
+                if asked.retry_after_ms and (at := at + asked.retry_after_ms / 1000) < asked.until:
+                    heappush(turns, (at, place))
             self._serve(now)
             (client,) = random.choices(clients, weights)
-            self._ask(client, shape, now, deadline)
+            self.asked.append(Asked(client, shape, now, now + deadline))
+            self._ask(self.asked[-1], now)
         self._serve(float("inf"))
 
-    def _ask(self, client: int, shape: Shape, now: float, deadline: float) -> None:
-        asked = Asked(client, shape, now, now + deadline)
-        self.asked.append(asked)
-        source, tokens = f"/crowd/{client}", TOKENS * shape.texts
+    def _ask(self, asked: Asked, now: float) -> None:
+        shape, left = asked.shape, asked.until - now
+        source, tokens = f"/crowd/{asked.client}", TOKENS * shape.texts
+        self._made += 1
         try:
-            self._admission.check(source, shape.texts, tokens, deadline, now)
+            self._admission.check(source, shape.texts, tokens, left, now)
         except Refused as refused:
             asked.code, asked.retry_after_ms, asked.done = refused.code, refused.retry_after_ms, now
             return
+        asked.retry_after_ms = None
         late = START + timedelta(seconds=asked.until)
-        key = (source, str(len(self.asked)))
+        key = (source, str(self._made))
         entry = Entry(key=key, deadline=late, texts=shape.texts, tokens=tokens)
         data = EncodeAssigned(
             request_id=key[1],
