@@ -28,6 +28,7 @@ from schemas.encoding import (
     EncodeFinished,
     EncodeRequested,
     EventRefused,
+    FinishedToo,
     Role,
 )
 from schemas.envelope import (
@@ -123,6 +124,7 @@ __all__ = [
     "EventRefused",
     "FeedbackGiven",
     "FeedbackJudged",
+    "FinishedToo",
     "FleetHeartbeat",
     "FleetStop",
     "GenerationObserved",

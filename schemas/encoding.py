@@ -18,6 +18,7 @@ __all__ = [
     "EncodeFinished",
     "EncodeRequested",
     "EventRefused",
+    "FinishedToo",
     "Role",
 ]
 
@@ -69,6 +70,8 @@ class EncodeAssigned(Payload, frozen=True, kw_only=True):
     router: str
     client: str = ""
     """On whose behalf: clients share an encoder equally. Empty: on that of `reply_to`."""
+    several: bool = False
+    """Whether the router reads of several assignments in one `encode.finished`."""
 
 
 class CompletedRow(Struct, frozen=True, kw_only=True):
@@ -96,8 +99,17 @@ class EncodeCompleted(Payload, frozen=True, kw_only=True):
     attachments: tuple[str, ...]
 
 
+class FinishedToo(Struct, frozen=True, kw_only=True):
+    """A further assignment that is off the encoder's hands."""
+
+    assignment: str
+    """The id of its event; that of the first is the `causationid` of the word itself."""
+    request_id: str
+    failed: str | None = None
+
+
 class EncodeFinished(Payload, frozen=True, kw_only=True):
-    """An encoder tells the router that an assignment is off its hands."""
+    """An encoder tells the router that an assignment is off its hands, or several are."""
 
     type: ClassVar[str] = "encode.finished"
     addressed: ClassVar[bool] = True
@@ -105,6 +117,8 @@ class EncodeFinished(Payload, frozen=True, kw_only=True):
     request_id: str
     worker: str
     failed: str | None = None
+    also: tuple[FinishedToo, ...] = ()
+    """The further ones: only where each was assigned with `several`."""
 
 
 class EncodeFailed(Payload, frozen=True, kw_only=True):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -15,11 +16,21 @@ from schemas import (
     EncodeFailed,
     EncodeFinished,
     Event,
+    FinishedToo,
+    encode,
 )
 from services.encoder.batcher import Job
 from services.runtime.vectors import to_stream
 
-__all__ = ["completed", "expired", "failed", "told_to"]
+__all__ = ["Word", "completed", "expired", "failed", "parted", "together", "told_to"]
+
+Word = Event[EncodeFinished]
+"""To the router: an assignment is off the encoder's hands."""
+
+MOST: Final = 256
+"""Assignments in one word: the router hears it as a whole, before anything else."""
+
+_LIST_BYTES: Final = len('"also":[],')
 
 
 def completed(
@@ -65,22 +76,62 @@ def failed(
     )
 
 
-def expired(event: Event[EncodeAssigned], *, source: str, worker: str) -> tuple[Event[Any], ...]:
+def expired(event: Event[EncodeAssigned], *, source: str, worker: str) -> Word:
     """The word for the router of a request whose deadline has passed.
 
     The router tells the client: it watches the same deadline, and one of the two must.
     """
-    return (_finished(event, source=source, worker=worker, reason="deadline"),)
+    return _finished(event, source=source, worker=worker, reason="deadline")
 
 
-def told_to(router: str, events: tuple[Event[Any], ...]) -> tuple[Event[Any], ...]:
-    """The same events, with the word for the router addressed to this one."""
-    return tuple(
-        msgspec.structs.replace(event, to=router)
-        if isinstance(event.data, EncodeFinished)
-        else event
-        for event in events
-    )
+def told_to(router: str, words: Iterable[Word]) -> list[Word]:
+    """The same words for another router."""
+    return [msgspec.structs.replace(word, to=router) for word in words]
+
+
+def parted(events: Iterable[Event[Any]]) -> tuple[list[Event[Any]], list[Word]]:
+    """What the client is told, and what the router is."""
+    client: list[Event[Any]] = []
+    words: list[Word] = []
+    for event in events:
+        (words if isinstance(event.data, EncodeFinished) else client).append(event)
+    return client, words
+
+
+def together(words: Sequence[Word], max_bytes: int) -> list[Word]:
+    """The same words in as few events as their routers and `max_bytes` of JSON allow."""
+    told: list[Word] = []
+    for router in dict.fromkeys(word.to for word in words):
+        told += _joined([word for word in words if word.to == router], max_bytes)
+    return told
+
+
+def _joined(words: Sequence[Word], max_bytes: int) -> list[Word]:
+    told: list[Word] = []
+    also: list[FinishedToo] = []
+    room = 0
+    for word in words:
+        data = word.data
+        more = FinishedToo(
+            assignment=word.causation_id or "", request_id=data.request_id, failed=data.failed
+        )
+        size = len(msgspec.json.encode(more)) + 1
+        if told and size <= room and len(also) < MOST - 1:
+            also.append(more)
+            room -= size
+            continue
+        _close(told, also)
+        told.append(word)
+        also, room = [], max_bytes - len(encode(word)) - _LIST_BYTES
+    _close(told, also)
+    return told
+
+
+def _close(told: list[Word], also: list[FinishedToo]) -> None:
+    """The last word tells of these, too."""
+    if also:
+        data = msgspec.structs.replace(told[-1].data, also=tuple(also))
+        told[-1] = msgspec.structs.replace(told[-1], data=data)
 
 
 def _row(data: EncodeAssigned, index: int) -> CompletedRow:
@@ -96,7 +147,7 @@ def _row(data: EncodeAssigned, index: int) -> CompletedRow:
 
 def _finished(
     event: Event[EncodeAssigned], *, source: str, worker: str, reason: str | None = None
-) -> Event[Any]:
+) -> Word:
     data = event.data
     finished = EncodeFinished(request_id=data.request_id, worker=worker, failed=reason)
     return event.derive(finished, source=source, to=data.router)

@@ -8,10 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
-
-import msgspec
 
 from bus import BusError
 from lora.card import LoRACard
@@ -31,6 +28,7 @@ from services.encoder.allocator import keep_freed_memory
 from services.encoder.batcher import LEAST, Batch, Batcher, Job, Row
 from services.encoder.cache import RecentAnswers, VectorCache
 from services.encoder.errors import EncoderError, PinRefusedError, SkillFileError, SkillStoreError
+from services.encoder.hand import Done, Hand, Key, key_of
 from services.encoder.loading import load_engine
 from services.encoder.pace import Pace
 from services.encoder.passes import Outcome, compute
@@ -63,16 +61,7 @@ COUNTED: Final = (
 )
 """What is counted here; the rest of the counters is the tally's."""
 
-Key = tuple[str, str, bytes]
-"""Who is to be answered, the id of the request, and what it asks: two clients may use the same id,
-and so may one client that has started anew."""
-
 T = TypeVar("T")
-
-
-def _key(data: EncodeAssigned) -> Key:
-    asked = blake2b(msgspec.msgpack.encode((data.role, data.texts)), digest_size=16)
-    return data.reply_to, data.request_id, asked.digest()
 
 
 def _few(texts: Sequence[str]) -> bool:
@@ -93,12 +82,8 @@ class EncoderService(Service):
         self.recent: RecentAnswers[Key] = RecentAnswers(ANSWER_SECONDS, ANSWER_BYTES)
         self.engine: ArrowEngine
         self.shelf: Shelf
-        self._hand: dict[Key, Event[EncodeAssigned]] = {}
-        self._asked_too: dict[Key, set[str]] = {}
-        """Other routers that have assigned what is in hand: one may take the place of another."""
+        self.hand = Hand()
         self._waiting = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._empty.set()
         self._side: set[asyncio.Task[None]] = set()
         # Torch runs in one thread only; files are opened and verified in others.
         self._torch = ThreadPoolExecutor(1, thread_name_prefix="compute")
@@ -139,7 +124,7 @@ class EncoderService(Service):
 
     async def drain(self) -> None:
         """Answer what is in hand."""
-        await self._empty.wait()
+        await self.hand.empty.wait()
 
     async def aclose(self) -> None:
         """Stop the threads; a batch under way ends first, a model that still loads does not."""
@@ -157,17 +142,16 @@ class EncoderService(Service):
     # Assignments ------------------------------------------------------------------------------
 
     async def _assigned(self, event: Event[EncodeAssigned]) -> None:
-        key = _key(event.data)
-        if key in self._hand:
-            if event.data.router != self._hand[key].data.router:
-                self._asked_too.setdefault(key, set()).add(event.data.router)
+        key = key_of(event.data)
+        if key in self.hand:
+            self.hand.again(key, event.data.router)
             return
         answered = self.recent.get(key, time.monotonic())
         if answered is not None:
-            await self.bus.publish(*answers.told_to(event.data.router, answered))
+            client, words = answers.parted(answered)
+            await self.bus.publish(*client, *answers.told_to(event.data.router, words))
             return
-        self._hand[key] = event
-        self._empty.clear()
+        self.hand.take(key, event)
         received = time.monotonic()
         here = all(skill.digest in self.shelf for skill in event.data.skills)
         if here and _few(event.data.texts):
@@ -230,8 +214,7 @@ class EncoderService(Service):
             self.counters["waiting_tokens"] = self.batcher.tokens
             for job in batch.expired:
                 self._teller.failed(job.event, "deadline")
-                late = answers.expired(job.event, source=self.source, worker=self.address)
-                await self._send(job.event, late)
+            await self._off_hand([self._late(job) for job in batch.expired])
             for job in batch.stuck:
                 await self._put_off(job)
             if not batch.rows:
@@ -290,19 +273,29 @@ class EncoderService(Service):
     # Answers ----------------------------------------------------------------------------------
 
     async def _answer(self, jobs: Iterable[Job]) -> None:
-        for job in jobs:
-            events = answers.completed(
-                job,
-                source=self.source,
-                worker=self.address,
-                model=self.engine.base_model.id,
-                dim=self.engine.dim,
-            )
-            self.recent.keep(_key(job.data), events, time.monotonic())
-            self.tally.answered(job)
-            self._teller.answered(job)
-            await self._send(job.event, events)
+        done: list[Done] = []
+        try:
+            for job in jobs:
+                events = answers.completed(
+                    job,
+                    source=self.source,
+                    worker=self.address,
+                    model=self.engine.base_model.id,
+                    dim=self.engine.dim,
+                )
+                self.recent.keep(key_of(job.data), events, time.monotonic())
+                self.tally.answered(job)
+                self._teller.answered(job)
+                client, words = answers.parted(events)
+                done.append(Done(job.event, words))
+                await self._publish(job.event, client)
+        finally:
+            await self._off_hand(done)
         self._count()
+
+    def _late(self, job: Job) -> Done:
+        word = answers.expired(job.event, source=self.source, worker=self.address)
+        return Done(job.event, [word])
 
     async def _put_off(self, job: Job) -> None:
         """It waits behind others of its own client: they were let in before it was known how many
@@ -327,23 +320,29 @@ class EncoderService(Service):
         )
 
     async def _send(self, event: Event[EncodeAssigned], events: tuple[Event[Any], ...]) -> None:
-        key = _key(event.data)
-        also = [
-            word
-            for router in sorted(self._asked_too.pop(key, ()))
-            for word in answers.told_to(router, events)
-            if word.to == router
-        ]
+        client, words = answers.parted(events)
         try:
-            await self.bus.publish(*events, *also)
+            await self._publish(event, client)
+        finally:
+            await self._off_hand([Done(event, words)])
+
+    async def _off_hand(self, done: Sequence[Done]) -> None:
+        """Tell the routers of assignments that are over."""
+        if not done:
+            return
+        try:
+            words = self.hand.words(done, self.settings.bus.max_event_bytes)
+            await self._publish(done[0].event, words)
+        finally:
+            self.hand.put_down(done)
+
+    async def _publish(self, event: Event[EncodeAssigned], events: Sequence[Event[Any]]) -> None:
+        try:
+            await self.bus.publish(*events)
         except BusError as error:
             # The client asks again, and is answered from what is kept.
             with following(event):
                 self.log.warning("answer not sent", id=event.data.request_id, why=str(error))
-        finally:
-            self._hand.pop(key, None)
-            if not self._hand:
-                self._empty.set()
 
     # Cards ------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from schemas import AssignedRow, EncodeAssigned, EncodeFailed, EncodeFinished, Event, Role, now
+from schemas import AssignedRow, EncodeAssigned, EncodeFailed, Event, Role, now
 from services.router.errors import Refused
 from services.router.outstanding import Answer, Entry, Outstanding
 from services.router.placement import Change, Work, Workers, estimate, fingerprint
@@ -66,6 +66,7 @@ class Dispatcher:
             reply_to=self._address,
             router=self._address,
             client=client,
+            several=True,
         )
         origin = here()  # the request that cannot be routed before
         event: Event[EncodeAssigned] = Event(
@@ -99,15 +100,18 @@ class Dispatcher:
         if entry.worker is not None and time.monotonic() - entry.sent > PATIENCE:
             await self._hand(entry, entry.worker)
 
-    def finished(self, event: Event[EncodeFinished]) -> Entry | None:
-        """A worker is done with an assignment; the client's entry that this closed, if any."""
-        entry = self.books.of_assignment(event.causation_id or "")
+    def finished(self, id: str, failed: str | None) -> Entry | None:
+        """A worker is done with an assignment; the client's entry that this closed, if any.
+
+        `failed`: why it is not answered with vectors.
+        """
+        entry = self.books.of_assignment(id)
         # The router's own requests end with their vectors, which may come a moment later.
         if entry is None or entry.own:
             return None
         self.finished_texts += entry.texts
-        if event.data.failed is not None:
-            entry.span.fail(event.data.failed)
+        if failed is not None:
+            entry.span.fail(failed)
         return entry if self._close(entry) else None
 
     def answered(self, id: str, answer: Answer) -> None:

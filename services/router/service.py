@@ -260,6 +260,7 @@ class RouterService(Service):
             reply_to=data.reply_to,
             router=self.address,
             client=event.source,
+            several=True,
         )
         return event.derive(assigned, source=self.source)
 
@@ -280,14 +281,22 @@ class RouterService(Service):
         await self._send(msgspec.structs.replace(answer, correlation_id=event.id))
 
     async def _finished(self, event: Event[EncodeFinished]) -> None:
-        entry = self.dispatcher.finished(event)
+        data = event.data
+        await self._over(event.causation_id or "", data.failed, data.worker)
+        for more in data.also:
+            await self._over(more.assignment, more.failed, data.worker)
+
+    async def _over(self, assignment: str, failed: str | None, worker: str) -> None:
+        """A worker is done with the assignment of this id, `failed` or not."""
+        entry = self.dispatcher.finished(assignment, failed)
         if entry is None or entry.request is None:
             return
-        self.log.debug("finished", id=entry.request.id, worker=event.data.worker)
+        with following(entry.request):
+            self.log.debug("finished", id=entry.request.id, worker=worker)
         source, moment = entry.request.source, time.monotonic()
-        if event.data.failed is None:
+        if failed is None:
             self.meter.answered(source, entry.texts, moment - entry.came, moment)
-        elif event.data.failed != "deadline":
+        elif failed != "deadline":
             self.meter.failed(source, moment)  # its worker has told the client
         else:
             # Only here, or where the tick closes the entry: a client is told once.

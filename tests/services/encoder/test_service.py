@@ -1,6 +1,7 @@
 """An encoder alone: what is assigned is answered once, right, in time, or with a clear error."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -71,6 +72,8 @@ class Router:
         seconds: float = 30.0,
         request: str | None = None,
         twice: bool = False,
+        several: bool = False,
+        name: str = "router-1",
     ) -> Event[EncodeAssigned]:
         rows = rows or (tuple(range(len(cards))),) * len(texts)
         data = EncodeAssigned(
@@ -89,7 +92,8 @@ class Router:
                 for row in rows
             ),
             reply_to="client-1",
-            router="router-1",
+            router=name,
+            several=several,
         )
         event: Event[EncodeAssigned] = Event(data=data, source="/router/1", to="encoder-1")
         bus = await self.processes.bus("/router/1")
@@ -249,7 +253,7 @@ async def test_what_is_in_hand_or_was_just_answered_is_not_computed_twice(
 ) -> None:
     first = await router.assign("one", request="r", twice=True)
     answer = await answers.first(EncodeCompleted)
-    await until(lambda: not encoder._hand, "nothing in hand")
+    await until(lambda: not encoder.hand, "nothing in hand")
     computed = encoder.counters["texts"]
 
     await router.assign("one", request="r")
@@ -258,6 +262,60 @@ async def test_what_is_in_hand_or_was_just_answered_is_not_computed_twice(
     assert again == answer, "the same event, kept once by whoever keeps"
     assert encoder.counters["texts"] == computed == 1
     assert (await words.first(EncodeFinished, 2)).causation_id == first.id
+
+
+def told(words: Ear) -> list[tuple[str, str, str | None]]:
+    """Assignment, request and failure, of all that was said."""
+    return [
+        each
+        for word in words.of(EncodeFinished)
+        for each in [
+            (word.causation_id, word.data.request_id, word.data.failed),
+            *((more.assignment, more.request_id, more.failed) for more in word.data.also),
+        ]
+    ]
+
+
+async def test_of_a_batch_each_router_is_told_as_it_reads(
+    processes: Processes,
+    encoder: EncoderService,
+    router: Router,
+    answers: Ear,
+    words: Ear,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, go = engine(0).encode_rows, threading.Event()
+
+    def slow(texts: Any, rows: Any, **options: Any) -> Any:
+        assert go.wait(60)
+        return real(texts, rows, **options)
+
+    monkeypatch.setattr(engine(0), "encode_rows", slow)
+    others = await processes.ear(EncodeFinished, to="router-2")
+    # Given: of one batch some come from routers that read several at once, some from one that
+    # does not, and one from two routers.
+    busy = await router.assign("busy")
+    await until(lambda: len(encoder.hand) == 1 and not encoder.queue, "the first batch")
+    first = [await router.assign(f"a {n}", several=True) for n in range(3)]
+    second = [await router.assign(f"b {n}", several=True, name="router-2") for n in range(2)]
+    older = [await router.assign(f"c {n}") for n in range(2)]
+    both = older[1].data.request_id
+    await router.assign("c 1", request=both, several=True, name="router-2")
+    late = [await router.assign(f"d {n}", several=True, seconds=-1) for n in range(2)]
+    await until(lambda: encoder.queue == 9 and bool(encoder.hand.asked_too), "the second batch")
+    go.set()
+    # Then: everybody is told of everything, once, and who reads it in one word.
+    await answers.first(EncodeCompleted, 8)
+    await until(lambda: (len(told(words)), len(told(others))) == (8, 3), "all words")
+    expected = [(each.id, each.data.request_id, None) for each in (busy, *first, *older)]
+    expected += [(each.id, each.data.request_id, "deadline") for each in late]
+    assert sorted(told(words)) == sorted(expected)
+    assert {name for _, name, _ in told(others)} == {both, *(e.data.request_id for e in second)}
+    sizes = [
+        [1 + len(word.data.also) for word in ear.of(EncodeFinished)] for ear in (words, others)
+    ]
+    assert [sorted(each) for each in sizes] == [[1, 1, 1, 2, 3], [1, 2]]
+    assert not encoder.hand
 
 
 async def test_a_request_that_fails_spoils_no_other_in_its_batch(
@@ -316,7 +374,7 @@ async def test_draining_answers_what_is_in_hand(
     encoder: EncoderService, router: Router, answers: Ear
 ) -> None:
     await router.assign(*(f"text {n}" for n in range(64)))
-    await until(lambda: bool(encoder._hand), "the assignment")
+    await until(lambda: bool(encoder.hand), "the assignment")
     await encoder.drain()
     assert len(answers.of(EncodeCompleted)) == 1 or await answers.first(EncodeCompleted)
     assert encoder.queue == 0

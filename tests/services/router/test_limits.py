@@ -11,6 +11,7 @@ from schemas import (
     EncodeFinished,
     EncodeRequested,
     Event,
+    FinishedToo,
     FleetHeartbeat,
 )
 from services.adapter_manager import service as manager_module
@@ -94,6 +95,33 @@ async def test_a_late_request_is_told_once_whether_worker_or_clock_is_first(flee
 
     told = [(each.request_id, each.code) for each in (first, second, third)]
     assert told == [("worker", "deadline"), ("clock", "deadline"), ("next", "unknown_skill")]
+
+
+async def test_who_was_late_is_told_whichever_place_of_a_word_says_so(fleet: Fleet) -> None:
+    await fleet.start(AdapterManagerService)
+    router = await fleet.start(RouterService)
+    bus = await fleet.bus("/client/1")
+    worker = await fleet.bus("/encoder/9")
+    async with bus.watch(EncodeFailed) as answers, worker.watch(EncodeAssigned) as work:
+        await worker.publish(Event(data=BEAT, source=worker.source))
+        given = []
+        for name in ("first", "second", "third"):
+            await ask(bus, "a", id=name, route="base", deadline_ms=60_000)
+            given.append(await work.get(timeout=10))
+        first, *others = given
+        also = tuple(
+            FinishedToo(assignment=each.id, request_id=each.data.request_id, failed="deadline")
+            for each in others
+        )
+        word = EncodeFinished(request_id="first", worker="encoder-9", also=also)
+        await worker.publish(first.derive(word, source=worker.source, to=router.address))
+        told = [(await answers.get(timeout=10)).data for _ in others]
+
+    assert {(each.request_id, each.code) for each in told} == {
+        ("second", "deadline"),
+        ("third", "deadline"),
+    }
+    assert not len(router.dispatcher.books)
 
 
 async def test_a_passed_deadline_says_what_was_waited_for(fleet: Fleet) -> None:

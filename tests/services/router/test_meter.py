@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bus import Bus
@@ -13,6 +14,7 @@ from schemas import (
     EncodeFailed,
     EncodeFinished,
     Event,
+    FinishedToo,
     FleetHeartbeat,
     SkillListed,
 )
@@ -85,8 +87,9 @@ async def routed(folder: Path) -> AsyncIterator[tuple[RouterService, Bus, Bus, A
         await processes.aclose()
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["a word each", "one word for both"])
 async def test_requests_count_when_they_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
     # There is no manager here that lists skills by itself.
     monkeypatch.setattr("services.router.news.LIST_PATIENCE", 0.0)
@@ -97,11 +100,24 @@ async def test_requests_count_when_they_end(
         listed = Event(data=SkillListed(cards=()), source="/manager/1", to=router.address)
         await worker.publish(listed)
         await ask(client, "d", id="unknown", route="named", skills=("nobody",))
-        for _ in range(2):
-            event = await assigned.get(timeout=10)
-            why = "internal" if event.data.request_id == "bad" else None
-            done = EncodeFinished(request_id=event.data.request_id, worker="encoder-1", failed=why)
-            await worker.publish(event.derive(done, source=worker.source, to=event.data.router))
+        events = [await assigned.get(timeout=10) for _ in range(2)]
+        assert all(event.data.several for event in events)
+        why = {"good": None, "bad": "internal"}
+        names = [event.data.request_id for event in events]
+        words = [
+            FinishedToo(assignment=event.id, request_id=name, failed=why[name])
+            for event, name in zip(events, names, strict=True)
+        ]
+        unknown = FinishedToo(assignment="none of this router's", request_id="good")
+        for event, word in zip(events, words, strict=True):
+            data = EncodeFinished(
+                request_id=word.request_id, worker="encoder-1", failed=word.failed
+            )
+            if together:  # and what is told twice, or is not known, changes nothing
+                data = msgspec.structs.replace(data, also=(unknown, *words))
+            await worker.publish(event.derive(data, source=worker.source, to=event.data.router))
+            if together:
+                break
         await failed.first(EncodeFailed)
         await until(lambda: router.counters.get("minute_requests") == 3, "the figures of a minute")
 

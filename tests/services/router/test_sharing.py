@@ -127,7 +127,7 @@ async def test_what_a_gone_router_had_is_taken_over_and_computed_once(
     await ask(bus, "a text", id=id, route="base")
     await assigned.first(EncodeAssigned, 2)
     if not answered:
-        await until(lambda: bool(encoder._asked_too), "the second assignment")
+        await until(lambda: bool(encoder.hand.asked_too), "the second assignment")
         busy.set()
 
     await answers.first(EncodeCompleted, 1 + answered)
