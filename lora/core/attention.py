@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = ["Group", "Layout", "attend", "layout_of"]
+
+
+_LANES: Final = 16
+_LEFT: Final = 6
+"""Measured: with 30 tokens a text takes two thirds of the time, with 36 as long."""
+_WIDE: Final = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class Group(NamedTuple):
@@ -61,17 +67,44 @@ def attend(
     reduced = query.dtype in (torch.float16, torch.bfloat16)
     if query.is_cuda and bias is None and reduced and whole:
         return _packed(query, key, value, heads, layout)
-    out = query.new_empty(query.shape)
-    out[layout.offsets[-1] :] = 0
+    found = []
     for group in layout.groups:
-        shape = (group.texts, group.length, heads, -1)
-        rows = slice(group.start, group.end)
-        # Views: (texts, heads, length, width of a head).
-        q, k, v = (part[rows].view(shape).transpose(1, 2) for part in (query, key, value))
+        apart = not query.is_cuda and not reduced and _is_apart(group.length)
+        shape = (heads,) if apart and group.texts == 1 else (group.texts, heads)
+        q, k, v = (_rows(part, group, shape) for part in (query, key, value))
         mask = None if bias is None else bias(group.length)
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        out[rows].view(shape).copy_(found.transpose(1, 2))
-    return out
+        attention = _by_products if apart else F.scaled_dot_product_attention
+        context = attention(q, k, v, mask).transpose(-3, -2)
+        found.append(context.reshape(group.end - group.start, -1))
+    if not whole:
+        found.append(query.new_zeros(len(query) - layout.offsets[-1], query.shape[1]))
+    return torch.cat(found)
+
+
+def _rows(part: Tensor, group: Group, shape: tuple[int, ...]) -> Tensor:
+    """A view of a group's tokens: (heads, length, width of a head), texts before that where `shape`
+    has them. One step instead of three: short texts take hardly longer than the way to them."""
+    row, width = part.stride(0), part.shape[1] // shape[-1]
+    steps = (group.length * row, width, row, 1)
+    return part.as_strided(
+        (*shape, group.length, width),
+        steps[-len(shape) - 2 :],
+        part.storage_offset() + group.start * row,
+    )
+
+
+def _is_apart(length: int) -> bool:
+    """Whether `_by_products` is faster: PyTorch's own kernel takes the scores of a token `_LANES`
+    at a time, where the processor can, and those that are left one by one."""
+    return _WIDE and length > _LANES and length % _LANES >= _LEFT
+
+
+def _by_products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    scores = query @ key.transpose(-2, -1)
+    scores *= query.shape[-1] ** -0.5
+    if bias is not None:
+        scores += bias
+    return torch.softmax(scores, -1) @ value
 
 
 def _packed(query: Tensor, key: Tensor, value: Tensor, heads: int, layout: Layout) -> Tensor:
