@@ -16,8 +16,8 @@ class Question:
     """Takes one step after another until the answer is there or it is too late.
 
     `steps` ask: each is the seconds until the next one. What a step raises is the answer, and so is
-    `RequestTimeout` at `end`, the loop's time. In callbacks: a wait with a limit for each step
-    costs as much as all the rest of a request.
+    `RequestTimeout` at `end`, the loop's time. In callbacks: they take about a quarter less
+    of a request's own time than a wait with a limit for each step.
     """
 
     def __init__(

@@ -28,6 +28,7 @@ def key_of(data: EncodeAssigned) -> Key:
 class Done(NamedTuple):
     """An assignment that is over, and the words that say so."""
 
+    key: Key
     event: Event[EncodeAssigned]
     words: Sequence[Word]
 
@@ -62,16 +63,15 @@ class Hand:
         """What their routers are told: once for all of it, whoever reads that."""
         several: list[Word] = []
         alone: list[Word] = []
-        for event, words in done:
+        for key, event, words in done:
             (several if event.data.several else alone).extend(words)
-            for router in sorted(self.asked_too.pop(key_of(event.data), ())):
+            for router in sorted(self.asked_too.pop(key, ())):
                 alone.extend(told_to(router, words))
         return together(several, max_bytes) + alone
 
     def put_down(self, done: Iterable[Done]) -> None:
         """All is told."""
-        for event, _ in done:
-            key = key_of(event.data)
+        for key, _, _ in done:
             self._events.pop(key, None)
             self.asked_too.pop(key, None)
         if not self._events:

@@ -283,11 +283,12 @@ class EncoderService(Service):
                     model=self.engine.base_model.id,
                     dim=self.engine.dim,
                 )
-                self.recent.keep(key_of(job.data), events, time.monotonic())
+                key = key_of(job.data)
+                self.recent.keep(key, events, time.monotonic())
                 self.tally.answered(job)
                 self._teller.answered(job)
                 client, words = answers.parted(events)
-                done.append(Done(job.event, words))
+                done.append(Done(key, job.event, words))
                 await self._publish(job.event, client)
         finally:
             await self._off_hand(done)
@@ -295,7 +296,7 @@ class EncoderService(Service):
 
     def _late(self, job: Job) -> Done:
         word = answers.expired(job.event, source=self.source, worker=self.address)
-        return Done(job.event, [word])
+        return Done(key_of(job.data), job.event, [word])
 
     async def _put_off(self, job: Job) -> None:
         """It waits behind others of its own client: they were let in before it was known how many
@@ -324,7 +325,7 @@ class EncoderService(Service):
         try:
             await self._publish(event, client)
         finally:
-            await self._off_hand([Done(event, words)])
+            await self._off_hand([Done(key_of(event.data), event, words)])
 
     async def _off_hand(self, done: Sequence[Done]) -> None:
         """Tell the routers of assignments that are over."""
