@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from lora import Adapter, LoRAFormat, LoRALinear
+from lora import Adapter, LoRAFormat, LoRALinear, layer
 from lora.errors import ModuleShapeError, UnknownCardError
 from lora.layer import Segment, Weights, as_tensor
 from tests.lora.cards import adapter, card
@@ -149,10 +149,13 @@ def test_an_adapter_that_does_not_fit_is_refused(base) -> None:
         LoRALinear(base).add("a", adapter(11, 7))
 
 
+@pytest.mark.parametrize("older", [False, True], ids=["dlpack", "without"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 def test_weights_are_views_of_the_mapping_that_live_as_long_as_they_are_used(
-    tmp_path, dtype: str
+    tmp_path, monkeypatch: pytest.MonkeyPatch, dtype: str, older: bool
 ) -> None:
+    if older:  # libraries whose DLPack knows of no read-only memory
+        monkeypatch.setattr("lora.layer._over", layer._lent)
     stored = adapter(12, 7).astype(dtype)
     LoRAFormat.write(card(modules={"x": stored}), tmp_path / "x.lora.arrow")
     read = LoRAFormat.read(tmp_path / "x.lora.arrow").modules["x"]
